@@ -1,0 +1,75 @@
+"""What a client holds: examples in memory, split by patient or by time before they come here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Facts = Mapping[str, Any]
+"""What a model must know of the data to be built for it: channels, number of classes, number of sensors, an adjacency ..."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A set of examples, batched by indexing.
+
+    `inputs` maps the name of a modality to a tensor (n, ...); `target` is (n, ...); `ids` names each example (a patient,
+    a slice, a time). A missing modality of an example is a row that is NaN throughout; a missing reading of a regression
+    or forecasting target is NaN.
+    """
+
+    inputs: Mapping[str, Tensor]
+    target: Tensor
+    ids: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def take(self, index: Tensor) -> Examples:
+        """The examples at `index` (k,), in that order."""
+        inputs = {name: tensor[index] for name, tensor in self.inputs.items()}
+        return Examples(inputs, self.target[index], [self.ids[i] for i in index.tolist()])
+
+    def batches(self, size: int, order: Tensor | None = None) -> Iterator[Batch]:
+        """Batches of `size` examples in the given order (n,), the last one smaller.
+
+        A last batch of a single example is joined to the one before it: batch normalisation cannot train on one.
+        """
+        order = torch.arange(len(self)) if order is None else order
+        parts = list(order.split(size))
+        if len(parts) > 1 and len(parts[-1]) == 1:
+            parts[-2:] = [torch.cat(parts[-2:])]
+        for index in parts:
+            yield Batch({name: tensor[index] for name, tensor in self.inputs.items()}, self.target[index])
+
+    @staticmethod
+    def concat(parts: Sequence[Examples]) -> Examples:
+        """All examples of `parts`, which must have the same modalities and shapes."""
+        names = parts[0].inputs
+        inputs = {name: torch.cat([part.inputs[name] for part in parts]) for name in names}
+        return Examples(inputs, torch.cat([part.target for part in parts]), [i for part in parts for i in part.ids])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A few examples: `inputs` maps a modality to (b, ...), `target` is (b, ...)."""
+
+    inputs: Mapping[str, Tensor]
+    target: Tensor
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+
+@dataclass(frozen=True)
+class ClientData:
+    """Everything that one client holds: three disjoint splits, and the facts that its model is built from."""
+
+    train: Examples
+    validation: Examples
+    test: Examples
+    facts: Facts = field(default_factory=dict)

@@ -1,0 +1,59 @@
+"""The one exception tree of hetfed.
+
+HetfedError
+├── UsageError        the user can mend it: exit status 2
+│   ├── PlanError     a plan, or an option of the command line
+│   ├── DataError     a data file
+│   └── RunFolderError  the folder that a run reads or writes
+├── PayloadRefused    an upload that does not keep its declaration: the round goes on without it
+└── RunError          a run that failed while it ran: exit status 1
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class HetfedError(Exception):
+    """Root of every error that hetfed raises on purpose."""
+
+
+class UsageError(HetfedError):
+    """Something the user can mend.
+
+    The message always has the same order: where (file, then key), what is there (value), what is wrong, and the remedy.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        remedy: str,
+        file: str | Path | None = None,
+        key: str | None = None,
+        value: object = None,
+    ) -> None:
+        self.problem, self.remedy, self.file, self.key, self.value = problem, remedy, file, key, value
+        where = ": ".join(str(part) for part in (file, key) if part is not None)
+        shown = "" if value is None else f" (value: {value!r})"
+        super().__init__(f"{where + ': ' if where else ''}{problem}{shown}. {remedy}")
+
+
+class PlanError(UsageError):
+    """A plan, or an option of the command line, that cannot be followed."""
+
+
+class DataError(UsageError):
+    """A data file that is missing, cut short, or does not hold what it should."""
+
+
+class RunFolderError(UsageError):
+    """An output folder or a checkpoint that does not belong to this run."""
+
+
+class PayloadRefused(HetfedError):
+    """An upload that does not keep its declaration; the text is the reason that the ledger records."""
+
+
+class RunError(HetfedError):
+    """A run that failed while it ran."""

@@ -1,0 +1,32 @@
+"""What the core asks of a model: features and logits; its parts are ordinary submodules, named by path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a model says of a batch.
+
+    `logits` (b, ...) is the prediction before any squashing: class logits, or forecasts in scaled units.
+    `features` (b, f), where the model has such a thing, is the representation that `head` turns into logits.
+    """
+
+    logits: Tensor
+    features: Tensor | None = None
+
+
+class Model(Protocol):
+    """A torch.nn.Module whose forward takes the inputs of a batch by name and returns an `Output`.
+
+    The submodule that turns features into logits is called `head`; what stands before it carries names of its own
+    (`encoder`, `encoders.image`, ...), which are the paths that exchanges use. A model may set `local_parts`, the paths of
+    the submodules that belong to the client's own world (a city's sensors) and mean nothing at another client.
+    """
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> Output: ...
