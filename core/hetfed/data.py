@@ -31,8 +31,16 @@ class Examples:
 
     def take(self, index: Tensor) -> Examples:
         """The examples at `index` (k,), in that order."""
-        inputs = {name: tensor[index] for name, tensor in self.inputs.items()}
-        return Examples(inputs, self.target[index], [self.ids[i] for i in index.tolist()])
+        batch = self.batch(index)
+        return Examples(batch.inputs, batch.target, [self.ids[i] for i in index.tolist()], batch.further)
+
+    def batch(self, index: Tensor) -> Batch:
+        """The examples at `index` (k,) as one batch."""
+        return Batch(
+            {name: tensor[index] for name, tensor in self.inputs.items()},
+            self.target[index],
+            {name: tensor[index] for name, tensor in self.further.items()},
+        )
 
     def batches(self, size: int, order: Tensor | None = None) -> Iterator[Batch]:
         """Batches of `size` examples in the given order (n,), the last one smaller.
@@ -43,23 +51,27 @@ class Examples:
         parts = list(order.split(size))
         if len(parts) > 1 and len(parts[-1]) == 1:
             parts[-2:] = [torch.cat(parts[-2:])]
-        for index in parts:
-            yield Batch({name: tensor[index] for name, tensor in self.inputs.items()}, self.target[index])
+        yield from (self.batch(index) for index in parts)
 
     @staticmethod
     def concat(parts: Sequence[Examples]) -> Examples:
         """All examples of `parts`, which must have the same modalities and shapes."""
-        names = parts[0].inputs
-        inputs = {name: torch.cat([part.inputs[name] for part in parts]) for name in names}
-        return Examples(inputs, torch.cat([part.target for part in parts]), [i for part in parts for i in part.ids])
+        first = parts[0]
+        return Examples(
+            {name: torch.cat([part.inputs[name] for part in parts]) for name in first.inputs},
+            torch.cat([part.target for part in parts]),
+            [identity for part in parts for identity in part.ids],
+            {name: torch.cat([part.further[name] for part in parts]) for name in first.further},
+        )
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A few examples: `inputs` maps a modality to (b, ...), `target` is (b, ...)."""
+    """A few examples: `inputs` maps a modality to (b, ...), `target` is (b, ...), `further` maps a head to (b, ...)."""
 
     inputs: Mapping[str, Tensor]
     target: Tensor
+    further: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.target)

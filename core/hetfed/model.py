@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
@@ -14,11 +14,13 @@ class Output:
     """What a model says of a batch.
 
     `logits` (b, ...) is the prediction before any squashing: class logits, or forecasts in scaled units.
-    `features` (b, f), where the model has such a thing, is the representation that `head` turns into logits.
+    `features` (b, f), where the model has such a thing, is the representation that `head` turns into logits. `further` holds
+    what further heads say (b, ...), by the head's name.
     """
 
     logits: Tensor
     features: Tensor | None = None
+    further: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Model(Protocol):

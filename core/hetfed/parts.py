@@ -1,0 +1,64 @@
+"""Parts of a model, named by path: which tensors of a model an exchange moves."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor, nn
+
+NORM_LAYERS = (
+    nn.modules.batchnorm._NormBase,  # batch and instance normalisation of every dimension
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.LocalResponseNorm,
+    nn.RMSNorm,
+)
+
+WHOLE = ""
+"""The path of the whole model."""
+
+
+def inside(name: str, path: str) -> bool:
+    """Whether the tensor or submodule `name` is `path` or lies under it."""
+    return path == WHOLE or name == path or name.startswith(path + ".")
+
+
+def has_part(model: nn.Module, path: str) -> bool:
+    """Whether `path` names a submodule of `model` that has parameters."""
+    return any(inside(name, path) for name, _ in model.named_parameters())
+
+
+def local_parts(model: nn.Module) -> tuple[str, ...]:
+    """The paths that mean nothing at another client, as the model itself says."""
+    return tuple(getattr(model, "local_parts", ()))
+
+
+def part_names(model: nn.Module, path: str, *, exclude: Collection[str] = (), with_norm: bool = True) -> list[str]:
+    """Sorted names of the floating-point tensors (parameters and buffers) under `path`.
+
+    Left out are what lies under a path of `exclude`, the model's own local parts and, unless `with_norm`, the normalisation
+    layers, found by their type. Integer buffers (the step counts of batch normalisation) are never in: they have no mean.
+    """
+    left_out = [*exclude, *(local for local in local_parts(model) if not inside(path, local))]
+    if not with_norm:
+        left_out += [name for name, module in model.named_modules() if isinstance(module, NORM_LAYERS)]
+    return sorted(
+        name
+        for name, tensor in model.state_dict().items()
+        if inside(name, path) and tensor.is_floating_point() and not any(inside(name, out) for out in left_out)
+    )
+
+
+def read_tensors(model: nn.Module, names: Collection[str]) -> dict[str, Tensor]:
+    """Copies of the named tensors of `model`."""
+    state = model.state_dict()
+    return {name: state[name].detach().clone() for name in names}
+
+
+@torch.no_grad()
+def write_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy `tensors` into the tensors of `model` that carry their names."""
+    state = model.state_dict()
+    for name, tensor in tensors.items():
+        state[name].copy_(tensor)
