@@ -19,12 +19,13 @@ class Examples:
 
     `inputs` maps the name of a modality to a tensor (n, ...); `target` is (n, ...); `ids` names each example (a patient,
     a slice, a time). A missing modality of an example is a row that is NaN throughout; a missing reading of a regression
-    or forecasting target is NaN.
+    or forecasting target is NaN. `further` holds the targets of further heads (n, ...) by the head's name.
     """
 
     inputs: Mapping[str, Tensor]
     target: Tensor
     ids: Sequence[str]
+    further: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.target)
@@ -48,7 +49,7 @@ class Examples:
         A last batch of a single example is joined to the one before it: batch normalisation cannot train on one.
         """
         order = torch.arange(len(self)) if order is None else order
-        parts = list(order.split(size))
+        parts = list(torch.split(order, size))
         if len(parts) > 1 and len(parts[-1]) == 1:
             parts[-2:] = [torch.cat(parts[-2:])]
         yield from (self.batch(index) for index in parts)

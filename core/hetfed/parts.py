@@ -21,7 +21,7 @@ WHOLE = ""
 
 def inside(name: str, path: str) -> bool:
     """Whether the tensor or submodule `name` is `path` or lies under it."""
-    return path == WHOLE or name == path or name.startswith(path + ".")
+    return path in (WHOLE, name) or name.startswith(path + ".")
 
 
 def has_part(model: nn.Module, path: str) -> bool:
