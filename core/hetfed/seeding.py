@@ -1,4 +1,4 @@
-"""Randomness derived from names: (seed, client, round, purpose) always gives the same numbers, in whatever order clients run."""
+"""Randomness derived from names: (seed, client, round, purpose) gives the same numbers in whatever order clients run."""
 
 from __future__ import annotations
 

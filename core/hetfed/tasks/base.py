@@ -1,0 +1,61 @@
+"""The contract of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from torch import Tensor
+
+from hetfed.data import Batch, Examples
+from hetfed.model import Output
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Metric values by name; a metric that cannot be computed is None, and `reasons` says why."""
+
+    values: Mapping[str, float | None]
+    reasons: Mapping[str, str] = field(default_factory=dict)
+
+
+class Task(Protocol):
+    """What is asked of a model, and how its answer is judged.
+
+    `metric` names the metric by which models are selected and compared.
+    """
+
+    @property
+    def metric(self) -> str: ...
+
+    @property
+    def higher_is_better(self) -> bool: ...
+
+    def loss(self, output: Output, batch: Batch) -> Tensor | None:
+        """The training loss, a scalar; None where the batch holds nothing to learn from."""
+        ...
+
+    def distillation_loss(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        """How far the student's logits are from the teacher's (both (b, ...)), a scalar; the teacher gets no gradient."""
+        ...
+
+    def classes(self, batch: Batch) -> Tensor | None:
+        """The class of each example (b,), or None where the task has no classes."""
+        ...
+
+    @property
+    def class_count(self) -> int:
+        """The number of classes; 0 where the task has none."""
+        ...
+
+    def metrics(self, output: Output, examples: Examples) -> Metrics:
+        """Every metric of `output` on `examples`, in the units of the user."""
+        ...
+
+    def table(self, output: Output, examples: Examples) -> pd.DataFrame:
+        """Predictions beside targets, for a file that a person can open."""
+        ...

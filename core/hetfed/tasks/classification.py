@@ -1,0 +1,87 @@
+"""Which of several classes?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics.functional import classification as tm
+
+from hetfed.data import Batch, Examples
+from hetfed.model import Output
+from hetfed.tasks.base import Metrics
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Classification:
+    """One of `names`; the target is (b,) integers, the logits are (b, classes).
+
+    With `balanced` each class weighs the same in the training loss of a batch, whatever its share there.
+    """
+
+    names: tuple[str, ...]
+    balanced: bool = False
+    metric: str = "AUROC"
+    higher_is_better: bool = True
+
+    @property
+    def class_count(self) -> int:
+        """The number of classes."""
+        return len(self.names)
+
+    def loss(self, output: Output, batch: Batch) -> Tensor | None:
+        """Cross-entropy."""
+        weight = self._class_weights(batch.target) if self.balanced else None
+        return F.cross_entropy(output.logits, batch.target, weight=weight)
+
+    def _class_weights(self, target: Tensor) -> Tensor:
+        counts = torch.bincount(target, minlength=len(self.names)).clamp(min=1)
+        return len(target) / (len(self.names) * counts.float())
+
+    def distillation_loss(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        """Kullback-Leibler divergence of softened predictions, times T squared (Hinton et al. 2015)."""
+        log_student = F.log_softmax(student / temperature, dim=1)
+        softened = F.softmax(teacher.detach() / temperature, dim=1)
+        return F.kl_div(log_student, softened, reduction="batchmean") * temperature**2
+
+    def classes(self, batch: Batch) -> Tensor | None:
+        """The target itself."""
+        return batch.target
+
+    def metrics(self, output: Output, examples: Examples) -> Metrics:
+        """AUROC (one against the rest, mean over the classes that occur), accuracy, balanced accuracy, F1 (macro)."""
+        probability, target = output.logits.softmax(dim=1), examples.target
+        count = len(self.names)
+        present = target.unique()
+        values: dict[str, float | None] = {
+            "accuracy": float(tm.multiclass_accuracy(probability, target, count, average="micro")),
+            "balanced accuracy": float(
+                tm.multiclass_accuracy(probability, target, count, average=None)[present].mean()  # type: ignore[arg-type]
+            ),
+            "F1": float(tm.multiclass_f1_score(probability, target, count, average="macro")),
+        }
+        if len(present) < 2:
+            reason = f"all {len(target)} examples are of class {self.names[int(present[0])]!r}"
+            return Metrics({"AUROC": None, **values}, {"AUROC": reason})
+        one_against_rest = [float(tm.binary_auroc(probability[:, c], (target == c).long())) for c in self._judged(present)]
+        return Metrics({"AUROC": sum(one_against_rest) / len(one_against_rest), **values})
+
+    def _judged(self, present: Tensor) -> list[int]:
+        """With two classes, one curve says it all."""
+        return [1] if len(self.names) == 2 else [int(c) for c in present]
+
+    def table(self, output: Output, examples: Examples) -> pd.DataFrame:
+        """One row per example: its id, its class, and the probability of each class."""
+        import pandas as pd
+
+        probability = output.logits.softmax(dim=1)
+        frame = pd.DataFrame({"id": list(examples.ids), "target": [self.names[int(t)] for t in examples.target]})
+        for index, name in enumerate(self.names):
+            frame[f"probability:{name}"] = probability[:, index].numpy()
+        return frame

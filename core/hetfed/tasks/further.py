@@ -1,0 +1,75 @@
+"""A task with further heads beside its main one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from hetfed.data import Batch, Examples
+from hetfed.model import Output
+from hetfed.tasks.base import Metrics, Task
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class WithFurther:
+    """`main` decides selection, comparison and distillation; each further task adds its weighted loss and its metrics.
+
+    A further task named `level` reads `output.further["level"]` and `batch.further["level"]`; its metrics are called
+    `level AUROC` and so on.
+    """
+
+    main: Task
+    further: Mapping[str, tuple[Task, float]]
+
+    @property
+    def metric(self) -> str:
+        """The metric of the main task."""
+        return self.main.metric
+
+    @property
+    def higher_is_better(self) -> bool:
+        """As in the main task."""
+        return self.main.higher_is_better
+
+    @property
+    def class_count(self) -> int:
+        """As in the main task."""
+        return self.main.class_count
+
+    def loss(self, output: Output, batch: Batch) -> Tensor | None:
+        """The main loss plus the weighted losses of the further heads; None where no head has anything to learn."""
+        losses = [self.main.loss(output, batch)]
+        for name, (task, weight) in self.further.items():
+            loss = task.loss(Output(output.further[name]), Batch({}, batch.further[name]))
+            losses.append(None if loss is None else weight * loss)
+        known = [loss for loss in losses if loss is not None]
+        return torch.stack(known).sum() if known else None
+
+    def distillation_loss(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        """As in the main task."""
+        return self.main.distillation_loss(student, teacher, temperature)
+
+    def classes(self, batch: Batch) -> Tensor | None:
+        """As in the main task."""
+        return self.main.classes(batch)
+
+    def metrics(self, output: Output, examples: Examples) -> Metrics:
+        """The main metrics, then those of each further head with its name in front."""
+        main = self.main.metrics(output, examples)
+        values, reasons = dict(main.values), dict(main.reasons)
+        for name, (task, _) in self.further.items():
+            found = task.metrics(Output(output.further[name]), Examples({}, examples.further[name], examples.ids))
+            values |= {f"{name} {metric}": value for metric, value in found.values.items()}
+            reasons |= {f"{name} {metric}": reason for metric, reason in found.reasons.items()}
+        return Metrics(values, reasons)
+
+    def table(self, output: Output, examples: Examples) -> pd.DataFrame:
+        """The predictions of the main task."""
+        return self.main.table(output, examples)

@@ -1,0 +1,87 @@
+"""How much?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics.functional import mean_absolute_error, mean_squared_error
+
+from hetfed.data import Batch, Examples
+from hetfed.model import Output
+from hetfed.tasks.base import Metrics
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def masked_loss(kind: str, prediction: Tensor, target: Tensor) -> Tensor | None:
+    """Mean loss over the readings that are there (`target` is NaN where one is missing); None where all are missing."""
+    known = ~target.isnan()
+    if not known.any():
+        return None
+    functions = {"mse": F.mse_loss, "mae": F.l1_loss, "huber": F.smooth_l1_loss}
+    return functions[kind](prediction[known], target[known])
+
+
+def errors(prediction: Tensor, target: Tensor) -> dict[str, float] | None:
+    """MAE and RMSE over the readings that are there; None where all are missing."""
+    known = ~target.isnan()
+    if not known.any():
+        return None
+    prediction, target = prediction[known], target[known]
+    return {
+        "MAE": float(mean_absolute_error(prediction, target)),
+        "RMSE": float(mean_squared_error(prediction, target, squared=False)),
+    }
+
+
+@dataclass(frozen=True)
+class Regression:
+    """A number or several; target and logits are (b,) or (b, outputs); logits are (value - mean) / scale."""
+
+    mean: float = 0.0
+    scale: float = 1.0
+    unit: str = ""
+    loss_kind: str = "mse"
+    metric: str = "RMSE"
+    higher_is_better: bool = False
+    class_count: int = 0
+
+    def loss(self, output: Output, batch: Batch) -> Tensor | None:
+        """Mean loss over known targets, in scaled units."""
+        target = (batch.target - self.mean) / self.scale
+        return masked_loss(self.loss_kind, output.logits.view_as(target), target)
+
+    def distillation_loss(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        """Squared distance; a temperature has no meaning for numbers."""
+        return F.mse_loss(student, teacher.detach())
+
+    def classes(self, batch: Batch) -> Tensor | None:
+        """None: numbers have no classes."""
+        return None
+
+    def metrics(self, output: Output, examples: Examples) -> Metrics:
+        """MAE and RMSE in the unit of the target."""
+        found = errors(self._values(output, examples), examples.target)
+        if found is None:
+            names = ("MAE", "RMSE")
+            return Metrics(dict.fromkeys(names), dict.fromkeys(names, "every target is missing"))
+        return Metrics(found)
+
+    def _values(self, output: Output, examples: Examples) -> Tensor:
+        return output.logits.view_as(examples.target) * self.scale + self.mean
+
+    def table(self, output: Output, examples: Examples) -> pd.DataFrame:
+        """One row per example: its id, its target and the prediction, one column pair per output."""
+        import pandas as pd
+
+        rows = len(examples)
+        values, target = self._values(output, examples).view(rows, -1), examples.target.view(rows, -1)
+        frame = pd.DataFrame({"id": list(examples.ids)})
+        for index in range(target.shape[1]):
+            frame[f"target:{index}"] = target[:, index].numpy()
+            frame[f"prediction:{index}"] = values[:, index].numpy()
+        return frame
