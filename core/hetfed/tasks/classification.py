@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -14,13 +14,13 @@ from hetfed.data import Batch, Examples
 from hetfed.model import Output
 from hetfed.tasks.base import Metrics
 
-if TYPE_CHECKING:
-    import pandas as pd
+MISSING = -1
+"""The target of an example whose class is not known."""
 
 
 @dataclass(frozen=True)
 class Classification:
-    """One of `names`; the target is (b,) integers, the logits are (b, classes).
+    """One of `names`; the target is (b,) integers, MISSING where unknown, the logits are (b, classes).
 
     With `balanced` each class weighs the same in the training loss of a batch, whatever its share there.
     """
@@ -36,9 +36,12 @@ class Classification:
         return len(self.names)
 
     def loss(self, output: Output, batch: Batch) -> Tensor | None:
-        """Cross-entropy."""
-        weight = self._class_weights(batch.target) if self.balanced else None
-        return F.cross_entropy(output.logits, batch.target, weight=weight)
+        """Cross-entropy over the examples whose class is known."""
+        known = batch.target != MISSING
+        if not known.any():
+            return None
+        target = batch.target[known]
+        return F.cross_entropy(output.logits[known], target, weight=self._class_weights(target) if self.balanced else None)
 
     def _class_weights(self, target: Tensor) -> Tensor:
         counts = torch.bincount(target, minlength=len(self.names)).clamp(min=1)
@@ -56,14 +59,16 @@ class Classification:
 
     def metrics(self, output: Output, examples: Examples) -> Metrics:
         """AUROC (one against the rest, mean over the classes that occur), accuracy, balanced accuracy, F1 (macro)."""
-        probability, target = output.logits.softmax(dim=1), examples.target
-        count = len(self.names)
-        present = target.unique()
+        known = examples.target != MISSING
+        probability, target = output.logits[known].softmax(dim=1), examples.target[known]
+        if not known.any():
+            names = ("AUROC", "accuracy", "balanced accuracy", "F1")
+            return Metrics(dict.fromkeys(names), dict.fromkeys(names, "no example has a known class"))
+        count, present = len(self.names), torch.bincount(target).nonzero().flatten()
+        per_class = tm.multiclass_accuracy(probability, target, count, average="none")
         values: dict[str, float | None] = {
             "accuracy": float(tm.multiclass_accuracy(probability, target, count, average="micro")),
-            "balanced accuracy": float(
-                tm.multiclass_accuracy(probability, target, count, average=None)[present].mean()  # type: ignore[arg-type]
-            ),
+            "balanced accuracy": float(per_class[present].mean()),
             "F1": float(tm.multiclass_f1_score(probability, target, count, average="macro")),
         }
         if len(present) < 2:
@@ -78,10 +83,10 @@ class Classification:
 
     def table(self, output: Output, examples: Examples) -> pd.DataFrame:
         """One row per example: its id, its class, and the probability of each class."""
-        import pandas as pd
-
         probability = output.logits.softmax(dim=1)
-        frame = pd.DataFrame({"id": list(examples.ids), "target": [self.names[int(t)] for t in examples.target]})
+        frame = pd.DataFrame(
+            {"id": list(examples.ids), "target": [self.names[t] if t != MISSING else "" for t in examples.target.tolist()]}
+        )
         for index, name in enumerate(self.names):
             frame[f"probability:{name}"] = probability[:, index].numpy()
         return frame

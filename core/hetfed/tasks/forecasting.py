@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,17 +15,14 @@ from hetfed.model import Output
 from hetfed.tasks.base import Metrics
 from hetfed.tasks.regression import errors, masked_loss
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 @dataclass(frozen=True)
 class Forecasting:
     """The next readings of every sensor; target and logits are (b, steps, sensors), one step every `interval` minutes.
 
     The target is in `unit`, NaN where a reading is missing; logits are (value - mean) / scale, with `mean` and `scale`
-    (sensors,) or (1,) taken from training data. `horizons` are minutes, each a multiple of `interval`; the error at a horizon is
-    the mean over all steps up to it (the protocol of T-GCN, Zhao et al. 2019).
+    (sensors,) or (1,) taken from training data. `horizons` are minutes, each a multiple of `interval`; the error at a
+    horizon is the mean over all steps up to it (the protocol of T-GCN, Zhao et al. 2019).
     """
 
     unit: str
@@ -75,15 +72,13 @@ class Forecasting:
             masked = errors(near, known)
             if masked is None:
                 reasons |= dict.fromkeys([f"{m} {minutes} min" for m in ("MAE", "RMSE", "MAPE")], "every reading is missing")
-            values |= {f"{name} {minutes} min": masked and masked[name] for name in ("MAE", "RMSE")}
+            values |= {f"{name} {minutes} min": None if masked is None else masked[name] for name in ("MAE", "RMSE")}
             values[f"MAPE {minutes} min"] = _percentage_error(near, known)
             values |= {f"{n} {minutes} min unmasked": v for n, v in (errors(near, known.nan_to_num()) or {}).items()}
         return Metrics(values, reasons)
 
     def table(self, output: Output, examples: Examples) -> pd.DataFrame:
         """One row per time and horizon, a target and a forecast column per sensor."""
-        import pandas as pd
-
         forecast = self.in_unit(output.logits)
         frames = []
         for minutes in self.horizons:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import pandas as pd
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.functional import mean_absolute_error, mean_squared_error
@@ -12,9 +12,6 @@ from torchmetrics.functional import mean_absolute_error, mean_squared_error
 from hetfed.data import Batch, Examples
 from hetfed.model import Output
 from hetfed.tasks.base import Metrics
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def masked_loss(kind: str, prediction: Tensor, target: Tensor) -> Tensor | None:
@@ -76,8 +73,6 @@ class Regression:
 
     def table(self, output: Output, examples: Examples) -> pd.DataFrame:
         """One row per example: its id, its target and the prediction, one column pair per output."""
-        import pandas as pd
-
         rows = len(examples)
         values, target = self._values(output, examples).view(rows, -1), examples.target.view(rows, -1)
         frame = pd.DataFrame({"id": list(examples.ids)})
