@@ -1,0 +1,63 @@
+"""What a model says, and how good that is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hetfed.data import Batch, Examples
+from hetfed.model import Output
+from hetfed.tasks import Metrics, Task
+
+BATCH_SIZE = 256
+
+
+@torch.no_grad()
+def predict(model: nn.Module, examples: Examples) -> Output:
+    """The output of `model` for all `examples`, in evaluation mode; the model's mode afterwards is as before."""
+    training = model.training
+    model.eval()
+    outputs: list[Output] = [model(batch.inputs) for batch in examples.batches(BATCH_SIZE)]
+    model.train(training)
+    features = [output.features for output in outputs if output.features is not None]
+    return Output(
+        torch.cat([output.logits for output in outputs]),
+        torch.cat(features) if features else None,
+        {name: torch.cat([output.further[name] for output in outputs]) for name in outputs[0].further},
+    )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics and loss of one model on one set of examples."""
+
+    metrics: Metrics
+    loss: float
+    value: float | None
+    score: tuple[float, float]
+    """(metric, minus loss), larger is better; where the metric is undefined the loss alone decides."""
+
+
+def evaluate(model: nn.Module, task: Task, examples: Examples) -> Evaluation:
+    """Judge `model` on `examples`; predictions that are not finite are worse than any others."""
+    return judge(predict(model, examples), task, examples)
+
+
+def judge(output: Output, task: Task, examples: Examples) -> Evaluation:
+    """Judge an `output` for `examples`."""
+    if not _finite(output.logits):
+        reason = {task.metric: "the model's predictions are not finite"}
+        return Evaluation(Metrics({task.metric: None}, reason), math.inf, None, (-math.inf, -math.inf))
+    metrics = task.metrics(output, examples)
+    loss = task.loss(output, Batch(examples.inputs, examples.target, examples.further))
+    loss_value = math.nan if loss is None else float(loss)
+    value = metrics.values[task.metric]
+    signed = 0.0 if value is None else value if task.higher_is_better else -value
+    return Evaluation(metrics, loss_value, value, (signed, -math.inf if loss is None else -loss_value))
+
+
+def _finite(tensor: Tensor) -> bool:
+    return bool(tensor.isfinite().all())

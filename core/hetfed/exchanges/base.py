@@ -1,0 +1,71 @@
+"""The contract of an exchange: one kind of knowledge that clients share, and how it is merged."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from hetfed.client import Bench, Client, Tensors
+from hetfed.data import Batch
+from hetfed.model import Output
+from hetfed.payload import Declaration, Payload
+
+
+@dataclass(frozen=True)
+class Exchange(ABC):
+    """A value: it stores its settings and nothing else. State lives with the server and with each client.
+
+    A local turn is: `apply` every exchange, train with the summed losses, `upload` every exchange. A server turn is:
+    `aggregate` every exchange. What an exchange does not need, it leaves as it is here.
+    """
+
+    def missing(self, client: Client) -> str | None:
+        """What `client` lacks to take part, in words; None if it can."""
+        return None
+
+    def check(self, clients: Sequence[Client]) -> None:
+        """Raise `PlanError` where these clients, each able by itself, do not fit together."""
+        return
+
+    def start(self, clients: Sequence[Client], seed: int) -> Tensors:
+        """The server's state before the first round."""
+        return {}
+
+    def broadcast(self, state: Tensors, client: Client, round_number: int) -> Payload | None:
+        """What goes to `client` at the start of a round; None for nothing."""
+        return None
+
+    def apply(self, bench: Bench, payload: Payload) -> None:
+        """Take in what the server sent, before local training; may itself train."""
+        return
+
+    def loss(self, bench: Bench, batch: Batch, output: Output) -> Tensor | None:
+        """An extra term of the local loss, a scalar; None for none."""
+        return None
+
+    @abstractmethod
+    def declare(self, client: Client) -> Declaration:
+        """What every upload of `client` will look like."""
+
+    @abstractmethod
+    def upload(self, bench: Bench) -> Payload | None:
+        """What goes to the server after local training; None for nothing this time."""
+
+    @abstractmethod
+    def aggregate(self, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
+        """The server's next state from the uploads that were accepted, by client name in sorted order."""
+
+
+def weighted_mean(payloads: Sequence[Payload]) -> Tensors:
+    """The mean of each tensor, weighted by the payloads' weights (equally, where all weights are zero)."""
+    total = sum(payload.weight for payload in payloads)
+    shares = [payload.weight / total if total else 1 / len(payloads) for payload in payloads]
+    return {
+        name: sum((share * p.tensors[name].double() for share, p in zip(shares, payloads, strict=True)), start=first * 0.0).to(
+            first.dtype
+        )
+        for name, first in payloads[0].tensors.items()
+    }

@@ -1,0 +1,97 @@
+"""Predictions on public inputs: all that a client needs to give, and to learn from, is what it would say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from pydantic import ConfigDict, PositiveFloat, PositiveInt
+from pydantic.dataclasses import dataclass
+
+from hetfed.client import Bench, Client, Tensors
+from hetfed.data import Batch, Examples
+from hetfed.errors import PlanError
+from hetfed.exchanges.base import Exchange, weighted_mean
+from hetfed.payload import Declaration, Payload
+from hetfed.training import descend, set_training_mode, shuffled
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class LogitDistillation(Exchange):
+    """Every client predicts the public inputs; the mean of their logits is what each then digests (FedMD, Li and Wang 2019).
+
+    The labels of the public set, if it has any, are never read. Raw logits travel, not probabilities: a mean of
+    probabilities loses how sure each client was.
+
+    Args:
+        temperature: softens both sides (classification).
+        weight: of the distillation loss.
+        epochs: passes over the public inputs each time.
+        batch_size: of those passes.
+        mean: "equal", or "examples" to weigh a client by its number of training examples.
+    """
+
+    temperature: PositiveFloat = 1.0
+    weight: PositiveFloat = 1.0
+    epochs: PositiveInt = 1
+    batch_size: PositiveInt = 64
+    mean: Literal["equal", "examples"] = "equal"
+
+    def missing(self, client: Client) -> str | None:
+        """A client needs public inputs that its model can read."""
+        return "it holds no public inputs" if client.public is None or not len(client.public) else None
+
+    def check(self, clients: Sequence[Client]) -> None:
+        """All must answer with logits of the same shape."""
+        first = clients[0]
+        for client in clients[1:]:
+            if _shape(client) != _shape(first):
+                raise PlanError(
+                    f"clients {first.name!r} and {client.name!r} cannot distil logits: their predictions of the public inputs "
+                    f"are {_shape(first)} and {_shape(client)}",
+                    remedy="Give both the same public inputs and the same classes.",
+                )
+
+    def broadcast(self, state: Tensors, client: Client, round_number: int) -> Payload | None:
+        """The mean logits, once there are any."""
+        return Payload(state) if state else None
+
+    def apply(self, bench: Bench, payload: Payload) -> None:
+        """Digest: train towards the mean logits on the public inputs, with an optimiser of its own."""
+        public, training = _public(bench.client), bench.client.training
+        task, teacher = bench.client.task, payload.tensors["logits"]
+        lessons = Examples(public.inputs, teacher, public.ids)
+        optimizer = training.new_optimizer(bench.model.parameters(), training.lr)
+
+        def loss(batch: Batch) -> torch.Tensor:
+            logits = bench.model(batch.inputs).logits
+            return self.weight * task.distillation_loss(logits, batch.target, self.temperature)
+
+        set_training_mode(bench.model, len(lessons))
+        for epoch in range(self.epochs):
+            batches = shuffled(lessons, self.batch_size, bench.generator("digest", epoch), bench.client.augment)
+            descend(optimizer, batches, loss, training.clip_norm)
+
+    def declare(self, client: Client) -> Declaration:
+        """Logits for every public input."""
+        return Declaration({"logits": _shape(client)})
+
+    def upload(self, bench: Bench) -> Payload | None:
+        """What the trained model says of the public inputs."""
+        weight = len(bench.client.data.train) if self.mean == "examples" else 1.0
+        return Payload({"logits": bench.predict(_public(bench.client)).logits}, weight)
+
+    def aggregate(self, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
+        """The weighted mean of the logits."""
+        return weighted_mean(list(uploads.values()))
+
+
+def _public(client: Client) -> Examples:
+    assert client.public is not None  # `missing` saw to it
+    return client.public
+
+
+def _shape(client: Client) -> tuple[int, ...]:
+    """The shape (public inputs, ...) of the client's predictions."""
+    return (len(_public(client)), *client.probe.logits.shape[1:])

@@ -1,0 +1,113 @@
+"""Class means of features: what each class looks like, in a space that all clients share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from pydantic import ConfigDict, PositiveFloat
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+from torch.nn import functional as F
+
+from hetfed.client import Bench, Client, Tensors
+from hetfed.data import Batch
+from hetfed.errors import PlanError
+from hetfed.exchanges.base import Exchange
+from hetfed.model import Output
+from hetfed.payload import Declaration, Payload
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Prototypes(Exchange):
+    """Class means of features pull the features of every client together (FedProto, Tan et al. 2022).
+
+    Any architectures can take part whose features have the same size. What travels: means (classes, features) and counts
+    (classes,); the counts tell the server how many examples of each class a client has.
+
+    Args:
+        weight: of the squared distance between a feature and the prototype of its class, in the local loss.
+        mean: "counted" weighs a client's class mean by its count; "equal" does not (the paper's own code).
+    """
+
+    weight: PositiveFloat = 1.0
+    mean: Literal["counted", "equal"] = "counted"
+
+    def missing(self, client: Client) -> str | None:
+        """A client needs classes and features."""
+        if client.task.class_count == 0:
+            return "its task has no classes"
+        if client.probe.features is None:
+            return "its model gives no features"
+        return None if client.probe.features.ndim == 2 else "its features are not one vector per example"
+
+    def check(self, clients: Sequence[Client]) -> None:
+        """All must agree on the number of classes and the feature size."""
+        first = clients[0]
+        for client in clients[1:]:
+            if _size(client) != _size(first):
+                raise PlanError(
+                    f"clients {first.name!r} and {client.name!r} cannot share prototypes: (classes, feature size) is "
+                    f"{_size(first)} at the one and {_size(client)} at the other",
+                    remedy="Give their models the same feature size and their tasks the same classes.",
+                )
+
+    def start(self, clients: Sequence[Client], seed: int) -> Tensors:
+        """No class has been seen."""
+        classes, size = _size(clients[0])
+        return {"means": torch.zeros(classes, size), "counts": torch.zeros(classes)}
+
+    def broadcast(self, state: Tensors, client: Client, round_number: int) -> Payload | None:
+        """The means of the classes seen so far."""
+        return Payload({"means": state["means"], "counts": state["counts"].sign()}) if state["counts"].any() else None
+
+    def apply(self, bench: Bench, payload: Payload) -> None:
+        """Remember the means for the loss."""
+        bench.memory.update(payload.tensors)
+
+    def loss(self, bench: Bench, batch: Batch, output: Output) -> Tensor | None:
+        """The mean squared distance of each feature to the prototype of its class."""
+        classes = bench.client.task.classes(batch)
+        if not bench.memory or classes is None or output.features is None:
+            return None
+        usable = (classes >= 0) & (bench.memory["counts"][classes] > 0)
+        if not usable.any():
+            return None
+        return self.weight * F.mse_loss(output.features[usable], bench.memory["means"][classes[usable]])
+
+    def declare(self, client: Client) -> Declaration:
+        """Means and counts."""
+        classes, size = _size(client)
+        return Declaration({"means": (classes, size), "counts": (classes,)})
+
+    def upload(self, bench: Bench) -> Payload | None:
+        """Class means of the features of the trained model: while weights still move, means would mix several models."""
+        train = bench.client.data.train
+        features = bench.predict(train).features
+        classes = bench.client.task.classes(train.batch(torch.arange(len(train))))
+        assert features is not None and classes is not None
+        known = classes >= 0
+        one_hot = F.one_hot(classes[known], bench.client.task.class_count).float()
+        counts = one_hot.sum(dim=0)
+        means = one_hot.T @ features[known] / counts.clamp(min=1)[:, None]
+        return Payload({"means": means, "counts": counts}, weight=len(train))
+
+    def aggregate(self, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
+        """The mean of each class over the clients that have it; a class that nobody sent keeps its prototype."""
+        counts = torch.stack([payload.tensors["counts"] for payload in uploads.values()])
+        means = torch.stack([payload.tensors["means"] for payload in uploads.values()])
+        weights = counts if self.mean == "counted" else counts.sign()
+        total = weights.sum(dim=0)
+        merged = (weights[:, :, None] * means).sum(dim=0) / total.clamp(min=1)[:, None]
+        seen = total > 0
+        return {
+            "means": torch.where(seen[:, None], merged, state["means"]),
+            "counts": torch.where(seen, counts.sum(dim=0), state["counts"]),
+        }
+
+
+def _size(client: Client) -> tuple[int, int]:
+    """(classes, feature size)."""
+    features = client.probe.features
+    return client.task.class_count, 0 if features is None else features.shape[1]
