@@ -54,7 +54,7 @@ class Training(BaseModel):
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
     """The optimiser's moments as named tensors: `<parameter>/<moment>`."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"{names[parameter]}/{moment}": value.detach().clone()
         for parameter, moments in optimizer.state.items()
@@ -89,7 +89,7 @@ def descend(optimizer: torch.optim.Optimizer, batches: Iterable[Batch], loss: Lo
         if value is None or not value.requires_grad:
             continue
         optimizer.zero_grad()
-        value.backward()
+        torch.autograd.backward(value)
         if clip_norm is not None:
             nn.utils.clip_grad_norm_(parameters, clip_norm)
         optimizer.step()

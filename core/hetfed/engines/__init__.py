@@ -1,0 +1,1 @@
+"""Engines decide only where turns run."""
