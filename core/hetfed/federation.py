@@ -9,10 +9,10 @@ from safetensors import SafetensorError
 
 from hetfed.client import Client, ClientState, Tensors, new_state
 from hetfed.composition import Composition, Step
-from hetfed.engines.local import Engine, Job, local
+from hetfed.engines.local import Engine, local
 from hetfed.errors import PayloadRefused
 from hetfed.payload import Payload
-from hetfed.turn import Moment, Report, Turn
+from hetfed.turn import Job, Report, Round, Turn
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Upload:
 
 @dataclass(frozen=True)
 class Row:
-    """One client in one round, as it stands in rounds.csv. Bytes are those of the payloads, up to the server and down from it."""
+    """One client in one round, as it stands in rounds.csv; bytes are those of its payloads."""
 
     round: int
     client: str
@@ -96,17 +96,17 @@ def advance(
     on_turn: OnTurn = lambda round_number, client, report: None,
 ) -> FederationState:
     """One round: the server broadcasts, every client takes its turn, the server aggregates what it accepts."""
-    moment = Moment(state.round + 1, federation.rounds, federation.seed)
-    inboxes = {client.name: _inbox(federation, state, client, moment.round) for client in federation.clients}
-    jobs = [Job(client, state.clients[client.name], inboxes[client.name]) for client in federation.clients]
     peers = {client.name: client for client in federation.clients}
+    this = Round(state.round + 1, federation.rounds, federation.seed, federation.composition, peers)
+    inboxes = {client.name: _inbox(federation, state, client, this.number) for client in federation.clients}
+    jobs = [Job(client, state.clients[client.name], inboxes[client.name]) for client in federation.clients]
     turns: dict[str, Turn] = {}
-    for name, turn in engine(jobs, federation.composition, moment, peers):
+    for name, turn in engine(jobs, this):
         turns[name] = turn
-        on_turn(moment.round, name, turn.report)
+        on_turn(this.number, name, turn.report)
     server, uploads = dict(state.server), []
     for step in federation.composition:
-        received = [_receive(step, client, turns[client.name], moment.round) for client in federation.members(step)]
+        received = [_receive(step, client, turns[client.name], this.number) for client in federation.members(step)]
         arrived = [upload for upload in received if upload is not None]
         accepted = {upload.client: upload.payload for upload in arrived if upload.payload is not None}
         if len(accepted) >= max(federation.quorum, 1):
@@ -114,8 +114,8 @@ def advance(
         uploads += arrived
     for upload in uploads:
         on_upload(upload)
-    rows = [_row(moment.round, name, turns[name], inboxes[name], uploads) for name in sorted(turns)]
-    return FederationState(moment.round, server, {name: turn.state for name, turn in turns.items()}, state.rows + rows)
+    rows = [_row(this.number, name, turns[name], inboxes[name], uploads) for name in sorted(turns)]
+    return FederationState(this.number, server, {name: turn.state for name, turn in turns.items()}, state.rows + rows)
 
 
 def _inbox(federation: Federation, state: FederationState, client: Client, round_number: int) -> dict[str, bytes]:

@@ -19,12 +19,26 @@ from hetfed.training import descend, load_optimizer_tensors, optimizer_tensors, 
 
 
 @dataclass(frozen=True)
-class Moment:
-    """Which round of how many, under which seed."""
+class Round:
+    """What is the same for every turn of a round: its number (1, 2, ...) of how many, the seed, the composition, the clients.
 
-    round: int
+    `peers` are the clients by name: the architecture of another client is no secret, its data and parameters are.
+    """
+
+    number: int
     rounds: int
     seed: int
+    composition: Composition
+    peers: Mapping[str, Client]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One client's turn, to be taken: its state, and payload bytes by step label."""
+
+    client: Client
+    state: ClientState
+    inbox: Mapping[str, bytes]
 
 
 @dataclass(frozen=True)
@@ -46,37 +60,31 @@ class Turn:
     report: Report
 
 
-def take_turn(
-    client: Client,
-    state: ClientState,
-    inbox: Mapping[str, bytes],
-    composition: Composition,
-    moment: Moment,
-    peers: Mapping[str, Client],
-) -> Turn:
+def take_turn(job: Job, this: Round) -> Turn:
     """Apply what arrived, train with the summed losses, upload; keep the model that does best on validation data.
 
     The model is judged both as it arrived, where anything arrived, and as it is after training.
     """
     began = time.perf_counter()
+    client, state, steps = job.client, job.state, this.composition.of(job.client)
     model = client.module
     model.load_state_dict(state.model)
-    memories = {step.label: dict(state.exchanges.get(step.label, {})) for step in composition.of(client)}
-    bench = Bench(client, model, moment.seed, moment.round, {}, peers)
-    seats = [(step, bench.of(memories[step.label])) for step in composition.of(client)]
+    memories = {step.label: dict(state.exchanges.get(step.label, {})) for step in steps}
+    bench = Bench(client, model, this.seed, this.number, {}, this.peers)
+    seats = [(step, bench.of(memories[step.label])) for step in steps]
     candidates: list[tuple[Evaluation, Tensors]] = []
-    with isolated(moment.seed, client.name, moment.round, "turn"):
-        _apply(seats, inbox)
-        if inbox:
+    with isolated(this.seed, client.name, this.number, "turn"):
+        _apply(seats, job.inbox)
+        if job.inbox:
             candidates.append(_candidate(bench))
-        train_loss, optimizer = _train(bench, seats, state.optimizer, moment)
-        outbox = _upload(seats, moment)
+        train_loss, optimizer = _train(bench, seats, state.optimizer, this)
+        outbox = _upload(seats, this)
     candidates.append(_candidate(bench))
     after = candidates[-1][0]
     state = ClientState(candidates[-1][1], optimizer, memories, state.best, state.score, state.best_round)
     for evaluation, tensors in candidates:
         if state.score is None or evaluation.score > state.score:
-            state = replace(state, best=tensors, score=evaluation.score, best_round=moment.round)
+            state = replace(state, best=tensors, score=evaluation.score, best_round=this.number)
     return Turn(state, outbox, Report(train_loss, after.value, after.loss, time.perf_counter() - began))
 
 
@@ -92,10 +100,10 @@ def _candidate(bench: Bench) -> tuple[Evaluation, Tensors]:
     return evaluation, {name: tensor.detach().clone() for name, tensor in bench.model.state_dict().items()}
 
 
-def _train(bench: Bench, seats: list[tuple[Step, Bench]], moments: Tensors, moment: Moment) -> tuple[float, Tensors]:
+def _train(bench: Bench, seats: list[tuple[Step, Bench]], moments: Tensors, this: Round) -> tuple[float, Tensors]:
     """The local epochs of one round: the mean loss, and the optimiser's moments afterwards."""
     client, model, training = bench.client, bench.model, bench.client.training
-    optimizer = training.new_optimizer(model.parameters(), training.lr_at(moment.round, moment.rounds))
+    optimizer = training.new_optimizer(model.parameters(), training.lr_at(this.number, this.rounds))
     if training.keep_optimizer:
         load_optimizer_tensors(optimizer, model, moments)
 
@@ -114,6 +122,6 @@ def _train(bench: Bench, seats: list[tuple[Step, Bench]], moments: Tensors, mome
     return mean, optimizer_tensors(optimizer, model) if training.keep_optimizer else {}
 
 
-def _upload(seats: list[tuple[Step, Bench]], moment: Moment) -> dict[str, bytes]:
-    payloads = {step.label: step.exchange.upload(bench) for step, bench in seats if step.uploads(moment.round)}
+def _upload(seats: list[tuple[Step, Bench]], this: Round) -> dict[str, bytes]:
+    payloads = {step.label: step.exchange.upload(bench) for step, bench in seats if step.uploads(this.number)}
     return {label: payload.encoded for label, payload in payloads.items() if payload is not None}

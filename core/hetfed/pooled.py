@@ -1,0 +1,182 @@
+"""The comparison nobody can have in practice: the same model trained on everybody's data together.
+
+Clients of the same kind (model and training) share one pooled training. Data of another client with the same facts joins as
+it is, a modality that it lacks being NaN. Data of another shape (a city with other sensors) joins through a model of the same
+kind built for it, whose parameters are tied to the first one's but for the model's local parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from hetfed.client import Client, Tensors
+from hetfed.data import Batch, Examples
+from hetfed.evaluation import evaluate
+from hetfed.federation import Federation
+from hetfed.parts import inside, local_parts
+from hetfed.seeding import generator, isolated
+from hetfed.tasks import Task
+from hetfed.training import Augment, Loss, descend, set_training_mode, shuffled
+
+OnEpoch = Callable[[int], None]
+
+
+@dataclass
+class World:
+    """Data that one model can read: the clients in it, their training examples together, and the model."""
+
+    model: nn.Module
+    examples: Examples
+    task: Task
+    augment: Augment | None
+    clients: list[Client]
+
+
+@dataclass
+class Pooled:
+    """What pooled training gave one client: its best model on its own validation data, or the reason why there is none."""
+
+    best: Tensors = field(default_factory=dict)
+    score: tuple[float, float] | None = None
+    best_round: int = 0
+    partners: tuple[str, ...] = ()
+    note: str | None = None
+
+
+def kinds_of(clients: Sequence[Client]) -> list[list[Client]]:
+    """Clients grouped by kind; a client without a kind stands alone."""
+    groups: dict[str, list[Client]] = {}
+    for client in clients:
+        groups.setdefault(client.kind or client.name, []).append(client)
+    return list(groups.values())
+
+
+def train_pooled(
+    federation: Federation, members: Sequence[Client], on_epoch: OnEpoch = lambda epoch: None
+) -> dict[str, Pooled]:
+    """Train the kind of `members` on the data of all clients, for as many rounds as the federation has.
+
+    The batches of all worlds are mixed in random order; each member keeps the model that does best on its own validation
+    data. Returns one `Pooled` per member, by name.
+    """
+    first, name = members[0], f"pooled {members[0].name}"
+    with isolated(federation.seed, name, "initial"):
+        worlds = build_worlds(members, federation.clients)
+    if sum(len(world.clients) for world in worlds) == 1:
+        return {first.name: Pooled(note="no other client's data fits its model")}
+    partners = tuple(sorted(client.name for world in worlds for client in world.clients))
+    results = {member.name: Pooled(partners=partners) for member in members}
+    training = first.training
+    parameters = {id(p): p for world in worlds for p in world.model.parameters()}
+    optimizer = training.new_optimizer(parameters.values(), training.lr)
+    for round_number in range(1, federation.rounds + 1):
+        for group in optimizer.param_groups:
+            group["lr"] = training.lr_at(round_number, federation.rounds)
+        with isolated(federation.seed, name, round_number):
+            for epoch in range(training.epochs):
+                chance = generator(federation.seed, name, round_number, epoch)
+                _epoch(worlds, optimizer, chance, training.batch_size, training.clip_norm)
+        _judge(worlds, results, round_number)
+        on_epoch(round_number)
+    return results
+
+
+def build_worlds(members: Sequence[Client], everybody: Sequence[Client]) -> list[World]:
+    """The data of everybody as models of the kind of `members` can read it, the members' own first."""
+    worlds: list[World] = []
+    for client in [*members, *(c for c in everybody if c not in members)]:
+        home = next((world for world in worlds if fits(client.data.train, world.examples)), None)
+        if home is not None:
+            home.clients.append(client)
+            home.examples = Examples.concat([home.examples, _with_all_inputs(client.data.train, home.examples)])
+            continue
+        model = _tied_model(members[0], client, worlds)
+        if model is not None:
+            worlds.append(World(model, client.data.train, client.task, client.augment, [client]))
+    return worlds
+
+
+def fits(examples: Examples, world: Examples) -> bool:
+    """Whether `examples` can stand among those of `world`: they have a modality in common and no shape differs."""
+    common = set(examples.inputs) & set(world.inputs)
+    same_inputs = all(examples.inputs[name].shape[1:] == world.inputs[name].shape[1:] for name in common)
+    same_target = examples.target.shape[1:] == world.target.shape[1:] and examples.target.dtype == world.target.dtype
+    return bool(common) and same_inputs and same_target and set(examples.further) == set(world.further)
+
+
+def _with_all_inputs(examples: Examples, like: Examples) -> Examples:
+    """`examples` with exactly the modalities of `like`, NaN where they have none."""
+    inputs: dict[str, Tensor] = {}
+    for name, tensor in like.inputs.items():
+        absent = torch.full((len(examples), *tensor.shape[1:]), torch.nan)
+        inputs[name] = examples.inputs.get(name, absent)
+    return Examples(inputs, examples.target, examples.ids, examples.further)
+
+
+def _tied_model(kind: Client, client: Client, worlds: Sequence[World]) -> nn.Module | None:
+    """A model of `kind` for the data of `client`, tied to the first world's; None where it cannot be built or read the data."""
+    if not worlds:
+        return kind.blueprint(client.data.facts)
+    try:
+        model = kind.blueprint(client.data.facts)
+        model(client.data.train.take(torch.arange(min(2, len(client.data.train)))).inputs)
+    except (KeyError, RuntimeError, ValueError, TypeError):
+        return None
+    return model if tie(model, worlds[0].model) else None
+
+
+def tie(model: nn.Module, to: nn.Module) -> bool:
+    """Let `model` use the parameters of `to` wherever both have one of that name and shape outside the local parts.
+
+    Returns whether anything but the head was tied: a model that shares nothing but a head has learnt nothing together.
+    """
+    own_world = local_parts(to)
+    shared = {n: p for n, p in to.named_parameters() if not any(inside(n, part) for part in own_world)}
+    tied = False
+    for name, parameter in list(model.named_parameters()):
+        if name in shared and shared[name].shape == parameter.shape:
+            path, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(path), leaf, shared[name])
+            tied = tied or not inside(name, "head")
+    return tied
+
+
+def _epoch(
+    worlds: Sequence[World], optimizer: torch.optim.Optimizer, chance: torch.Generator, batch_size: int, clip: float | None
+) -> None:
+    """One pass over everybody's batches, the worlds mixed."""
+    losses: list[Loss] = [_loss_of(world) for world in worlds]
+    for world in worlds:
+        set_training_mode(world.model, len(world.examples))
+    streams = [iter(shuffled(world.examples, batch_size, chance, world.augment)) for world in worlds]
+    turns = torch.tensor([i for i, world in enumerate(worlds) for _ in range(_batch_count(len(world.examples), batch_size))])
+    for index in turns[torch.randperm(len(turns), generator=chance)].tolist():
+        descend(optimizer, [next(streams[index])], losses[index], clip)
+
+
+def _batch_count(examples: int, size: int) -> int:
+    """How many batches `Examples.batches` makes."""
+    full, rest = divmod(examples, size)
+    return full + (rest > 1 or (rest == 1 and full == 0))
+
+
+def _loss_of(world: World) -> Loss:
+    def loss(batch: Batch) -> Tensor | None:
+        return world.task.loss(world.model(batch.inputs), batch)
+
+    return loss
+
+
+def _judge(worlds: Sequence[World], results: dict[str, Pooled], round_number: int) -> None:
+    """Each member keeps the model of this round if it is its best so far on validation data."""
+    for world in worlds:
+        for client in (c for c in world.clients if c.name in results):
+            result = results[client.name]
+            score = evaluate(world.model, client.task, client.data.validation).score
+            if result.score is None or score > result.score:
+                result.score, result.best_round = score, round_number
+                result.best = {name: tensor.detach().clone() for name, tensor in world.model.state_dict().items()}
