@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,27 @@ class Evaluation:
     value: float | None
     score: tuple[float, float]
     """(metric, minus loss), larger is better; where the metric is undefined the loss alone decides."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a selected model does on test data: what the summary says of one client in one arm.
+
+    `value` is the task's own metric, None with a `note` where there is none; `round` is when the model was selected.
+    """
+
+    value: float | None = None
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    round: int = 0
+    note: str | None = None
+
+    @staticmethod
+    def of(evaluation: Evaluation, round_number: int) -> Outcome:
+        """The outcome that an evaluation on test data amounts to."""
+        metrics = evaluation.metrics
+        note = "; ".join(f"{name} is undefined: {reason}" for name, reason in metrics.reasons.items()) or None
+        return Outcome(evaluation.value, dict(metrics.values), dict(metrics.reasons), round_number, note)
 
 
 def evaluate(model: nn.Module, task: Task, examples: Examples) -> Evaluation:

@@ -1,8 +1,9 @@
 """The comparison nobody can have in practice: the same model trained on everybody's data together.
 
-Clients of the same kind (model and training) share one pooled training. Data of another client with the same facts joins as
-it is, a modality that it lacks being NaN. Data of another shape (a city with other sensors) joins through a model of the same
-kind built for it, whose parameters are tied to the first one's but for the model's local parts.
+Clients of the same kind (model and training) share one pooled training. Data of another client that asks the same question
+joins as it is, a modality that it lacks being NaN. Data of another shape or question (a city with other sensors) joins
+through a model of the same kind built for it, whose parameters are tied to the first one's but for the head and the local
+parts.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from hetfed.client import Client, Tensors
 from hetfed.data import Batch, Examples
-from hetfed.evaluation import evaluate
+from hetfed.evaluation import Outcome, evaluate
 from hetfed.federation import Federation
 from hetfed.parts import inside, local_parts
 from hetfed.seeding import generator, isolated
@@ -37,14 +38,12 @@ class World:
 
 
 @dataclass
-class Pooled:
-    """What pooled training gave one client: its best model on its own validation data, or the reason why there is none."""
+class Best:
+    """The best model so far of one member, on its own validation data."""
 
-    best: Tensors = field(default_factory=dict)
+    tensors: Tensors = field(default_factory=dict)
     score: tuple[float, float] | None = None
-    best_round: int = 0
-    partners: tuple[str, ...] = ()
-    note: str | None = None
+    round: int = 0
 
 
 def kinds_of(clients: Sequence[Client]) -> list[list[Client]]:
@@ -61,15 +60,14 @@ def train_pooled(
     """Train the kind of `members` on the data of all clients, for as many rounds as the federation has.
 
     The batches of all worlds are mixed in random order; each member keeps the model that does best on its own validation
-    data. Returns one `Pooled` per member, by name.
+    data. Returns what came out for each member, by name.
     """
     first, name = members[0], f"pooled {members[0].name}"
     with isolated(federation.seed, name, "initial"):
         worlds = build_worlds(members, federation.clients)
     if sum(len(world.clients) for world in worlds) == 1:
-        return {first.name: Pooled(note="no other client's data fits its model")}
-    partners = tuple(sorted(client.name for world in worlds for client in world.clients))
-    results = {member.name: Pooled(partners=partners) for member in members}
+        return {first.name: Outcome(note="no other client's data fits its model")}
+    best = {member.name: Best() for member in members}
     training = first.training
     parameters = {id(p): p for world in worlds for p in world.model.parameters()}
     optimizer = training.new_optimizer(parameters.values(), training.lr)
@@ -80,16 +78,21 @@ def train_pooled(
             for epoch in range(training.epochs):
                 chance = generator(federation.seed, name, round_number, epoch)
                 _epoch(worlds, optimizer, chance, training.batch_size, training.clip_norm)
-        _judge(worlds, results, round_number)
+        _keep_best(worlds, best, round_number)
         on_epoch(round_number)
-    return results
+    return {
+        client.name: _outcome(world, client, best[client.name])
+        for world in worlds
+        for client in world.clients
+        if client.name in best
+    }
 
 
 def build_worlds(members: Sequence[Client], everybody: Sequence[Client]) -> list[World]:
     """The data of everybody as models of the kind of `members` can read it, the members' own first."""
     worlds: list[World] = []
     for client in [*members, *(c for c in everybody if c not in members)]:
-        home = next((world for world in worlds if fits(client.data.train, world.examples)), None)
+        home = next((world for world in worlds if fits(client, world)), None)
         if home is not None:
             home.clients.append(client)
             home.examples = Examples.concat([home.examples, _with_all_inputs(client.data.train, home.examples)])
@@ -100,12 +103,13 @@ def build_worlds(members: Sequence[Client], everybody: Sequence[Client]) -> list
     return worlds
 
 
-def fits(examples: Examples, world: Examples) -> bool:
-    """Whether `examples` can stand among those of `world`: they have a modality in common and no shape differs."""
-    common = set(examples.inputs) & set(world.inputs)
-    same_inputs = all(examples.inputs[name].shape[1:] == world.inputs[name].shape[1:] for name in common)
-    same_target = examples.target.shape[1:] == world.target.shape[1:] and examples.target.dtype == world.target.dtype
-    return bool(common) and same_inputs and same_target and set(examples.further) == set(world.further)
+def fits(client: Client, world: World) -> bool:
+    """Whether the client's examples can stand among those of `world`: same question, a modality in common, no shape differs."""
+    mine, theirs = client.data.train, world.examples
+    common = set(mine.inputs) & set(theirs.inputs)
+    same_inputs = all(mine.inputs[name].shape[1:] == theirs.inputs[name].shape[1:] for name in common)
+    same_target = mine.target.shape[1:] == theirs.target.shape[1:] and set(mine.further) == set(theirs.further)
+    return bool(common) and same_inputs and same_target and client.task.question == world.task.question
 
 
 def _with_all_inputs(examples: Examples, like: Examples) -> Examples:
@@ -130,19 +134,17 @@ def _tied_model(kind: Client, client: Client, worlds: Sequence[World]) -> nn.Mod
 
 
 def tie(model: nn.Module, to: nn.Module) -> bool:
-    """Let `model` use the parameters of `to` wherever both have one of that name and shape outside the local parts.
+    """Let `model` use the parameters of `to` wherever both have one of that name and shape, but for head and local parts.
 
-    Returns whether anything but the head was tied: a model that shares nothing but a head has learnt nothing together.
+    Returns whether anything was tied.
     """
-    own_world = local_parts(to)
-    shared = {n: p for n, p in to.named_parameters() if not any(inside(n, part) for part in own_world)}
-    tied = False
-    for name, parameter in list(model.named_parameters()):
-        if name in shared and shared[name].shape == parameter.shape:
-            path, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(path), leaf, shared[name])
-            tied = tied or not inside(name, "head")
-    return tied
+    kept = ("head", *local_parts(to))
+    shared = {name: p for name, p in to.named_parameters() if not any(inside(name, part) for part in kept)}
+    matching = [name for name, p in model.named_parameters() if name in shared and shared[name].shape == p.shape]
+    for name in matching:
+        path, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(path), leaf, shared[name])
+    return bool(matching)
 
 
 def _epoch(
@@ -171,12 +173,16 @@ def _loss_of(world: World) -> Loss:
     return loss
 
 
-def _judge(worlds: Sequence[World], results: dict[str, Pooled], round_number: int) -> None:
+def _keep_best(worlds: Sequence[World], best: dict[str, Best], round_number: int) -> None:
     """Each member keeps the model of this round if it is its best so far on validation data."""
     for world in worlds:
-        for client in (c for c in world.clients if c.name in results):
-            result = results[client.name]
-            score = evaluate(world.model, client.task, client.data.validation).score
-            if result.score is None or score > result.score:
-                result.score, result.best_round = score, round_number
-                result.best = {name: tensor.detach().clone() for name, tensor in world.model.state_dict().items()}
+        for client in (c for c in world.clients if c.name in best):
+            score, found = evaluate(world.model, client.task, client.data.validation).score, best[client.name]
+            if found.score is None or score > found.score:
+                tensors = {name: tensor.detach().clone() for name, tensor in world.model.state_dict().items()}
+                best[client.name] = Best(tensors, score, round_number)
+
+
+def _outcome(world: World, client: Client, best: Best) -> Outcome:
+    world.model.load_state_dict(best.tensors)
+    return Outcome.of(evaluate(world.model, client.task, client.data.test), best.round)

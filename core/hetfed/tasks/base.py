@@ -33,6 +33,11 @@ class Task(Protocol):
     @property
     def higher_is_better(self) -> bool: ...
 
+    @property
+    def question(self) -> str:
+        """What is asked, in words: answers to different questions cannot be compared, averaged or pooled."""
+        ...
+
     def loss(self, output: Output, batch: Batch) -> Tensor | None:
         """The training loss, a scalar; None where the batch holds nothing to learn from."""
         ...

@@ -35,6 +35,11 @@ class Classification:
         """The number of classes."""
         return len(self.names)
 
+    @property
+    def question(self) -> str:
+        """The names of the classes."""
+        return " or ".join(self.names) + "?"
+
     def loss(self, output: Output, batch: Batch) -> Tensor | None:
         """Cross-entropy over the examples whose class is known."""
         known = batch.target != MISSING

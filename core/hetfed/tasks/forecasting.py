@@ -39,6 +39,11 @@ class Forecasting:
         """The mean absolute error at the nearest horizon."""
         return f"MAE {min(self.horizons)} min"
 
+    @property
+    def question(self) -> str:
+        """The unit and the step of the forecast."""
+        return f"readings ({self.unit}) every {self.interval} min?"
+
     def loss(self, output: Output, batch: Batch) -> Tensor | None:
         """Mean loss over known readings, in scaled units."""
         return masked_loss(self.loss_kind, output.logits, (batch.target - self.mean) / self.scale)

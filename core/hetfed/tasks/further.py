@@ -40,6 +40,11 @@ class WithFurther:
         """As in the main task."""
         return self.main.class_count
 
+    @property
+    def question(self) -> str:
+        """As in the main task."""
+        return self.main.question
+
     def loss(self, output: Output, batch: Batch) -> Tensor | None:
         """The main loss plus the weighted losses of the further heads; None where no head has anything to learn."""
         losses = [self.main.loss(output, batch)]

@@ -47,6 +47,11 @@ class Regression:
     higher_is_better: bool = False
     class_count: int = 0
 
+    @property
+    def question(self) -> str:
+        """The unit of the answer."""
+        return f"how much ({self.unit})?"
+
     def loss(self, output: Output, batch: Batch) -> Tensor | None:
         """Mean loss over known targets, in scaled units."""
         target = (batch.target - self.mean) / self.scale

@@ -1,0 +1,225 @@
+"""A plan: what a run is to do, as TOML, checked before anything starts."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import tomli_w
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
+from pydantic_core import ArgsKwargs
+
+from hetfed.algorithms import NAMED
+from hetfed.composition import Composition, Step, compose
+from hetfed.errors import PlanError
+from hetfed.exchanges import KINDS
+from hetfed.training import Training
+
+Table = dict[str, Any]
+AnyModel = TypeVar("AnyModel", bound=BaseModel)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _named(value: object) -> object:
+    """`algorithm = "fedavg"` is short for `algorithm = { name = "fedavg" }`."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+class AlgorithmTable(BaseModel):
+    """A named composition; further keys are its arguments."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str
+
+
+class FederationTable(_Strict):
+    """The `[federation]` table."""
+
+    rounds: PositiveInt = 10
+    seed: NonNegativeInt = 0
+    algorithm: Annotated[AlgorithmTable | None, BeforeValidator(_named)] = None
+    quorum: PositiveInt = 1
+    checkpoint_every: PositiveInt = 1
+    alone: bool = True
+    pooled: bool = True
+
+
+class ExchangeTable(BaseModel):
+    """One `[[exchange]]` table; further keys are the settings of its kind."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    kind: str
+    every: PositiveInt = 1
+    clients: tuple[str, ...] | None = None
+    label: str = ""
+
+
+class ClientTable(_Strict):
+    """One `[[client]]` table. The vertical knows what may stand under `data` and `model`."""
+
+    name: str = Field(min_length=1, pattern=r"^[\w .-]+$")
+    data: Table = Field(default_factory=dict)
+    model: Table = Field(default_factory=dict)
+    training: Training = Field(default_factory=Training)
+
+
+class Plan(_Strict):
+    """A whole plan. `defaults` holds `data`, `model` and `training` tables that every client starts from."""
+
+    title: str = ""
+    description: str = ""
+    federation: FederationTable = Field(default_factory=FederationTable)
+    public: Table | None = None
+    defaults: dict[str, Table] = Field(default_factory=dict)
+    exchange: tuple[ExchangeTable, ...] = ()
+    client: tuple[ClientTable, ...] = Field(min_length=1)
+
+    def composition(self) -> Composition:
+        """The exchanges of the plan, or its named algorithm.
+
+        Raises:
+            PlanError: an unknown algorithm or kind, or a setting that it does not take.
+        """
+        algorithm = self.federation.algorithm
+        if algorithm is None:
+            return compose(*(_step(table, index) for index, table in enumerate(self.exchange)))
+        if self.exchange:
+            raise PlanError(
+                "a plan has either a named algorithm or [[exchange]] tables, not both",
+                key="federation.algorithm",
+                value=algorithm.name,
+                remedy="Remove the one or the other.",
+            )
+        return named_algorithm(algorithm.name, algorithm.model_extra or {})
+
+    def resolved(self) -> str:
+        """The plan as TOML with every default written out."""
+        return tomli_w.dumps(_without_none(self.model_dump(mode="json", exclude={"defaults"})))
+
+    def digest(self) -> str:
+        """The same for plans that ask for the same run, in whatever order they list their clients."""
+        ordered = self.model_copy(update={"client": tuple(sorted(self.client, key=lambda client: client.name))})
+        return hashlib.sha256(ordered.resolved().encode()).hexdigest()
+
+    def with_federation(self, **changes: object) -> Plan:
+        """The plan with other federation settings, those that are None left as they are."""
+        update = {key: value for key, value in changes.items() if value is not None}
+        table = validate(FederationTable, {**self.federation.model_dump(), **update}, key="federation")
+        return self.model_copy(update={"federation": table})
+
+
+def named_algorithm(name: str, settings: Mapping[str, Any]) -> Composition:
+    """The composition of a published algorithm.
+
+    Raises:
+        PlanError: unknown name or setting.
+    """
+    if name not in NAMED:
+        raise PlanError("unknown algorithm", key="federation.algorithm", value=name, remedy=f"Known: {', '.join(NAMED)}.")
+    try:
+        composition = TypeAdapter(NAMED[name]).validate_python(ArgsKwargs((), dict(settings)))
+    except ValidationError as error:
+        raise _as_plan_error(
+            error, f"federation.algorithm {name!r}", sorted(inspect.signature(NAMED[name]).parameters)
+        ) from None
+    return Composition(composition.steps, name)
+
+
+def _step(table: ExchangeTable, index: int) -> Step:
+    where = f"exchange[{index}]"
+    if table.kind not in KINDS:
+        raise PlanError("unknown exchange", key=f"{where}.kind", value=table.kind, remedy=f"Known: {', '.join(sorted(KINDS))}.")
+    kind = KINDS[table.kind]
+    try:
+        exchange = TypeAdapter(kind).validate_python(table.model_extra or {})
+    except ValidationError as error:
+        raise _as_plan_error(error, f"{where} ({table.kind})", sorted(kind.__dataclass_fields__)) from None
+    return Step(exchange, table.every, table.clients, table.label)
+
+
+def validate(table_class: type[AnyModel], table: Mapping[str, Any], *, key: str) -> AnyModel:
+    """A table of a plan as `table_class`.
+
+    Raises:
+        PlanError: naming `key`, the value and the remedy.
+    """
+    try:
+        return table_class.model_validate(dict(table))
+    except ValidationError as error:
+        raise _as_plan_error(error, key, sorted(table_class.model_fields)) from None
+
+
+def read_plan(text: str, file: str | Path) -> Plan:
+    """The plan that `text` holds.
+
+    Raises:
+        PlanError: not TOML, or not a plan; it names the file, the key and the value.
+    """
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise PlanError(f"not valid TOML: {error}", file=file, remedy="Mend the line that is named.") from None
+    defaults = table.get("defaults", {})
+    clients = table.get("client", [])
+    if isinstance(clients, list) and isinstance(defaults, dict):
+        table["client"] = [_merged(defaults, client) if isinstance(client, dict) else client for client in clients]
+    try:
+        plan = Plan.model_validate(table)
+    except ValidationError as error:
+        raise _as_plan_error(error, "", sorted(Plan.model_fields), file=file, clients=table["client"]) from None
+    names = [client.name for client in plan.client]
+    for name in names:
+        if names.count(name) > 1:
+            raise PlanError("two clients have the same name", file=file, key="client.name", value=name, remedy="Rename one.")
+    return plan
+
+
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> Table:
+    """`over` on top of `under`, table by table."""
+    merged = dict(under)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
+
+
+def _as_plan_error(
+    error: ValidationError, key: str, known: Sequence[str], *, file: str | Path | None = None, clients: Sequence[Any] = ()
+) -> PlanError:
+    """The first thing that pydantic found, as one message."""
+    first = error.errors()[0]
+    location = [str(part) for part in first["loc"]]
+    if len(location) > 1 and location[0] == "client":
+        table = clients[int(location[1])] if location[1].isdigit() else {}
+        location[1:2] = [repr(table["name"])] if isinstance(table, dict) and "name" in table else [location[1]]
+    where = ".".join(part for part in (key, *location) if part)
+    unknown = first["type"] in {"extra_forbidden", "unexpected_keyword_argument"}
+    problem = "unknown key" if unknown else first["msg"][0].lower() + first["msg"][1:]
+    nested = len(location) > 1
+    remedy = (
+        f"Known keys here: {', '.join(known)}." if unknown and not nested else "docs/plans.md lists every key and its values."
+    )
+    more = error.error_count() - 1
+    return PlanError(
+        problem + (f" ({more} more such finding{'s' if more > 1 else ''} in this table)" if more else ""),
+        file=file,
+        key=where,
+        value=None if first["type"] == "missing" else first["input"],
+        remedy=remedy,
+    )
+
+
+def _without_none(value: Any) -> Any:
+    """TOML has no null: a key without a value is left out."""
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return [_without_none(item) for item in value] if isinstance(value, list) else value

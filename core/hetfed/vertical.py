@@ -1,0 +1,76 @@
+"""A vertical: an application of the core, found by its entry point. The core knows what it can do, not which there are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
+
+from hetfed.errors import PlanError
+
+if TYPE_CHECKING:
+    from hetfed.client import Client
+    from hetfed.plan import Plan
+
+GROUP = "hetfed.verticals"
+
+
+class Vertical(Protocol):
+    """What `hetfed NAME run` needs. Importing one must be light; torch comes in with `clients`."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def help(self) -> str:
+        """One line for the command line."""
+        ...
+
+    @property
+    def plans(self) -> Traversable:
+        """The folder of shipped plans, one TOML file each; `sample.toml` needs no data."""
+        ...
+
+    @property
+    def studies(self) -> Traversable:
+        """The folder of case studies: a folder each, with `random.toml` and `real.toml`."""
+        ...
+
+    def clients(self, plan: Plan, data_dir: Path | None) -> Sequence[Client]:
+        """The clients of `plan` with their data.
+
+        Raises:
+            PlanError, DataError: what the plan or a file lacks.
+        """
+        ...
+
+
+def verticals() -> dict[str, Vertical]:
+    """The installed verticals by name."""
+    found = [cast("Vertical", entry.load()) for entry in entry_points(group=GROUP)]
+    return {vertical.name: vertical for vertical in sorted(found, key=lambda vertical: vertical.name)}
+
+
+def shipped(folder: Traversable) -> dict[str, Traversable]:
+    """The TOML files of a folder by name."""
+    files = sorted((f for f in folder.iterdir() if f.name.endswith(".toml")), key=lambda f: f.name)
+    return {file.name.removesuffix(".toml"): file for file in files}
+
+
+def plan_text(vertical: Vertical, name: str) -> tuple[str, str]:
+    """The text of a shipped plan, or of the TOML file called `name`, and what to call it in messages.
+
+    Raises:
+        PlanError: there is neither.
+    """
+    plans = shipped(vertical.plans)
+    if name in plans:
+        return plans[name].read_text(encoding="utf-8"), f"{vertical.name} plan {name}"
+    path = Path(name)
+    if path.is_file():
+        return path.read_text(encoding="utf-8"), str(path)
+    raise PlanError(
+        "neither a shipped plan nor a file", key="PLAN", value=name, remedy=f"Shipped: {', '.join(plans)}; or give a TOML file."
+    )
