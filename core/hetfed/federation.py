@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from safetensors import SafetensorError
 
@@ -42,14 +42,17 @@ class Federation:
 
 @dataclass(frozen=True)
 class Upload:
-    """One payload that left a client: what the ledger records. `refused` is the reason, or None if it was accepted."""
+    """One payload that left a client: what the ledger records.
+
+    `contents` is what the bytes decode to, None where they do not; `refused` is the reason, or None if it was accepted.
+    """
 
     round: int
     client: str
     exchange: str
     encoded: bytes
-    payload: Payload | None
-    refused: str | None
+    contents: Payload | None = None
+    refused: str | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ def advance(
     for step in federation.composition:
         received = [_receive(step, client, turns[client.name], this.number) for client in federation.members(step)]
         arrived = [upload for upload in received if upload is not None]
-        accepted = {upload.client: upload.payload for upload in arrived if upload.payload is not None}
+        accepted = {u.client: u.contents for u in arrived if u.contents is not None and u.refused is None}
         if len(accepted) >= max(federation.quorum, 1):
             server[step.label] = step.exchange.aggregate(server[step.label], accepted)
         uploads += arrived
@@ -130,15 +133,16 @@ def _receive(step: Step, client: Client, turn: Turn, round_number: int) -> Uploa
     encoded = turn.outbox.get(step.label)
     if encoded is None:
         return None
-    payload: Payload | None = None
+    upload = Upload(round_number, client.name, step.label, encoded)
     try:
-        payload = Payload.decode(encoded)
-        step.exchange.declare(client).check(payload)
+        contents = Payload.decode(encoded)
+        upload = replace(upload, contents=contents)
+        step.exchange.declare(client).check(contents)
     except SafetensorError as error:
-        return Upload(round_number, client.name, step.label, encoded, None, f"not a payload: {error}")
+        return replace(upload, refused=f"not a payload: {error}")
     except PayloadRefused as error:
-        return Upload(round_number, client.name, step.label, encoded, None, str(error))
-    return Upload(round_number, client.name, step.label, encoded, payload, None)
+        return replace(upload, refused=str(error))
+    return upload
 
 
 def _row(round_number: int, name: str, turn: Turn, inbox: Mapping[str, bytes], uploads: Sequence[Upload]) -> Row:

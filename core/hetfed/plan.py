@@ -11,7 +11,6 @@ from typing import Annotated, Any, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
-from pydantic_core import ArgsKwargs
 
 from hetfed.algorithms import NAMED
 from hetfed.composition import Composition, Step, compose

@@ -56,7 +56,7 @@ def kinds_of(clients: Sequence[Client]) -> list[list[Client]]:
 
 def train_pooled(
     federation: Federation, members: Sequence[Client], on_epoch: OnEpoch = lambda epoch: None
-) -> dict[str, Pooled]:
+) -> dict[str, Outcome]:
     """Train the kind of `members` on the data of all clients, for as many rounds as the federation has.
 
     The batches of all worlds are mixed in random order; each member keeps the model that does best on its own validation

@@ -1,0 +1,86 @@
+"""Checkpoints: the whole state of a federation in one safetensors file, replaced as a whole."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from hetfed.client import ClientState, Tensors
+from hetfed.errors import RunFolderError
+from hetfed.federation import FederationState, Row
+
+SEPARATOR = "|"
+
+
+def save_state(state: FederationState, file: Path, plan_digest: str) -> None:
+    """Write `state`; a process that dies meanwhile leaves the checkpoint before."""
+    tensors: Tensors = {}
+    for label, server in state.server.items():
+        tensors |= _prefixed(server, "server", label)
+    for name, client in state.clients.items():
+        tensors |= _prefixed(client.model, "client", name, "model") | _prefixed(client.best, "client", name, "best")
+        tensors |= _prefixed(client.optimizer, "client", name, "optimizer")
+        for label, memory in client.exchanges.items():
+            tensors |= _prefixed(memory, "client", name, f"exchange:{label}")
+    about = {
+        "plan": plan_digest,
+        "round": state.round,
+        "server": sorted(state.server),
+        "clients": {name: {"score": c.score, "best_round": c.best_round} for name, c in state.clients.items()},
+        "rows": [asdict(row) for row in state.rows],
+    }
+    part = file.with_name(file.name + ".part")
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, metadata={"state": json.dumps(about)})
+    with part.open("rb") as written:
+        os.fsync(written.fileno())
+    part.replace(file)
+
+
+def load_state(file: Path, plan_digest: str) -> FederationState | None:
+    """The state that `file` holds, None where there is no file.
+
+    Raises:
+        RunFolderError: the file is damaged, or of a run of another plan.
+    """
+    if not file.exists():
+        return None
+    try:
+        with safe_open(file, framework="pt") as opened:
+            about = json.loads(opened.metadata()["state"])
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise RunFolderError(
+            f"not a whole checkpoint: {error}", file=file, remedy="Start the run again in a new folder."
+        ) from None
+    if about["plan"] != plan_digest:
+        raise RunFolderError("a checkpoint of another plan", file=file, remedy="Resume it with its own plan.")
+    server: dict[str, Tensors] = {label: {} for label in about["server"]}
+    clients = {
+        name: ClientState({}, score=known["score"] and tuple(known["score"]), best_round=known["best_round"])
+        for name, known in about["clients"].items()
+    }
+    for key, tensor in tensors.items():
+        owner, name, rest = key.split(SEPARATOR, 2)
+        if owner == "server":
+            server[name][rest] = tensor
+            continue
+        where, tensor_name = rest.split(SEPARATOR, 1)
+        _slot(clients[name], where)[tensor_name] = tensor
+    return FederationState(about["round"], server, clients, [Row(**row) for row in about["rows"]])
+
+
+def _prefixed(tensors: Tensors, *path: str) -> Tensors:
+    return {SEPARATOR.join((*path, name)): tensor for name, tensor in tensors.items()}
+
+
+def _slot(state: ClientState, where: str) -> Tensors:
+    """The dictionary of a client's state that `where` names."""
+    if where.startswith("exchange:"):
+        return state.exchanges.setdefault(where.removeprefix("exchange:"), {})
+    slots = {"model": state.model, "best": state.best, "optimizer": state.optimizer}
+    return slots[where]

@@ -1,0 +1,134 @@
+"""The folder of a run, and what may not happen to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from hetfed.errors import RunFolderError
+from hetfed.plan import Plan
+
+PLAN, ENVIRONMENT, SUMMARY, ROUNDS, LEDGER = (
+    "plan.resolved.toml",
+    "environment.json",
+    "summary.json",
+    "rounds.csv",
+    "ledger.jsonl",
+)
+PACKAGES = ("hetfed", "torch", "torchvision", "monai", "numpy", "pandas", "scikit-learn", "torchmetrics", "safetensors")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run keeps everything; the names of its parts are those of docs/run-folder.md."""
+
+    path: Path
+
+    @staticmethod
+    def open(path: Path, plan: Plan, *, resume: bool) -> RunFolder:
+        """The folder for a run of `plan`: a new one, or with `resume` the one that such a run was interrupted in.
+
+        Raises:
+            RunFolderError: it holds another run, or something that is not a run.
+        """
+        folder = RunFolder(path)
+        if path.exists() and not path.is_dir():
+            raise RunFolderError("the output is a file", file=path, remedy="Give a folder with --out.")
+        if path.is_dir() and any(path.iterdir()):
+            folder._check_same_run(plan, resume=resume)
+        for part in (path, folder.checkpoints, folder.models, folder.predictions, folder.plots):
+            part.mkdir(parents=True, exist_ok=True)
+        if not (path / PLAN).exists():
+            write_text(path / PLAN, f"# digest {plan.digest()}\n{plan.resolved()}")
+        write_json(path / ENVIRONMENT, environment())
+        return folder
+
+    def _check_same_run(self, plan: Plan, *, resume: bool) -> None:
+        if not (self.path / PLAN).is_file():
+            raise RunFolderError(
+                "the folder is not empty and holds no run", file=self.path, remedy="Give an empty or a new folder with --out."
+            )
+        if not resume:
+            raise RunFolderError(
+                "the folder holds a run already",
+                file=self.path,
+                remedy="Go on with --resume, or give another folder with --out.",
+            )
+        if self.plan_digest() != plan.digest():
+            raise RunFolderError(
+                "the folder holds a run of another plan, or of this one with other settings",
+                file=self.path / PLAN,
+                remedy="Resume with the plan, --rounds and --seed it was started with, or give another folder with --out.",
+            )
+
+    def plan_digest(self) -> str:
+        """The digest of the plan that the run was started with."""
+        first = (self.path / PLAN).read_text(encoding="utf-8").partition("\n")[0]
+        return first.removeprefix("# digest ")
+
+    @property
+    def checkpoints(self) -> Path:
+        """One file per arm, replaced as the run goes on."""
+        return self.path / "checkpoints"
+
+    @property
+    def models(self) -> Path:
+        """One folder per client: its selected federated model."""
+        return self.path / "models"
+
+    @property
+    def predictions(self) -> Path:
+        """One table per client: test predictions of its selected federated model."""
+        return self.path / "predictions"
+
+    @property
+    def plots(self) -> Path:
+        """Pictures."""
+        return self.path / "plots"
+
+    def summary(self) -> dict[str, Any]:
+        """The summary of a run that has ended.
+
+        Raises:
+            RunFolderError: there is none.
+        """
+        file = self.path / SUMMARY
+        if not file.is_file():
+            raise RunFolderError(
+                "no ended run here", file=file, remedy="Give the folder of a run; an interrupted one: --resume."
+            )
+        summary: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return summary
+
+
+def environment() -> dict[str, Any]:
+    """What the run ran on."""
+    packages = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = "absent"
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpus": os.cpu_count(),
+        "packages": packages,
+    }
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a file as a whole or not at all."""
+    part = file.with_name(file.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(file)
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Write JSON as a whole or not at all; NaN is refused, since other readers choke on it."""
+    write_text(file, json.dumps(value, indent=2, allow_nan=False) + "\n")

@@ -1,0 +1,49 @@
+"""The ledger: a line for every payload that left a client, written as it leaves and never changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hetfed.federation import Upload
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """A JSON-lines file. A round that is run again after an interruption is written again: it left the client again."""
+
+    file: Path
+
+    def write(self, upload: Upload) -> None:
+        """Record `upload`: what it was, how large, its digest, whether it was accepted."""
+        with self.file.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(_entry(upload)) + "\n")
+
+    def entries(self) -> list[dict[str, Any]]:
+        """All lines; a last line that was cut short by an interruption is left out."""
+        if not self.file.exists():
+            return []
+        entries = []
+        for line in self.file.read_text(encoding="utf-8").splitlines():
+            try:
+                entries.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return entries
+
+
+def _entry(upload: Upload) -> dict[str, Any]:
+    tensors = upload.contents.tensors if upload.contents else {}
+    return {
+        "round": upload.round,
+        "client": upload.client,
+        "exchange": upload.exchange,
+        "tensors": {name: [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)] for name, tensor in tensors.items()},
+        "bytes": len(upload.encoded),
+        "sha256": hashlib.sha256(upload.encoded).hexdigest(),
+        "accepted": upload.refused is None,
+        "refused": upload.refused,
+    }
