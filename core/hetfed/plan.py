@@ -124,12 +124,11 @@ def named_algorithm(name: str, settings: Mapping[str, Any]) -> Composition:
     """
     if name not in NAMED:
         raise PlanError("unknown algorithm", key="federation.algorithm", value=name, remedy=f"Known: {', '.join(NAMED)}.")
+    known = sorted(inspect.signature(NAMED[name]).parameters)
     try:
-        composition = TypeAdapter(NAMED[name]).validate_python(ArgsKwargs((), dict(settings)))
+        composition: Composition = validate_call(NAMED[name])(**settings)
     except ValidationError as error:
-        raise _as_plan_error(
-            error, f"federation.algorithm {name!r}", sorted(inspect.signature(NAMED[name]).parameters)
-        ) from None
+        raise _as_plan_error(error, f"federation.algorithm ({name})", known) from None
     return Composition(composition.steps, name)
 
 

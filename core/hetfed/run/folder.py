@@ -99,9 +99,7 @@ class RunFolder:
         """
         file = self.path / SUMMARY
         if not file.is_file():
-            raise RunFolderError(
-                "no ended run here", file=file, remedy="Give the folder of a run; an interrupted one: --resume."
-            )
+            raise RunFolderError("no ended run here", file=file, remedy="Give the folder of a run that has ended.")
         summary: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         return summary
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
 class Listener(Protocol):
@@ -65,7 +65,7 @@ class Bar:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._bars: dict[str, int] = {}
+        self._bars: dict[str, TaskID] = {}
 
     def begin(self, arm: str, rounds: int, done: int) -> None:
         """A new bar."""
@@ -73,7 +73,7 @@ class Bar:
 
     def round_done(self, arm: str, number: int, values: dict[str, float | None], metric: str) -> None:
         """Move the bar on."""
-        self._progress.update(self._bars[arm], completed=number, values=shown(values, metric))  # type: ignore[arg-type]
+        self._progress.update(self._bars[arm], completed=number, values=shown(values, metric))
 
     def say(self, text: str) -> None:
         """A line above the bars."""

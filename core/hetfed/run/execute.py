@@ -1,0 +1,142 @@
+"""From a plan to a whole run folder: the federation, everybody alone, everybody's data pooled; then the summary and the report."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from safetensors.torch import save_file
+
+from hetfed.client import Client, ClientState
+from hetfed.composition import Composition, Seating, seat
+from hetfed.errors import PlanError
+from hetfed.evaluation import Outcome, judge, predict
+from hetfed.federation import Federation, FederationState, Upload, advance, start
+from hetfed.plan import Plan
+from hetfed.pooled import kinds_of, train_pooled
+from hetfed.report import write_report
+from hetfed.run.checkpoint import load_state, save_state
+from hetfed.run.folder import LEDGER, ROUNDS, SUMMARY, RunFolder, write_json
+from hetfed.run.ledger import Ledger
+from hetfed.run.progress import Listener
+from hetfed.run.summary import summarise
+from hetfed.vertical import Vertical
+
+FEDERATED, ALONE, POOLED = "federated", "alone", "pooled"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan whose clients have their data and whose composition is settled."""
+
+    plan: Plan
+    clients: tuple[Client, ...]
+    seating: Seating
+
+    def federation(self, composition: Composition) -> Federation:
+        """These clients under `composition`."""
+        table = self.plan.federation
+        return Federation.of(self.clients, composition, table.rounds, table.seed, table.quorum)
+
+
+def prepare(plan: Plan, vertical: Vertical, data_dir: Path | None, file: str) -> Prepared:
+    """Load the data and settle who takes part in what; everything that can be wrong with plan or data shows here.
+
+    Raises:
+        PlanError, DataError: what is wrong, and the remedy.
+    """
+    try:
+        composition = plan.composition()
+        clients = tuple(vertical.clients(plan, data_dir))
+        return Prepared(plan, clients, seat(composition, clients))
+    except PlanError as error:
+        if error.file is not None:
+            raise
+        raise PlanError(error.problem, file=file, key=error.key, value=error.value, remedy=error.remedy) from error
+
+
+def execute(prepared: Prepared, name: str, folder: RunFolder, listener: Listener) -> dict[str, Any]:
+    """Run everything that is not done yet, and leave the whole folder; returns the summary."""
+    began = time.perf_counter()
+    plan = prepared.plan
+    federated = _federate(prepared.federation(prepared.seating.composition), FEDERATED, plan, folder, listener)
+    outcomes: dict[str, Mapping[str, Outcome]] = {FEDERATED: _leave_models(prepared.clients, federated.clients, folder)}
+    states = {FEDERATED: federated}
+    if plan.federation.alone:
+        states[ALONE] = _federate(prepared.federation(Composition()), ALONE, plan, folder, listener)
+        outcomes[ALONE] = {c.name: _outcome(c, states[ALONE].clients[c.name]) for c in prepared.clients}
+    if plan.federation.pooled:
+        outcomes[POOLED] = _pool(prepared.federation(prepared.seating.composition), plan, folder, listener)
+    _write_rounds(states, folder)
+    summary = summarise(name, plan, prepared.clients, prepared.seating, federated, outcomes)
+    summary["seconds"] = round(time.perf_counter() - began, 2)
+    write_json(folder.path / SUMMARY, summary)
+    write_report(folder)
+    return summary
+
+
+def _federate(federation: Federation, arm: str, plan: Plan, folder: RunFolder, listener: Listener) -> FederationState:
+    """One arm to its end, from its checkpoint if there is one."""
+    file, digest = folder.checkpoints / f"{arm}.safetensors", plan.digest()
+    state = load_state(file, digest) or start(federation)
+    ledger = Ledger(folder.path / LEDGER)
+
+    def on_upload(upload: Upload) -> None:
+        ledger.write(upload)
+        if upload.refused:
+            listener.say(f"round {upload.round}: {upload.exchange} from {upload.client} refused: {upload.refused}")
+
+    listener.begin(arm, federation.rounds, state.round)
+    while state.round < federation.rounds:
+        state = advance(federation, state, on_upload=on_upload)
+        if state.round % plan.federation.checkpoint_every == 0 or state.round == federation.rounds:
+            save_state(state, file, digest)
+        latest = {row.client: row.validation for row in state.rows if row.round == state.round}
+        listener.round_done(arm, state.round, latest, federation.clients[0].task.metric)
+    return state
+
+
+def _outcome(client: Client, state: ClientState) -> Outcome:
+    """How the model that was selected on validation data does on test data."""
+    client.module.load_state_dict(state.best)
+    return Outcome.of(judge(predict(client.module, client.data.test), client.task, client.data.test), state.best_round)
+
+
+def _leave_models(clients: tuple[Client, ...], states: Mapping[str, ClientState], folder: RunFolder) -> dict[str, Outcome]:
+    """Models and test predictions of the federation, and what the predictions are worth."""
+    outcomes = {}
+    for client in clients:
+        home = folder.models / client.name
+        home.mkdir(exist_ok=True)
+        best = states[client.name].best
+        save_file({name: tensor.contiguous() for name, tensor in best.items()}, home / "model.safetensors")
+        write_json(home / "model.json", {"client": client.name, **client.about})
+        outcomes[client.name] = _outcome(client, states[client.name])
+        table = client.task.table(predict(client.module, client.data.test), client.data.test)
+        table.to_csv(folder.predictions / f"{client.name}.csv", index=False, float_format="%.6g")
+    return outcomes
+
+
+def _pool(federation: Federation, plan: Plan, folder: RunFolder, listener: Listener) -> dict[str, Outcome]:
+    """Pooled training of every kind of client; a kind that was done before an interruption is not trained again."""
+    file = folder.checkpoints / f"{POOLED}.json"
+    done: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    for members in kinds_of(federation.clients):
+        if all(member.name in done for member in members):
+            continue
+        arm = f"{POOLED} for {', '.join(member.name for member in members)}"
+        listener.begin(arm, federation.rounds, 0)
+        outcomes = train_pooled(federation, members, lambda number, arm=arm: listener.round_done(arm, number, {}, ""))
+        done |= {name: asdict(outcome) for name, outcome in outcomes.items()}
+        write_json(file, done)
+    return {name: Outcome(**outcome) for name, outcome in done.items()}
+
+
+def _write_rounds(states: Mapping[str, FederationState], folder: RunFolder) -> None:
+    rows = [{"arm": arm, **asdict(row)} for arm, state in states.items() for row in state.rows]
+    pd.DataFrame(rows).to_csv(folder.path / ROUNDS, index=False, float_format="%.9g")

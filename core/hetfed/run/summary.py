@@ -1,0 +1,89 @@
+"""summary.json: who took part, what came out alone, federated and pooled, and what travelled."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from hetfed.client import Client
+from hetfed.composition import Seating, Step
+from hetfed.evaluation import Outcome
+from hetfed.exchanges import KINDS
+from hetfed.federation import FederationState
+from hetfed.plan import Plan
+
+ARMS = ("alone", "federated", "pooled")
+
+
+def summarise(
+    name: str,
+    plan: Plan,
+    clients: Sequence[Client],
+    seating: Seating,
+    federated: FederationState,
+    outcomes: Mapping[str, Mapping[str, Outcome]],
+) -> dict[str, Any]:
+    """The summary of a run; every number in it is finite, a value that is not there is None with the reason under `notes`."""
+    first = clients[0].task
+    return {
+        "plan": name,
+        "title": plan.title,
+        "description": plan.description,
+        "algorithm": seating.composition.name,
+        "seed": plan.federation.seed,
+        "rounds": plan.federation.rounds,
+        "metric": first.metric,
+        "higher_is_better": first.higher_is_better,
+        "synthetic": any(client.about.get("synthetic") == "yes" for client in clients),
+        "communication_bytes": {
+            "up": sum(row.bytes_up for row in federated.rows),
+            "down": sum(row.bytes_down for row in federated.rows),
+        },
+        "uploads_refused": sum(row.refused for row in federated.rows),
+        "exchanges": [_exchange(step, seating) for step in seating.composition],
+        "clients": [
+            _client(client, {arm: outcomes[arm][client.name] for arm in ARMS if arm in outcomes}) for client in clients
+        ],
+    }
+
+
+def _exchange(step: Step, seating: Seating) -> dict[str, Any]:
+    kinds = {kind: word for word, kind in KINDS.items()}
+    return {
+        "label": step.label,
+        "kind": kinds.get(type(step.exchange), type(step.exchange).__name__),
+        "every": step.every,
+        "settings": asdict(step.exchange),
+        "clients": list(step.clients or ()),
+        "left_out": seating.left_out.get(step.label, {}),
+    }
+
+
+def _client(client: Client, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+    absent = Outcome(note="not part of this plan")
+    found = {arm: outcomes.get(arm, absent) for arm in ARMS}
+    return {
+        "name": client.name,
+        "metric": client.task.metric,
+        "n_train": len(client.data.train),
+        "n_validation": len(client.data.validation),
+        "n_test": len(client.data.test),
+        "parameters": sum(parameter.numel() for parameter in client.module.parameters()),
+        **{arm: finite(outcome.value) for arm, outcome in found.items()},
+        "notes": {arm: outcome.note for arm, outcome in found.items() if outcome.note},
+        "selected_round": {arm: outcome.round for arm, outcome in found.items()},
+        "metrics": {arm: _finite_values(outcome.metrics) for arm, outcome in found.items()},
+        "references": {name: _finite_values(metrics.values) for name, metrics in client.references().items()},
+        "about": dict(client.about),
+    }
+
+
+def finite(value: float | None) -> float | None:
+    """`value`, or None where it is not a finite number."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _finite_values(values: Mapping[str, float | None]) -> dict[str, float | None]:
+    return {name: finite(value) for name, value in values.items()}
