@@ -1,4 +1,4 @@
-"""From a plan to a whole run folder: the federation, everybody alone, everybody's data pooled; then the summary and the report."""
+"""From a plan to a whole run folder: federated, alone and pooled; then the summary and the report."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def execute(prepared: Prepared, name: str, folder: RunFolder, listener: Listener
     if plan.federation.pooled:
         outcomes[POOLED] = _pool(prepared.federation(prepared.seating.composition), plan, folder, listener)
     _write_rounds(states, folder)
-    summary = summarise(name, plan, prepared.clients, prepared.seating, federated, outcomes)
+    summary = summarise(name, plan, clients=prepared.clients, seating=prepared.seating, federated=federated, outcomes=outcomes)
     summary["seconds"] = round(time.perf_counter() - began, 2)
     write_json(folder.path / SUMMARY, summary)
     write_report(folder)
@@ -97,7 +98,7 @@ def _federate(federation: Federation, arm: str, plan: Plan, folder: RunFolder, l
         if state.round % plan.federation.checkpoint_every == 0 or state.round == federation.rounds:
             save_state(state, file, digest)
         latest = {row.client: row.validation for row in state.rows if row.round == state.round}
-        listener.round_done(arm, state.round, latest, federation.clients[0].task.metric)
+        listener.round_done(arm, state.round, values=latest, metric=federation.clients[0].task.metric)
     return state
 
 
@@ -131,7 +132,8 @@ def _pool(federation: Federation, plan: Plan, folder: RunFolder, listener: Liste
             continue
         arm = f"{POOLED} for {', '.join(member.name for member in members)}"
         listener.begin(arm, federation.rounds, 0)
-        outcomes = train_pooled(federation, members, lambda number, arm=arm: listener.round_done(arm, number, {}, ""))
+        on_round = partial(listener.round_done, arm, values={}, metric="")
+        outcomes = train_pooled(federation, members, on_round)
         done |= {name: asdict(outcome) for name, outcome in outcomes.items()}
         write_json(file, done)
     return {name: Outcome(**outcome) for name, outcome in done.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -18,7 +18,7 @@ class Listener(Protocol):
         """An arm of the comparison starts, with `done` of its `rounds` behind it."""
         ...
 
-    def round_done(self, arm: str, number: int, values: dict[str, float | None], metric: str) -> None:
+    def round_done(self, arm: str, number: int, *, values: Mapping[str, float | None], metric: str) -> None:
         """A round has ended; `values` are the clients' validation metrics."""
         ...
 
@@ -33,7 +33,7 @@ class Silent:
     def begin(self, arm: str, rounds: int, done: int) -> None:
         """Nothing."""
 
-    def round_done(self, arm: str, number: int, values: dict[str, float | None], metric: str) -> None:
+    def round_done(self, arm: str, number: int, *, values: Mapping[str, float | None], metric: str) -> None:
         """Nothing."""
 
     def say(self, text: str) -> None:
@@ -51,7 +51,7 @@ class Lines:
         self._rounds = rounds
         self.say(f"{arm}: {rounds} rounds" + (f", going on after round {done}" if done else ""))
 
-    def round_done(self, arm: str, number: int, values: dict[str, float | None], metric: str) -> None:
+    def round_done(self, arm: str, number: int, *, values: Mapping[str, float | None], metric: str) -> None:
         """One line a round."""
         self.say(f"{arm}: round {number}/{self._rounds}  {shown(values, metric)}")
 
@@ -71,7 +71,7 @@ class Bar:
         """A new bar."""
         self._bars[arm] = self._progress.add_task(arm, total=rounds, completed=done, values="")
 
-    def round_done(self, arm: str, number: int, values: dict[str, float | None], metric: str) -> None:
+    def round_done(self, arm: str, number: int, *, values: Mapping[str, float | None], metric: str) -> None:
         """Move the bar on."""
         self._progress.update(self._bars[arm], completed=number, values=shown(values, metric))
 
@@ -80,7 +80,7 @@ class Bar:
         self._progress.console.print(text, markup=False, highlight=False)
 
 
-def shown(values: dict[str, float | None], metric: str) -> str:
+def shown(values: Mapping[str, float | None], metric: str) -> str:
     """Validation values in a few words."""
     known = [value for value in values.values() if value is not None and math.isfinite(value)]
     return f"validation {metric} {sum(known) / len(known):.3f} (mean of {len(known)})" if known else ""

@@ -20,6 +20,7 @@ ARMS = ("alone", "federated", "pooled")
 def summarise(
     name: str,
     plan: Plan,
+    *,
     clients: Sequence[Client],
     seating: Seating,
     federated: FederationState,

@@ -1,0 +1,71 @@
+"""`hetfed`: the command line, put together from the core's own commands and those of the installed packages."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from hetfed import __version__
+from hetfed.cli.reproduce import reproduce
+from hetfed.cli.vertical import commands_of
+from hetfed.errors import HetfedError, UsageError
+from hetfed.vertical import verticals
+
+HELP = """Federated learning for participants whose models differ.
+
+Start here, no download needed:  hetfed medical run  |  hetfed traffic run
+"""
+
+
+def build_app() -> typer.Typer:
+    """The whole command line."""
+    app = typer.Typer(
+        name="hetfed",
+        help=HELP,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_version_option)
+    for vertical in verticals().values():
+        app.add_typer(commands_of(vertical), name=vertical.name, help=vertical.help)
+    for entry in entry_points(group="hetfed.commands"):
+        app.add_typer(entry.load(), name=entry.name)
+    app.command("reproduce", help="Run the article's case studies on random input and on real data.")(reproduce)
+    app.command("report", help="Write the report of a run again.  Example: hetfed report runs/glioma-mri")(report)
+    return app
+
+
+def _version_option(version: Annotated[bool, typer.Option("--version", help="Show the version and end.")] = False) -> None:
+    if version:
+        typer.echo(f"hetfed {__version__}")
+        raise typer.Exit
+
+
+def report(run: Annotated[Path, typer.Argument(help="The folder of a run that has ended.")]) -> None:
+    """Write report.html and the plots of a run again."""
+    from hetfed.report import write_report
+    from hetfed.run.folder import RunFolder
+
+    typer.echo(f"report: {write_report(RunFolder(run))}")
+
+
+def main() -> None:
+    """The entry point: an error is one message; exit status 2 for what the user can mend, 1 for a run that failed."""
+    try:
+        build_app()()
+    except UsageError as error:
+        _complain(error)
+        sys.exit(2)
+    except HetfedError as error:
+        _complain(error)
+        sys.exit(1)
+
+
+def _complain(error: HetfedError) -> None:
+    Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)

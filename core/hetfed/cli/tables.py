@@ -1,0 +1,58 @@
+"""Results as tables on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ARMS = ("alone", "federated", "pooled")
+
+
+def number(value: float | None) -> str:
+    """A metric in four figures, a dash where it is undefined."""
+    return "-" if value is None or value != value else f"{value:.4g}"  # noqa: PLR0124 (NaN)
+
+
+def outcome_table(summary: Mapping[str, Any]) -> Table:
+    """The test metric of every client alone, federated and pooled."""
+    better = "higher is better" if summary["higher_is_better"] else "lower is better"
+    table = Table(
+        "client", "train", "test", *ARMS, "gains", title=f"{summary['plan']}: test {summary['metric']} ({better})", box=None
+    )
+    for client in summary["clients"]:
+        values = [number(client[arm]) for arm in ARMS]
+        table.add_row(client["name"], str(client["n_train"]), str(client["n_test"]), *values, gain(client, summary))
+    return table
+
+
+def gain(client: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    """Whether the client does better federated than alone."""
+    alone, federated = client["alone"], client["federated"]
+    if alone is None or federated is None:
+        return "undefined"
+    if alone == federated:
+        return "same"
+    return "yes" if (federated > alone) == summary["higher_is_better"] else "no"
+
+
+def comparison_table(frame: pd.DataFrame) -> Table:
+    """Mean over seeds of every algorithm, per client and over clients; the interval is 95 % of the mean (Student's t)."""
+    from hetfed.run.compare import aggregate
+
+    table = Table("algorithm", "client", "seeds", *ARMS, "federated minus alone", "wins", box=None)
+    for row in aggregate(frame).itertuples():
+        difference = f"{row.difference:+.4f} +/- {row.half_width:.4f}"
+        table.add_row(
+            row.algorithm,
+            row.client,
+            str(row.seeds),
+            *(number(getattr(row, arm)) for arm in ARMS),
+            difference,
+            f"{row.wins}/{row.seeds}",
+        )
+    return table

@@ -1,0 +1,94 @@
+"""The commands that every vertical has: plans, run, compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from hetfed.cli.tables import comparison_table, outcome_table
+from hetfed.vertical import Vertical, plan_text, shipped
+
+PlanName = Annotated[str, typer.Argument(metavar="[PLAN]", help="A shipped plan, or a TOML file.")]
+Out = Annotated[Path | None, typer.Option(help="Folder for the run. Default: runs/<vertical>-<plan>-<time>.")]
+DataDir = Annotated[Path | None, typer.Option(help="Folder of data sets. Default: $HETFED_DATA, else the user's cache.")]
+Rounds = Annotated[int | None, typer.Option(min=1, help="Instead of the plan's number of rounds.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Instead of the plan's seed.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in --out.")]
+Algorithms = Annotated[str, typer.Option(help='Comma-separated: "plan" for its own exchanges, or named algorithms.')]
+Seeds = Annotated[int, typer.Option(min=1, help="How many seeds: 0, 1, ...")]
+
+
+def commands_of(vertical: Vertical) -> typer.Typer:
+    """The command group of one vertical."""
+    app = typer.Typer(no_args_is_help=True)
+
+    @app.command("plans")
+    def plans() -> None:
+        """List the shipped plans."""
+        import tomllib
+
+        table = Table("plan", "clients", "what it does", box=None)
+        for name, file in shipped(vertical.plans).items():
+            plan = tomllib.loads(file.read_text(encoding="utf-8"))
+            table.add_row(name, str(len(plan["client"])), plan.get("title", ""))
+        Console().print(table)
+
+    @app.command("run")
+    def run(
+        plan: PlanName = "sample",
+        out: Out = None,
+        data_dir: DataDir = None,
+        rounds: Rounds = None,
+        seed: Seed = None,
+        resume: Resume = False,
+    ) -> None:
+        """Run a plan: federated, alone and pooled, with a report at the end.
+
+        Example: hetfed medical run glioma-mri --data-dir data --seed 1
+        """
+        from hetfed.run.launch import launch
+
+        text, file = plan_text(vertical, plan)
+        console = Console()
+        where = out or default_folder(vertical.name, plan)
+        summary = launch(vertical, text, file, where, console, data_dir=data_dir, rounds=rounds, seed=seed, resume=resume)
+        console.print(outcome_table(summary))
+        console.print(f"report: {where / 'report.html'}", highlight=False, soft_wrap=True)
+
+    @app.command("compare")
+    def compare(
+        plan: PlanName = "sample",
+        algorithms: Algorithms = "plan",
+        seeds: Seeds = 3,
+        out: Out = None,
+        data_dir: DataDir = None,
+        rounds: Rounds = None,
+    ) -> None:
+        """Run a plan under several algorithms and seeds, and set the results side by side. Run again to go on after a stop.
+
+        Example: hetfed medical compare glioma-mri --algorithms plan,fedproto --seeds 5 --out runs/compare
+        """
+        from hetfed.run.compare import compare_plan
+
+        text, file = plan_text(vertical, plan)
+        console = Console()
+        where = out or default_folder(vertical.name, f"compare-{plan}")
+        names = [name.strip() for name in algorithms.split(",") if name.strip()]
+        frame = compare_plan(
+            vertical, text, file, where, console, algorithms=names, seeds=seeds, data_dir=data_dir, rounds=rounds
+        )
+        console.print(comparison_table(frame))
+        console.print(f"comparison: {where / 'comparison.csv'}", highlight=False, soft_wrap=True)
+
+    return app
+
+
+def default_folder(vertical: str, plan: str) -> Path:
+    """A folder below runs/ that nobody has used."""
+    from datetime import datetime
+
+    return Path("runs") / f"{vertical}-{Path(plan).stem}-{datetime.now():%Y%m%d-%H%M%S}"

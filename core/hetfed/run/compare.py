@@ -1,0 +1,110 @@
+"""Several algorithms and seeds over one plan, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from scipy import stats
+
+from hetfed.plan import AlgorithmTable, Plan, read_plan
+from hetfed.run.folder import SUMMARY, RunFolder
+from hetfed.run.launch import launch_plan
+from hetfed.vertical import Vertical
+
+OWN = "plan"
+"""Stands for the plan's own exchanges among the algorithms to compare."""
+EVERYONE = "mean over clients"
+
+
+def compare_plan(
+    vertical: Vertical,
+    text: str,
+    file: str,
+    out: Path,
+    console: Console,
+    *,
+    algorithms: Sequence[str],
+    seeds: int,
+    data_dir: Path | None = None,
+    rounds: int | None = None,
+) -> pd.DataFrame:
+    """Run every algorithm under every seed; a run that has ended below `out` is not run again.
+
+    Returns one row per algorithm, seed and client, which is also written to `comparison.csv`.
+    """
+    plan = read_plan(text, file).with_federation(rounds=rounds)
+    rows: list[dict[str, Any]] = []
+    for algorithm in algorithms:
+        for seed in range(seeds):
+            variant = under(plan, algorithm).with_federation(seed=seed)
+            where = out / algorithm / f"seed-{seed}"
+            console.print(f"{algorithm}, seed {seed}", highlight=False)
+            if (where / SUMMARY).is_file():
+                summary = RunFolder.open(where, variant, resume=True).summary()
+            else:
+                resume = where.exists()
+                summary = launch_plan(vertical, variant, file, where, console, data_dir=data_dir, resume=resume)
+            rows += [_row(algorithm, seed, client, summary) for client in summary["clients"]]
+            frame = pd.DataFrame(rows)
+            frame.to_csv(out / "comparison.csv", index=False)
+    return frame
+
+
+def under(plan: Plan, algorithm: str) -> Plan:
+    """`plan` with another algorithm."""
+    if algorithm == OWN:
+        return plan
+    table = plan.federation.model_copy(update={"algorithm": AlgorithmTable(name=algorithm)})
+    return plan.model_copy(update={"federation": table, "exchange": ()})
+
+
+def _row(algorithm: str, seed: int, client: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "algorithm": algorithm,
+        "seed": seed,
+        "client": client["name"],
+        "metric": client["metric"],
+        "higher_is_better": summary["higher_is_better"],
+        **{arm: client[arm] for arm in ("alone", "federated", "pooled")},
+        "bytes": sum(summary["communication_bytes"].values()),
+        "seconds": summary["seconds"],
+    }
+
+
+def aggregate(frame: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds, per algorithm and client and over all clients, with a 95 % interval of federated minus alone.
+
+    `wins` counts the seeds in which federated beats alone.
+    """
+    arms = ["alone", "federated", "pooled"]
+    numbers = frame.astype(dict.fromkeys(arms, float))
+    everyone = numbers.groupby(["algorithm", "seed", "higher_is_better"], sort=False)[arms].mean().reset_index()
+    both = pd.concat([numbers, everyone.assign(client=EVERYONE)], ignore_index=True)
+    rows = []
+    for (algorithm, client), group in both.groupby(["algorithm", "client"], sort=False):
+        difference = (group["federated"] - group["alone"]).dropna()
+        better = difference > 0 if group["higher_is_better"].iloc[0] else difference < 0
+        rows.append(
+            {
+                "algorithm": algorithm,
+                "client": client,
+                "seeds": len(group),
+                **group[arms].mean().to_dict(),
+                "difference": difference.mean(),
+                "half_width": half_width(difference.to_numpy()),
+                "wins": int(better.sum()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def half_width(values: np.ndarray[Any, np.dtype[np.float64]]) -> float:
+    """Half the width of the 95 % interval of the mean of `values` (k,); NaN for fewer than two."""
+    if len(values) < 2:
+        return float("nan")
+    return float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
