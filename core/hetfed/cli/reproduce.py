@@ -27,15 +27,14 @@ def reproduce(
     Example: hetfed reproduce medical --data-dir data
     """
     found = studies()
-    console = Console()
     if name is None and not everything:
-        _list(found, console)
+        _list(found, Console())
         return
     if name is not None and name not in found:
         raise PlanError("no such case study", key="NAME", value=name, remedy=f"There are: {', '.join(sorted(found))}.")
     for study in sorted(found) if name is None else [name]:
         home = (out / study if everything else out) if out else default_folder("reproduce", study)
-        _run(study, *found[study], home, console, data_dir=data_dir, seed=seed)
+        _run(study, *found[study], home, data_dir=data_dir, seed=seed)
 
 
 def studies() -> dict[str, tuple[Vertical, Traversable]]:
@@ -55,21 +54,15 @@ def _list(found: dict[str, tuple[Vertical, Traversable]], console: Console) -> N
     console.print("Run one with: hetfed reproduce NAME, or all with: hetfed reproduce --all", highlight=False)
 
 
-def _run(
-    study: str,
-    vertical: Vertical,
-    folder: Traversable,
-    home: Path,
-    console: Console,
-    *,
-    data_dir: Path | None,
-    seed: int | None,
-) -> None:
-    from hetfed.run.launch import launch
+def _run(study: str, vertical: Vertical, folder: Traversable, home: Path, *, data_dir: Path | None, seed: int | None) -> None:
+    from hetfed.plan import read_plan
+    from hetfed.run.launch import Launcher
 
+    console = Console()
     for kind in ("random", "real"):
-        text = shipped(folder)[kind].read_text(encoding="utf-8")
+        name = f"{study}-{kind}"
+        plan = read_plan(shipped(folder)[kind].read_text(encoding="utf-8"), name).with_federation(seed=seed)
         console.rule(f"{study}, {kind} input")
-        summary = launch(vertical, text, f"{study}-{kind}", home / kind, console, data_dir=data_dir, seed=seed)
+        summary = Launcher(vertical, console, data_dir).run(plan, name, home / kind)
         console.print(outcome_table(summary))
         console.print(f"report: {home / kind / 'report.html'}", highlight=False, soft_wrap=True)

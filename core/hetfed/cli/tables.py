@@ -45,14 +45,8 @@ def comparison_table(frame: pd.DataFrame) -> Table:
     from hetfed.run.compare import aggregate
 
     table = Table("algorithm", "client", "seeds", *ARMS, "federated minus alone", "wins", box=None)
-    for row in aggregate(frame).itertuples():
-        difference = f"{row.difference:+.4f} +/- {row.half_width:.4f}"
-        table.add_row(
-            row.algorithm,
-            row.client,
-            str(row.seeds),
-            *(number(getattr(row, arm)) for arm in ARMS),
-            difference,
-            f"{row.wins}/{row.seeds}",
-        )
+    for row in aggregate(frame).to_dict("records"):
+        difference = f"{row['difference']:+.4f} +/- {row['half_width']:.4f}"
+        values = [number(row[arm]) for arm in ARMS]
+        table.add_row(row["algorithm"], row["client"], str(row["seeds"]), *values, difference, f"{row['wins']}/{row['seeds']}")
     return table

@@ -50,12 +50,13 @@ def commands_of(vertical: Vertical) -> typer.Typer:
 
         Example: hetfed medical run glioma-mri --data-dir data --seed 1
         """
-        from hetfed.run.launch import launch
+        from hetfed.plan import read_plan
+        from hetfed.run.launch import Launcher
 
         text, file = plan_text(vertical, plan)
-        console = Console()
-        where = out or default_folder(vertical.name, plan)
-        summary = launch(vertical, text, file, where, console, data_dir=data_dir, rounds=rounds, seed=seed, resume=resume)
+        chosen = read_plan(text, file).with_federation(rounds=rounds, seed=seed)
+        console, where = Console(), out or default_folder(vertical.name, plan)
+        summary = Launcher(vertical, console, data_dir).run(chosen, file, where, resume=resume)
         console.print(outcome_table(summary))
         console.print(f"report: {where / 'report.html'}", highlight=False, soft_wrap=True)
 
@@ -72,15 +73,16 @@ def commands_of(vertical: Vertical) -> typer.Typer:
 
         Example: hetfed medical compare glioma-mri --algorithms plan,fedproto --seeds 5 --out runs/compare
         """
+        from hetfed.plan import read_plan
         from hetfed.run.compare import compare_plan
+        from hetfed.run.launch import Launcher
 
         text, file = plan_text(vertical, plan)
-        console = Console()
-        where = out or default_folder(vertical.name, f"compare-{plan}")
+        chosen = read_plan(text, file).with_federation(rounds=rounds)
+        console, where = Console(), out or default_folder(vertical.name, f"compare-{plan}")
         names = [name.strip() for name in algorithms.split(",") if name.strip()]
-        frame = compare_plan(
-            vertical, text, file, where, console, algorithms=names, seeds=seeds, data_dir=data_dir, rounds=rounds
-        )
+        launcher = Launcher(vertical, console, data_dir)
+        frame = compare_plan(launcher, chosen, file, where, algorithms=names, seeds=seeds)
         console.print(comparison_table(frame))
         console.print(f"comparison: {where / 'comparison.csv'}", highlight=False, soft_wrap=True)
 

@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
 from scipy import stats
 
-from hetfed.plan import AlgorithmTable, Plan, read_plan
+from hetfed.plan import AlgorithmTable, Plan, named_algorithm
 from hetfed.run.folder import SUMMARY, RunFolder
-from hetfed.run.launch import launch_plan
-from hetfed.vertical import Vertical
+from hetfed.run.launch import Launcher
 
 OWN = "plan"
 """Stands for the plan's own exchanges among the algorithms to compare."""
@@ -22,43 +20,39 @@ EVERYONE = "mean over clients"
 
 
 def compare_plan(
-    vertical: Vertical,
-    text: str,
-    file: str,
-    out: Path,
-    console: Console,
-    *,
-    algorithms: Sequence[str],
-    seeds: int,
-    data_dir: Path | None = None,
-    rounds: int | None = None,
+    launcher: Launcher, plan: Plan, file: str, out: Path, *, algorithms: Sequence[str], seeds: int
 ) -> pd.DataFrame:
     """Run every algorithm under every seed; a run that has ended below `out` is not run again.
 
     Returns one row per algorithm, seed and client, which is also written to `comparison.csv`.
     """
-    plan = read_plan(text, file).with_federation(rounds=rounds)
+    variants = {name: under(plan, name) for name in algorithms}
     rows: list[dict[str, Any]] = []
-    for algorithm in algorithms:
+    for algorithm, variant in variants.items():
         for seed in range(seeds):
-            variant = under(plan, algorithm).with_federation(seed=seed)
-            where = out / algorithm / f"seed-{seed}"
-            console.print(f"{algorithm}, seed {seed}", highlight=False)
-            if (where / SUMMARY).is_file():
-                summary = RunFolder.open(where, variant, resume=True).summary()
-            else:
-                resume = where.exists()
-                summary = launch_plan(vertical, variant, file, where, console, data_dir=data_dir, resume=resume)
+            launcher.console.print(f"{algorithm}, seed {seed}", highlight=False)
+            summary = _ended(launcher, variant.with_federation(seed=seed), file, out / algorithm / f"seed-{seed}")
             rows += [_row(algorithm, seed, client, summary) for client in summary["clients"]]
-            frame = pd.DataFrame(rows)
-            frame.to_csv(out / "comparison.csv", index=False)
-    return frame
+            pd.DataFrame(rows).to_csv(out / "comparison.csv", index=False)
+    return pd.DataFrame(rows)
+
+
+def _ended(launcher: Launcher, plan: Plan, file: str, where: Path) -> dict[str, Any]:
+    """The summary of a run of `plan` in `where`, which is run or gone on with unless it has ended."""
+    if (where / SUMMARY).is_file():
+        return RunFolder.open(where, plan, resume=True).summary()
+    return launcher.run(plan, file, where, resume=where.exists())
 
 
 def under(plan: Plan, algorithm: str) -> Plan:
-    """`plan` with another algorithm."""
+    """`plan` with another algorithm.
+
+    Raises:
+        PlanError: there is none of that name.
+    """
     if algorithm == OWN:
         return plan
+    named_algorithm(algorithm, {})
     table = plan.federation.model_copy(update={"algorithm": AlgorithmTable(name=algorithm)})
     return plan.model_copy(update={"federation": table, "exchange": ()})
 
