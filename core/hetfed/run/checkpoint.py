@@ -23,7 +23,9 @@ def save_state(state: FederationState, file: Path, plan_digest: str) -> None:
     for label, server in state.server.items():
         tensors |= _prefixed(server, "server", label)
     for name, client in state.clients.items():
-        tensors |= _prefixed(client.model, "client", name, "model") | _prefixed(client.best, "client", name, "best")
+        tensors |= _prefixed(client.model, "client", name, "model")
+        # The best model may be the latest one; safetensors refuses two names for the same memory.
+        tensors |= _prefixed({key: tensor.clone() for key, tensor in client.best.items()}, "client", name, "best")
         tensors |= _prefixed(client.optimizer, "client", name, "optimizer")
         for label, memory in client.exchanges.items():
             tensors |= _prefixed(memory, "client", name, f"exchange:{label}")

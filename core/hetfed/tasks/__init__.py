@@ -1,9 +1,13 @@
 """Tasks: the loss, the distillation loss, the predictions and the metrics of one kind of question."""
 
-from hetfed.tasks.base import Metrics, Task
-from hetfed.tasks.classification import Classification
-from hetfed.tasks.forecasting import Forecasting
-from hetfed.tasks.further import WithFurther
-from hetfed.tasks.regression import Regression
+from hetfed.compat import prepare_torchvision
+
+prepare_torchvision()  # torchmetrics imports torchvision where it is installed
+
+from hetfed.tasks.base import Metrics, Task  # noqa: E402
+from hetfed.tasks.classification import Classification  # noqa: E402
+from hetfed.tasks.forecasting import Forecasting  # noqa: E402
+from hetfed.tasks.further import WithFurther  # noqa: E402
+from hetfed.tasks.regression import Regression  # noqa: E402
 
 __all__ = ["Classification", "Forecasting", "Metrics", "Regression", "Task", "WithFurther"]

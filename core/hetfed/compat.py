@@ -1,0 +1,46 @@
+"""torchvision beside a CPU build of torch.
+
+The torchvision of the registry is built for CUDA on x86-64. Beside a CPU torch its native operators are missing, and its
+import fails with "operator torchvision::nms does not exist". With the schemas of the two operators that it looks up
+registered first, models, transforms and feature extraction work; the operators themselves stay unavailable.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+SCHEMAS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
+
+_library: torch.library.Library | None = None
+
+
+def prepare_torchvision() -> None:
+    """Make `import torchvision` work; call before importing it or anything that does (torchmetrics, MONAI).
+
+    Does nothing where torchvision is absent or its native operators load.
+    """
+    global _library  # noqa: PLW0603 (a registration lasts as long as its library object)
+    if _library is not None or find_spec("torchvision") is None or _native_operators_load():
+        return
+    _library = torch.library.Library("torchvision", "DEF")
+    for schema in SCHEMAS:
+        _library.define(schema)
+
+
+def _native_operators_load() -> bool:
+    """Whether torchvision's extension library fits this torch."""
+    spec = find_spec("torchvision")
+    for location in (spec.submodule_search_locations or []) if spec else []:
+        for extension in Path(location).glob("_C.*"):
+            try:
+                torch.ops.load_library(extension)
+            except OSError:
+                return False
+            return hasattr(torch.ops.torchvision, "nms")
+    return False

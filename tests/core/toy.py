@@ -1,0 +1,103 @@
+"""A tiny vertical: two classes in the plane, clients of differing models. Everything that the core's tests run on."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from hetfed.client import Client
+from hetfed.data import ClientData, Examples, Facts
+from hetfed.model import Output
+from hetfed.plan import Plan
+from hetfed.seeding import generator
+from hetfed.tasks import Classification
+from hetfed.training import Training
+from torch import Tensor, nn
+
+SAMPLE = """
+title = "A toy"
+[federation]
+rounds = 3
+[[exchange]]
+kind = "shared-parameters"
+part = "head"
+[[exchange]]
+kind = "prototypes"
+every = 2
+[[client]]
+name = "b"
+[[client]]
+name = "a"
+model = { width = 5 }
+[[client]]
+name = "c"
+data = { n = 17 }
+training = { optimizer = "sgd", momentum = 0.5 }
+"""
+
+
+class Net(nn.Module):
+    """An encoder of some width with batch normalisation and dropout, projected to three features, and a head."""
+
+    def __init__(self, inputs: int, width: int, classes: int = 2) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(
+            nn.Linear(inputs, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(0.2), nn.Linear(width, 3)
+        )
+        self.head = nn.Linear(3, classes)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Output:
+        features = self.encoder(inputs["point"])
+        return Output(self.head(features), features)
+
+
+def examples(n: int, *path: object, one_class: bool = False) -> Examples:
+    """Points whose class is the side of a line, with noise."""
+    chance = generator("toy", *path)
+    target = torch.zeros(n, dtype=torch.long) if one_class else torch.arange(n) % 2
+    points = torch.randn(n, 2, generator=chance) + target[:, None].float() * 1.5
+    return Examples({"point": points}, target, [f"{path[0]}-{i}" for i in range(n)])
+
+
+def client(name: str, *, n: int = 24, width: int = 4, one_class: bool = False, training: Training | None = None) -> Client:
+    """A client of the toy federation."""
+
+    def blueprint(facts: Facts) -> nn.Module:
+        return Net(facts["inputs"], width)
+
+    train = examples(n, name, "train", one_class=one_class)
+    data = ClientData(train, examples(12, name, "validation", one_class=one_class), examples(20, name, "test"), {"inputs": 2})
+    if one_class:
+        data = replace(data, test=examples(20, name, "test", one_class=True))
+    training = training or Training(lr=0.02, batch_size=8)
+    public = examples(10, "public")
+    task = Classification(("low", "high"))
+    return Client(name, data, task, blueprint, training, public, kind=f"width {width} {training.model_dump_json()}")
+
+
+class ToyVertical:
+    """Implements `hetfed.vertical.Vertical`."""
+
+    name = "toy"
+    help = "A toy."
+
+    def __init__(self) -> None:
+        self.plans = Path(tempfile.mkdtemp())
+        self.studies = self.plans
+        (self.plans / "sample.toml").write_text(SAMPLE, encoding="utf-8")
+
+    def clients(self, plan: Plan, data_dir: Path | None) -> Sequence[Client]:
+        """The clients of a plan."""
+        return [
+            client(
+                table.name,
+                n=table.data.get("n", 24),
+                width=table.model.get("width", 4),
+                one_class=table.data.get("one_class", False),
+                training=table.training,
+            )
+            for table in plan.client
+        ]
