@@ -1,0 +1,66 @@
+"""One traffic camera: vehicles by class per 15 minutes for a month, as a computer-vision counter saw them; city not stated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hetfed.errors import DataError
+from hetfed_datasets.checks import expect_columns, expect_regular, expect_rows, numbers, read_csv, require_file
+from hetfed_datasets.records import Series
+
+STEPS, INTERVAL = 2976, 15
+CHANNELS = ("CarCount", "BikeCount", "BusCount", "TruckCount")
+LEVELS = ("low", "normal", "high", "heavy")
+START = "2023-10-10"
+"""The file gives the day of the month and of the week, no month and no year; this is the latest month that fits both."""
+
+
+def load(folder: Path) -> Series:
+    """Counts of cars, bikes, buses and trucks, and the publisher's congestion level."""
+    file = require_file(folder, "Traffic.csv")
+    frame = read_csv(file)
+    expect_columns(frame, file, count=9, names=["Time", "Date", "Day of the week", *CHANNELS, "Traffic Situation"])
+    expect_rows(frame, file, STEPS)
+    time = pd.date_range(START, periods=STEPS, freq=f"{INTERVAL}min")
+    _check_calendar(frame, time, file)
+    return Series(
+        name="camera-counts",
+        values=numbers(frame[list(CHANNELS)], file)[:, np.newaxis, :],
+        time=expect_regular(time, INTERVAL, file),
+        sensors=("camera",),
+        channels=tuple(channel.removesuffix("Count").lower() for channel in CHANNELS),
+        unit="vehicles/15 min",
+        interval=INTERVAL,
+        level=_levels(frame, file),
+        levels=LEVELS,
+    )
+
+
+def _levels(frame: pd.DataFrame, file: Path) -> NDArray[np.int64]:
+    words = frame["Traffic Situation"].astype(str)
+    unknown = ~words.isin(LEVELS)
+    if unknown.any():
+        row = int(unknown.to_numpy().argmax())
+        key = f"Traffic Situation, row {row + 1}"
+        raise DataError(
+            "label outside the classes", file=file, key=key, value=words[row], remedy=f"Known: {', '.join(LEVELS)}."
+        )
+    return np.array([LEVELS.index(word) for word in words], dtype=np.int64)
+
+
+def _check_calendar(frame: pd.DataFrame, time: pd.DatetimeIndex, file: Path) -> None:
+    """Rows must be in order: their clock times and days are those of `time`.
+
+    The weekday is not asked: the file has Saturday 21 and Sunday 22 the wrong way round.
+    """
+    clock = pd.to_datetime(frame["Time"], format="%I:%M:%S %p", errors="coerce")
+    wrong = (clock.dt.hour != time.hour) | (clock.dt.minute != time.minute) | (frame["Date"] != time.day)
+    if wrong.any():
+        row = int(wrong.to_numpy().argmax())
+        value = f"{frame['Time'][row]}, {frame['Date'][row]}"
+        remedy = "One row every 15 minutes, in order, none left out."
+        raise DataError("time does not go on regularly", file=file, key=f"row {row + 1}", value=value, remedy=remedy)

@@ -1,0 +1,174 @@
+"""Checks that name what is wrong in a file: every loader reads through these."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hetfed.errors import DataError
+from hetfed_datasets.records import MISSING_LABEL
+
+FETCH_AGAIN = "Fetch it again with `hetfed datasets fetch`, or compare it with the publisher's copy."
+
+
+UNREADABLE = (
+    pd.errors.ParserError,
+    pd.errors.EmptyDataError,
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    OSError,
+    ValueError,
+    KeyError,
+)
+"""What pandas and numpy raise on files that are damaged in one way or another."""
+
+
+def require_file(folder: Path, name: str) -> Path:
+    """The path of `name` in the folder of a data set.
+
+    Raises:
+        DataError: it is not there.
+    """
+    file = folder / name
+    if not file.is_file():
+        remedy = (
+            f"Get it with `hetfed datasets fetch {folder.name}`, or point --data-dir (or HETFED_DATA) at the folder above it."
+        )
+        raise DataError("no such data file", file=file, remedy=remedy)
+    return file
+
+
+def read_csv(file: Path, **options: Any) -> pd.DataFrame:
+    """A CSV file, zipped or not.
+
+    Raises:
+        DataError: it cannot be read as one, or is empty.
+    """
+    try:
+        frame: pd.DataFrame = pd.read_csv(file, **options)
+    except UNREADABLE as error:
+        raise DataError(f"not readable as CSV, perhaps cut short: {error}", file=file, remedy=FETCH_AGAIN) from None
+    if frame.empty:
+        raise DataError("no rows", file=file, remedy=FETCH_AGAIN)
+    return frame
+
+
+def read_npz(file: Path, names: Collection[str]) -> Mapping[str, NDArray[Any]]:
+    """The named arrays of an .npz file; nothing in it is unpickled.
+
+    Raises:
+        DataError: it is damaged, or an array is missing.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            absent = sorted(set(names) - set(archive.files))
+            if absent:
+                raise DataError("array is missing", file=file, key=absent[0], remedy=FETCH_AGAIN)
+            return {name: archive[name] for name in names}
+    except UNREADABLE as error:
+        raise DataError(f"not readable as .npz, perhaps cut short: {error}", file=file, remedy=FETCH_AGAIN) from None
+
+
+def expect_columns(frame: pd.DataFrame, file: Path, *, count: int | None = None, names: Sequence[str] = ()) -> None:
+    """Raise `DataError` unless `frame` has `count` columns and those called `names`."""
+    if count is not None and frame.shape[1] != count:
+        raise DataError(
+            f"wrong column count, {count} expected", file=file, key="columns", value=frame.shape[1], remedy=FETCH_AGAIN
+        )
+    absent = [name for name in names if name not in frame.columns]
+    if absent:
+        raise DataError("column is missing", file=file, key=absent[0], remedy=FETCH_AGAIN)
+
+
+def expect_rows(frame: pd.DataFrame, file: Path, count: int) -> None:
+    """Raise `DataError` unless `frame` has `count` rows."""
+    if len(frame) != count:
+        raise DataError(
+            f"{count} rows expected; the file is cut short or has grown",
+            file=file,
+            key="rows",
+            value=len(frame),
+            remedy=FETCH_AGAIN,
+        )
+
+
+def numbers(frame: pd.DataFrame, file: Path) -> NDArray[np.float32]:
+    """The values of `frame` (rows, columns); an empty cell is NaN.
+
+    Raises:
+        DataError: a cell that holds anything else, by row and column.
+    """
+    converted = frame.apply(pd.to_numeric, errors="coerce")
+    wrong = converted.isna() & frame.notna()
+    if wrong.to_numpy().any():
+        row, column = (int(i[0]) for i in np.nonzero(wrong.to_numpy()))
+        key = f"row {row + 1}, column {frame.columns[column]!r}"
+        raise DataError(
+            "not a number", file=file, key=key, value=frame.iloc[row, column], remedy="Mend the cell, or leave it empty."
+        )
+    return np.asarray(converted, dtype=np.float32)
+
+
+def expect_labels(labels: NDArray[np.generic], classes: Sequence[str], file: Path, key: str) -> NDArray[np.int64]:
+    """The labels (n,) as integers.
+
+    Raises:
+        DataError: one is outside 0..classes-1 and not MISSING_LABEL.
+    """
+    values = np.asarray(labels).reshape(-1).astype(np.int64)
+    wrong = (values != MISSING_LABEL) & ((values < 0) | (values >= len(classes)))
+    if wrong.any():
+        row = int(wrong.argmax())
+        known = ", ".join(f"{index} = {name}" for index, name in enumerate(classes))
+        raise DataError(
+            "label outside the classes", file=file, key=f"{key}[{row}]", value=int(values[row]), remedy=f"Known: {known}."
+        )
+    return values
+
+
+def expect_images(images: NDArray[Any], file: Path, key: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """The images (n, *shape) as bytes.
+
+    Raises:
+        DataError: another shape, a NaN pixel, or one outside 0..255.
+    """
+    if images.shape[1:] != shape:
+        raise DataError(f"images of shape {shape} expected", file=file, key=key, value=images.shape[1:], remedy=FETCH_AGAIN)
+    if images.dtype == np.uint8:
+        return images
+    if not np.isfinite(images).all():
+        where = tuple(int(i) for i in np.argwhere(~np.isfinite(images))[0])
+        raise DataError("NaN or infinite pixel", file=file, key=f"{key}{list(where)}", remedy="Mend or leave out that image.")
+    if images.min() < 0 or images.max() > 255:
+        raise DataError(
+            "pixel outside 0..255", file=file, key=key, value=float(images.max()), remedy="Rescale the images to bytes."
+        )
+    return images.astype(np.uint8)
+
+
+def expect_square(adjacency: NDArray[np.float32], sensors: int, file: Path) -> NDArray[np.float32]:
+    """Raise `DataError` unless `adjacency` is (sensors, sensors), finite and not negative."""
+    if adjacency.shape != (sensors, sensors):
+        raise DataError(f"adjacency of {sensors} x {sensors} expected", file=file, value=adjacency.shape, remedy=FETCH_AGAIN)
+    if not np.isfinite(adjacency).all() or (adjacency < 0).any():
+        raise DataError("a weight is negative or missing", file=file, remedy="Weights are numbers from 0 upwards.")
+    return adjacency
+
+
+def expect_regular(time: pd.DatetimeIndex, minutes: int, file: Path) -> pd.DatetimeIndex:
+    """Raise `DataError` unless the stamps follow each other every `minutes`."""
+    steps = np.diff(time.to_numpy()).astype("timedelta64[m]").astype(int)
+    wrong = steps != minutes
+    if wrong.any():
+        row = int(wrong.argmax()) + 1
+        remedy = f"One row every {minutes} minutes, in order, none twice and none left out."
+        raise DataError("time does not go on regularly", file=file, key=f"row {row + 1}", value=str(time[row]), remedy=remedy)
+    return time

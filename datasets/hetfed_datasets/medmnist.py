@@ -1,0 +1,44 @@
+"""PneumoniaMNIST and BreastMNIST: 28x28 grey images with the publisher's splits (Yang et al. 2023, MedMNIST v2)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from hetfed_datasets.checks import expect_images, expect_labels, read_npz, require_file
+from hetfed_datasets.records import Cohort
+
+SPLITS = {"train": "train", "val": "validation", "test": "test"}
+SIDE = 28
+
+
+def load_pneumonia(folder: Path) -> Cohort:
+    """Chest X-rays of children: normal or pneumonia."""
+    return _load(folder, "pneumoniamnist_28_reconstructed.npz", "pneumonia", ("normal", "pneumonia"))
+
+
+def load_breast(folder: Path) -> Cohort:
+    """Breast ultrasound: malignant (0), or normal and benign together (1)."""
+    return _load(folder, "breastmnist_28.npz", "tumour", ("malignant", "benign"))
+
+
+def _load(folder: Path, name: str, label: str, classes: tuple[str, ...]) -> Cohort:
+    file = require_file(folder, name)
+    arrays = read_npz(file, [f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels")])
+    images = [expect_images(arrays[f"{split}_images"], file, f"{split}_images", (SIDE, SIDE)) for split in SPLITS]
+    labels = [expect_labels(arrays[f"{split}_labels"], classes, file, f"{split}_labels") for split in SPLITS]
+    split = np.concatenate([np.full(len(part), word) for part, word in zip(labels, SPLITS.values(), strict=True)])
+    total = len(split)
+    # The publisher gives no patient: each image stands for one.
+    return Cohort(
+        name=folder.name,
+        patient=np.array([f"{folder.name}-{i:05d}" for i in range(total)]),
+        site=np.full(total, folder.name),
+        modalities={"image": np.concatenate(images)[..., np.newaxis]},
+        labels={label: np.concatenate(labels)},
+        classes={label: classes},
+        columns={},
+        present={},
+        official_split=split,
+    )

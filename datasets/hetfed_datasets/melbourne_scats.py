@@ -1,0 +1,63 @@
+"""Melbourne signal loops: 105 approaches of Boroondara, October 2006, vehicles per 15 minutes (VicRoads SCATS)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hetfed_datasets.checks import expect_columns, numbers, read_csv, require_file
+from hetfed_datasets.records import Series
+
+DAYS, PER_DAY, INTERVAL = 31, 96, 15
+FILE = "scats_october_2006.csv"
+COLUMNS = ["SCATS Number", "Location", "NB_LATITUDE", "NB_LONGITUDE", "Start Time"]
+NEAR_KM = 1.0
+"""Scale of the Gaussian kernel: approaches a kilometre apart weigh exp(-1)."""
+WEAKEST_LINK = 0.1
+
+
+def load(folder: Path) -> Series:
+    """Counts of the approaches that have all 31 days; the graph is built from their positions, which one of them lacks."""
+    file = require_file(folder, FILE)
+    frame = read_csv(file)
+    expect_columns(frame, file, names=[*COLUMNS, "0:00", "23:45"])
+    counts = frame.loc[:, "0:00":"23:45"]
+    expect_columns(counts, file, count=PER_DAY)
+    volumes = pd.DataFrame(numbers(counts, file))
+    day = pd.to_datetime(frame["Start Time"], format="%d/%m/%Y")
+    site = frame["SCATS Number"].astype(str) + " " + frame["Location"].astype(str)
+    # One approach stands in the file twice; its first series counts.
+    once = ~pd.DataFrame({"site": site, "day": day}).duplicated()
+    kept = {name: rows for name, rows in frame[once].groupby(site[once]).groups.items() if len(rows) == DAYS}
+    series = [volumes.loc[day[rows].sort_values().index].to_numpy().reshape(-1) for rows in kept.values()]
+    first = [rows[0] for rows in kept.values()]
+    position = frame.loc[first, ["NB_LATITUDE", "NB_LONGITUDE"]].to_numpy(dtype=np.float64)
+    coordinates = np.where((position == 0).all(axis=1, keepdims=True), np.nan, position)
+    return Series(
+        name="melbourne-scats",
+        values=np.stack(series, axis=1)[:, :, np.newaxis].astype(np.float32),
+        time=pd.date_range(day.min().normalize(), periods=DAYS * PER_DAY, freq=f"{INTERVAL}min"),
+        sensors=tuple(str(name) for name in kept),
+        channels=("vehicles",),
+        unit="vehicles/15 min",
+        interval=INTERVAL,
+        adjacency=graph_from(coordinates),
+        coordinates=coordinates,
+    )
+
+
+def graph_from(coordinates: NDArray[np.float64]) -> NDArray[np.float32]:
+    """A graph (sensor, sensor) of positions (sensor, 2) in degrees: exp(-(distance / 1 km)^2), weak links cut.
+
+    A sensor without a position (NaN) has no link but to itself.
+    """
+    kilometres = np.deg2rad(coordinates) * 6371.0
+    kilometres[:, 1] *= np.cos(np.deg2rad(np.nanmean(coordinates[:, 0])))
+    distance = np.linalg.norm(kilometres[:, None] - kilometres[None], axis=2)
+    weight = np.nan_to_num(np.exp(-((distance / NEAR_KM) ** 2)), nan=0.0)
+    weight[weight < WEAKEST_LINK] = 0.0
+    np.fill_diagonal(weight, 1.0)
+    return np.asarray(weight, dtype=np.float32)

@@ -1,0 +1,42 @@
+"""MRI and molecular profile of the same glioma patients, joined by patient: a hospital has both, or genes only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from hetfed_datasets import tcga_glioma_genomics, tcga_lgg_mri
+from hetfed_datasets.checks import expect_images, read_npz, require_file
+from hetfed_datasets.records import Cohort
+
+SIDE = 64
+
+
+def load(folder: Path) -> Cohort:
+    """The 569 patients of `tcga-glioma-genomics`, 105 of them with the MRI slice that shows most tumour (64x64x3).
+
+    `folder` stands beside those of the two data sets that it joins. Where to cut is known from the tumour masks, as it would
+    be from a radiologist's mark.
+    """
+    root = folder.parent
+    genomics = tcga_glioma_genomics.load(root / "tcga-glioma-genomics")
+    file = require_file(root / "tcga-lgg-mri", tcga_lgg_mri.SLICES)
+    arrays = read_npz(file, tcga_lgg_mri.ARRAYS)
+    slices = expect_images(arrays["images"], file, "images", (SIDE, SIDE, 3))
+    scanned = list(tcga_lgg_mri.patient_names(arrays["patients"]))
+    images = np.zeros((len(genomics), SIDE, SIDE, 3), dtype=np.uint8)
+    present = np.isin(genomics.patient, scanned)
+    for row in np.flatnonzero(present):
+        own = np.flatnonzero(arrays["patient_index"] == scanned.index(genomics.patient[row]))
+        images[row] = slices[own[arrays["tumour_fraction"][own].argmax()]]
+    return Cohort(
+        name="tcga-glioma",
+        patient=genomics.patient,
+        site=genomics.site,
+        modalities={"image": images, **genomics.modalities},
+        labels=genomics.labels,
+        classes=genomics.classes,
+        columns=genomics.columns,
+        present={"image": present},
+    )

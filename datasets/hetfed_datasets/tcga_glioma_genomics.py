@@ -1,0 +1,46 @@
+"""Molecular profiles of 569 glioma patients at 35 hospitals (TCGA; the tables of Chen et al. 2022, PORPOISE)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hetfed_datasets.checks import expect_columns, expect_labels, numbers, read_csv, require_file
+from hetfed_datasets.records import MISSING_LABEL, Cohort
+
+FILE = "tcga_gbmlgg_all_clean_mutsig.csv.zip"
+LABEL = "idh1"
+MUTATION = "IDH1_mut"
+
+
+def load(folder: Path) -> Cohort:
+    """One row per patient: `genes` is RNA expression (z-scores), label `idh1` whether IDH1 is mutated.
+
+    No mutation column is among the inputs: one of them is the label.
+    """
+    file = require_file(folder, FILE)
+    frame = read_csv(file)
+    expect_columns(frame, file, names=["case_id", MUTATION])
+    patients = frame.drop_duplicates("case_id").reset_index(drop=True)
+    genes = [column for column in patients.columns if column.endswith("_rnaseq")]
+    expect_columns(patients[genes], file, count=1544)
+    classes = ("wild type", "mutated")
+    names = patients["case_id"].to_numpy(dtype=np.str_)
+    return Cohort(
+        name="tcga-glioma-genomics",
+        patient=names,
+        # The tissue source site stands in the patient's name; the table's own `site` column has lost leading zeros.
+        site=np.array([name[5:7] for name in names]),
+        modalities={"genes": np.nan_to_num(numbers(patients[genes], file))},
+        labels={LABEL: expect_labels(_integers(patients[MUTATION]), classes, file, MUTATION)},
+        classes={LABEL: classes},
+        columns={"genes": tuple(genes)},
+        present={},
+    )
+
+
+def _integers(column: pd.Series[float]) -> NDArray[np.int64]:
+    return np.asarray(column.fillna(MISSING_LABEL), dtype=np.int64)

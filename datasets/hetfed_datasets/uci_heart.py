@@ -1,0 +1,39 @@
+"""Heart disease at four hospitals (Detrano et al. 1989; UCI Machine Learning Repository)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from hetfed_datasets.checks import expect_columns, expect_labels, numbers, read_csv, require_file
+from hetfed_datasets.records import Cohort
+
+HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
+COLUMNS = ("age", "sex", "cp", "trestbps", "chol", "fbs", "restecg", "thalach", "exang", "oldpeak", "slope", "ca", "thal")
+CLASSES = ("no disease", "disease")
+
+
+def load(folder: Path) -> Cohort:
+    """920 patients, 13 clinical columns with missing values (NaN), label `disease`: narrowed vessels, of whatever grade."""
+    tables, labels, sites = [], [], []
+    for hospital in HOSPITALS:
+        file = require_file(folder, f"processed.{hospital}.data")
+        frame = read_csv(file, header=None, na_values="?")
+        expect_columns(frame, file, count=len(COLUMNS) + 1)
+        values = numbers(frame, file)
+        grade = expect_labels(values[:, -1], ("none", "1", "2", "3", "4"), file, "column 14")
+        tables.append(values[:, :-1])
+        labels.append((grade > 0).astype(np.int64))
+        sites.append(np.full(len(frame), hospital))
+    site = np.concatenate(sites)
+    return Cohort(
+        name="uci-heart-4hospitals",
+        patient=np.array([f"{hospital}-{row}" for row, hospital in enumerate(site)]),
+        site=site,
+        modalities={"clinical": np.concatenate(tables)},
+        labels={"disease": np.concatenate(labels)},
+        classes={"disease": CLASSES},
+        columns={"clinical": COLUMNS},
+        present={},
+    )
