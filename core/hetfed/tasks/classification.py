@@ -20,7 +20,7 @@ MISSING = -1
 
 @dataclass(frozen=True)
 class Classification:
-    """One of `names`; the target is (b,) integers, MISSING where unknown, the logits are (b, classes).
+    """One of `names`; the target is (b, ...) integers, MISSING where unknown, the logits are (b, ..., classes).
 
     With `balanced` each class weighs the same in the training loss of a batch, whatever its share there.
     """
@@ -88,7 +88,7 @@ class Classification:
 
     def table(self, output: Output, examples: Examples) -> pd.DataFrame:
         """One row per example: its id, its class, and the probability of each class."""
-        probability = output.logits.softmax(dim=1)
+        probability = output.logits.softmax(dim=-1)
         frame = pd.DataFrame(
             {"id": list(examples.ids), "target": [self.names[t] if t != MISSING else "" for t in examples.target.tolist()]}
         )

@@ -1,0 +1,95 @@
+"""From a plan to cities that can learn together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from torch import nn
+
+from hetfed.client import Client
+from hetfed.data import ClientData, Facts
+from hetfed.errors import PlanError
+from hetfed.plan import ClientTable, Plan, validate
+from hetfed.tasks import Classification, Forecasting, Task, WithFurther
+from hetfed_datasets.records import Series
+from hetfed_datasets.registry import entry_of, load
+from hetfed_traffic.model import CityModel, CongestionModel
+from hetfed_traffic.references import reference_metrics
+from hetfed_traffic.tables import CityData, CityModelTable
+from hetfed_traffic.windows import CONGESTION, congestion_data, forecasting_data
+
+
+def build_clients(plan: Plan, data_dir: Path | None) -> Sequence[Client]:
+    """The cities of `plan` with their data.
+
+    Raises:
+        PlanError, DataError: what the plan or a file lacks.
+    """
+    if plan.public is not None:
+        raise PlanError("cities have no public inputs", key="public", remedy="Remove the [public] table.")
+    return [_client(table, plan.federation.seed, data_dir) for table in plan.client]
+
+
+def _client(table: ClientTable, seed: int, data_dir: Path | None) -> Client:
+    key = f"client {table.name!r}"
+    data_table = validate(CityData, table.data, key=f"{key}.data")
+    model_table = validate(CityModelTable, table.model, key=f"{key}.model")
+    series = _series(data_table, key, data_dir)
+    about = {
+        "model": model_table.encoder,
+        "data": series.name if data_table.city is None else f"{series.name}: {data_table.city}",
+        "unit": series.unit,
+        "interval": f"{series.interval} min",
+        "sensors": str(len(series.sensors)),
+        "channels": ", ".join(series.channels),
+        "synthetic": "yes" if series.synthetic else "no",
+    }
+    kind = json.dumps([data_table.predict, table.model, table.training.model_dump()], sort_keys=True)
+    if data_table.predict == "congestion":
+        data = congestion_data(series, data_table, seed)
+        blueprint = partial(_congestion_model, table=model_table)
+        return Client(table.name, data, Classification(CONGESTION), blueprint, table.training, kind=kind, about=about)
+    data = forecasting_data(series, data_table)
+    forecasting = _forecasting(series, data_table, model_table, data)
+    task: Task = forecasting
+    if model_table.management:
+        level = Classification(tuple(data.facts["levels"]))
+        task = WithFurther(forecasting, {"level": (level, model_table.management)})
+    return Client(
+        table.name,
+        data,
+        task,
+        partial(_city_model, table=model_table),
+        table.training,
+        kind=kind,
+        about=about,
+        references=partial(reference_metrics, data, forecasting),
+    )
+
+
+def _series(table: CityData, key: str, data_dir: Path | None) -> Series:
+    entry = entry_of(table.dataset)
+    if entry.kind != "series":
+        raise PlanError("not a traffic data set", key=f"{key}.data.dataset", value=table.dataset, remedy="Name a series.")
+    options = {} if table.city is None else {"city": table.city}
+    if options and not entry.generated:
+        raise PlanError("this data set has one city", key=f"{key}.data.city", value=table.city, remedy="Remove the key.")
+    series = load(table.dataset, data_dir, **options)
+    assert isinstance(series, Series)  # its entry says so
+    return series
+
+
+def _forecasting(series: Series, table: CityData, model: CityModelTable, data: ClientData) -> Forecasting:
+    mean, scale = data.facts["target_mean"], data.facts["target_scale"]
+    return Forecasting(series.unit, series.interval, table.horizons, mean, scale, loss_kind=model.loss)
+
+
+def _city_model(facts: Facts, table: CityModelTable) -> nn.Module:
+    return CityModel(facts, table)
+
+
+def _congestion_model(facts: Facts, table: CityModelTable) -> nn.Module:
+    return CongestionModel(facts, table)

@@ -1,0 +1,113 @@
+"""Encoders that cities share: no parameter depends on a city's number of sensors, its interval, its unit or its channels.
+
+Each is one class and one row of `ENCODERS`. `reads` says what it wants of the private city part:
+
+- "history": the scaled readings themselves, (batch, sensors, steps)
+- "embedded": history, sensor and time of day in one vector, (batch, sensors, width)
+- "sequence": one vector per past step, (batch, sensors, steps, width)
+
+All return (batch, sensors, features); the adjacency (sensors, sensors), with rows that sum to one, is the city's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Reads = Literal["history", "embedded", "sequence"]
+
+
+class Encoder(Protocol):
+    """What a city model asks of its encoder."""
+
+    reads: Reads
+
+    def __call__(self, x: Tensor, adjacency: Tensor) -> Tensor: ...
+
+
+class ResidualBlock(nn.Module):
+    """Two linear layers around a ReLU, with a residual: x + B(dropout(relu(A x)))."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(width, width), nn.Linear(width, width)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) -> (..., width)"""
+        hidden = F.dropout(F.relu(self.first(x)), self.dropout, self.training)
+        return x + cast("Tensor", self.second(hidden))
+
+
+class MlpEncoder(nn.Module):
+    """Residual blocks over the embedding of each sensor, as in STID (Shao et al. 2022)."""
+
+    reads: Reads = "embedded"
+
+    def __init__(self, steps: int, width: int, layers: int, dropout: float) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*(ResidualBlock(width, dropout) for _ in range(layers)))
+
+    def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:
+        """(batch, sensors, width) -> (batch, sensors, width)"""
+        return cast("Tensor", self.blocks(x))
+
+
+class GraphEncoder(nn.Module):
+    """Residual blocks that also look at the mean of the neighbours, one hop per layer, as in diffusion convolution (Li et al. 2018)."""
+
+    reads: Reads = "embedded"
+
+    def __init__(self, steps: int, width: int, layers: int, dropout: float) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(ResidualBlock(width, dropout) for _ in range(layers))
+        self.neighbours = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(layers))
+
+    def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:
+        """(batch, sensors, width) -> (batch, sensors, width)"""
+        for block, neighbour in zip(self.blocks, self.neighbours, strict=True):
+            x = block(x) + neighbour(torch.einsum("nm,bmf->bnf", adjacency, x))
+        return x
+
+
+class GruEncoder(nn.Module):
+    """A gated recurrent unit over the past steps of each sensor (Cho et al. 2014); the last state is the feature."""
+
+    reads: Reads = "sequence"
+
+    def __init__(self, steps: int, width: int, layers: int, dropout: float) -> None:
+        super().__init__()
+        self.gru = nn.GRU(width, width, num_layers=layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
+
+    def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:
+        """(batch, sensors, steps, width) -> (batch, sensors, width)"""
+        batch, sensors, steps, width = x.shape
+        _, state = self.gru(x.reshape(batch * sensors, steps, width))
+        return cast("Tensor", state[-1].view(batch, sensors, -1))
+
+
+class LinearEncoder(nn.Module):
+    """One linear layer over the past readings: the article's shared part."""
+
+    reads: Reads = "history"
+
+    def __init__(self, steps: int, width: int, layers: int, dropout: float) -> None:
+        super().__init__()
+        self.linear = nn.Linear(steps, width)
+
+    def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:
+        """(batch, sensors, steps) -> (batch, sensors, width)"""
+        return cast("Tensor", self.linear(x))
+
+
+ENCODERS: dict[str, Callable[[int, int, int, float], nn.Module]] = {
+    "mlp": MlpEncoder,
+    "graph": GraphEncoder,
+    "gru": GruEncoder,
+    "linear": LinearEncoder,
+}
+"""The `encoder` of a model table; each is built from (steps, width, layers, dropout)."""

@@ -1,0 +1,111 @@
+"""A city's model: its own world (`city`), the encoder that cities share, and private heads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from hetfed.data import Facts
+from hetfed.model import Output
+from hetfed_traffic.encoders import ENCODERS, Encoder, Reads
+from hetfed_traffic.tables import CityModelTable
+
+SLOTS_PER_DAY, DAYS = 96, 7
+
+
+class City(nn.Module):
+    """What only this city has: the scale of its readings, its sensors, its rhythm, its road graph.
+
+    Readings are (batch, steps, sensors, channels) in the city's unit, NaN where missing; the clock (batch, 2) holds the fraction
+    of the day gone by and the day of the week.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    target_mean: Tensor
+    target_scale: Tensor
+    adjacency: Tensor
+
+    def __init__(self, facts: Facts, table: CityModelTable, reads: Reads) -> None:
+        super().__init__()
+        self.reads = reads
+        self.register_buffer("mean", facts["mean"])
+        self.register_buffer("scale", facts["scale"])
+        self.register_buffer("target_mean", facts["target_mean"])
+        self.register_buffer("target_scale", facts["target_scale"])
+        self.register_buffer("adjacency", facts["adjacency"])
+        sensors, channels, steps = facts["sensors"], facts["channels"], facts["history"]
+        spare = table.features - table.sensor_embedding - 2 * table.time_embedding
+        if reads == "embedded":
+            self.adapter = nn.Linear(steps * channels, spare)
+            self.sensor = nn.Parameter(torch.randn(sensors, table.sensor_embedding) * 0.1)
+            self.time_of_day = nn.Embedding(SLOTS_PER_DAY, table.time_embedding)
+            self.day_of_week = nn.Embedding(DAYS, table.time_embedding)
+        elif reads == "sequence":
+            self.adapter = nn.Linear(channels, table.features)
+
+    def forward(self, readings: Tensor, clock: Tensor) -> Tensor:
+        """What the encoder reads (see `encoders`)."""
+        scaled = torch.nan_to_num((readings - self.mean) / self.scale).transpose(1, 2)
+        batch, sensors = scaled.shape[:2]
+        if self.reads == "sequence":
+            return cast("Tensor", self.adapter(scaled))
+        history = scaled.reshape(batch, sensors, -1)
+        if self.reads == "history":
+            return history
+        slot = (clock[:, 0] * SLOTS_PER_DAY).long().clamp(max=SLOTS_PER_DAY - 1)
+        time = torch.cat([self.time_of_day(slot), self.day_of_week(clock[:, 1].long())], dim=1)
+        parts = [
+            self.adapter(history),
+            self.sensor.expand(batch, -1, -1),
+            time[:, None].expand(-1, sensors, -1),
+        ]
+        return torch.cat(parts, dim=2)
+
+    def latest(self, readings: Tensor) -> Tensor:
+        """The last reading of each sensor, over all channels, as a scaled target (batch, sensors); 0, the mean, where missing."""
+        total = readings[:, -1].sum(dim=2)
+        return torch.nan_to_num((total - self.target_mean) / self.target_scale)
+
+
+class CityModel(nn.Module):
+    """Forecasts every sensor of one city, and its congestion level."""
+
+    local_parts = ("city", "management")
+
+    def __init__(self, facts: Facts, table: CityModelTable) -> None:
+        super().__init__()
+        encoder = ENCODERS[table.encoder](facts["history"] * facts["channels"], table.features, table.layers, table.dropout)
+        self.city = City(facts, table, cast("Encoder", encoder).reads)
+        self.encoder = encoder
+        self.head = nn.Linear(table.features, facts["steps"])
+        self.management = nn.Linear(table.features, len(facts["levels"])) if table.management else None
+        self.residual = table.residual
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Output:
+        """Logits (batch, steps, sensors); `further["level"]` (batch, sensors, levels)."""
+        readings = inputs["readings"]
+        features = self.encoder(self.city(readings, inputs["clock"]), self.city.adjacency)
+        logits = self.head(features).transpose(1, 2)
+        if self.residual:
+            # The forecast is what changes from now on: most of the next reading is the last one.
+            logits = logits + self.city.latest(readings)[:, None]
+        further = {} if self.management is None else {"level": self.management(features)}
+        return Output(logits, features, further)
+
+
+class CongestionModel(nn.Module):
+    """Congested or not, from the past readings of one sensor: a shared encoder and a personal head."""
+
+    def __init__(self, facts: Facts, table: CityModelTable) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(facts["history"], table.features)
+        self.head = nn.Linear(table.features, facts["classes"])
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Output:
+        """`inputs["history"]` (batch, steps) -> logits (batch, 2)."""
+        features = self.encoder(inputs["history"])
+        return Output(self.head(features), features)

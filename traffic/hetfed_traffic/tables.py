@@ -1,0 +1,51 @@
+"""What a plan may say of a city: its data and its model."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CityData(_Strict):
+    """The `data` table of a city.
+
+    `predict` is "readings" (all steps up to the farthest of `horizons`, in minutes) or "congestion" (congested or not at the next
+    step, sensor by sensor). A reading is congested below `congested_speed` times the sensor's free speed (its 95th percentile in
+    training data), or, where vehicles are counted, above the `congested_volume` quantile of the sensor's training data.
+    """
+
+    dataset: str
+    city: str | None = None
+    history: PositiveInt = 12
+    horizons: tuple[PositiveInt, ...] = (15, 30, 60)
+    predict: Literal["readings", "congestion"] = "readings"
+    train: float = Field(default=0.7, gt=0, lt=1)
+    validation: float = Field(default=0.1, gt=0, lt=1)
+    congested_speed: float = Field(default=0.6, gt=0, lt=1)
+    congested_volume: float = Field(default=0.85, gt=0, lt=1)
+    examples: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _leaves_a_test_part(self) -> CityData:
+        if self.train + self.validation >= 1:
+            raise ValueError("train and validation leave nothing to test on: their sum must be below 1")
+        return self
+
+
+class CityModelTable(_Strict):
+    """The `model` table of a city. With `management` > 0 a head for the congestion level is trained beside the forecast."""
+
+    encoder: Literal["mlp", "graph", "gru", "linear"] = "mlp"
+    features: PositiveInt = 96
+    layers: NonNegativeInt = 3
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    sensor_embedding: NonNegativeInt = 32
+    time_embedding: NonNegativeInt = 16
+    management: float = Field(default=0.1, ge=0)
+    loss: Literal["mae", "mse", "huber"] = "mae"
+    residual: bool = True

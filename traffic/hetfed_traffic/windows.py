@@ -1,0 +1,166 @@
+"""From a city's series to windows: splits by time, scales from the training part alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hetfed.data import ClientData, Examples
+from hetfed.errors import PlanError
+from hetfed_datasets.records import MISSING_LABEL, Series
+from hetfed_traffic.tables import CityData
+
+CONGESTION = ("free", "congested")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Where the training part and the validation part end (time steps); what comes after is for testing."""
+
+    train: int
+    validation: int
+    end: int
+
+    @staticmethod
+    def of(steps: int, data: CityData) -> Parts:
+        """The parts of a series of `steps`."""
+        return Parts(int(steps * data.train), int(steps * (data.train + data.validation)), steps)
+
+    def spans(self) -> tuple[slice, slice, slice]:
+        """Train, validation, test."""
+        return slice(0, self.train), slice(self.train, self.validation), slice(self.validation, self.end)
+
+
+def steps_ahead(series: Series, data: CityData) -> int:
+    """The number of steps up to the farthest horizon.
+
+    Raises:
+        PlanError: a horizon that is not a whole number of the city's steps.
+    """
+    for minutes in data.horizons:
+        if minutes % series.interval:
+            remedy = f"{series.name} has a reading every {series.interval} min: use multiples of that."
+            raise PlanError("not a whole number of steps", key="data.horizons", value=minutes, remedy=remedy)
+    return max(data.horizons) // series.interval
+
+
+def target_of(series: Series) -> NDArray[np.float32]:
+    """What is forecast (time, sensor): the reading, or where vehicles are counted by class, all of them together."""
+    return series.values.sum(axis=2)
+
+
+def levels_of(series: Series, data: CityData, train: slice) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """The congestion level (time, sensor) and the names of the levels: the publisher's, or one taken from the readings."""
+    if series.level is not None:
+        return np.repeat(series.level[:, np.newaxis], len(series.sensors), axis=1), series.levels
+    readings = target_of(series)
+    if series.unit.startswith("vehicles"):
+        congested = readings > np.nanquantile(readings[train], data.congested_volume, axis=0)
+    else:
+        congested = readings < data.congested_speed * np.nanquantile(readings[train], 0.95, axis=0)
+    return np.where(np.isnan(readings), MISSING_LABEL, congested).astype(np.int64), CONGESTION
+
+
+def forecasting_data(series: Series, data: CityData) -> ClientData:
+    """Windows of `history` steps in, all steps up to the farthest horizon out; a window lies in one part as a whole.
+
+    Inputs: `readings` (n, history, sensors, channels) and `clock` (n, 2); target (n, steps, sensors) in the city's unit;
+    `further["level"]` (n, sensors): the congestion level at the nearest horizon.
+    """
+    steps = steps_ahead(series, data)
+    spans = Parts.of(len(series.values), data).spans()
+    levels, names = levels_of(series, data, spans[0])
+    nearest = min(data.horizons) // series.interval
+    parts = [_windows(series, levels, span, (data.history, steps, nearest)) for span in spans]
+    return ClientData(*parts, facts=_facts(series, data, spans[0], steps, names))
+
+
+def _windows(series: Series, levels: NDArray[np.int64], span: slice, sizes: tuple[int, int, int]) -> Examples:
+    history, steps, nearest = sizes
+    values = torch.from_numpy(series.values[span])
+    target = torch.from_numpy(target_of(series)[span])
+    level, time = torch.from_numpy(levels[span]), series.time[span]
+    count = len(values) - history - steps + 1
+    if count < 1:
+        remedy = "Use a longer series, a shorter history or nearer horizons, or another share for training and validation."
+        raise PlanError(
+            f"{series.name}: a part of {len(values)} steps holds no window", key="data.history", value=history, remedy=remedy
+        )
+    # Views, not copies: a batch copies only its own windows.
+    past = values.unfold(0, history, 1)[:count].permute(0, 3, 1, 2)
+    future = target[history:].unfold(0, steps, 1)[:count].permute(0, 2, 1)
+    origins = time[history - 1 : history - 1 + count]
+    inputs = {"readings": past, "clock": clock_of(origins)}
+    at = history - 1 + nearest
+    return Examples(inputs, future, [str(stamp) for stamp in origins], {"level": level[at : at + count]})
+
+
+def clock_of(time: pd.DatetimeIndex) -> Tensor:
+    """The fraction of the day gone by, and the day of the week from Monday = 0 (n, 2)."""
+    fraction = (time.hour * 60 + time.minute) / (24 * 60)
+    return torch.tensor(np.stack([fraction, time.dayofweek], axis=1), dtype=torch.float32)
+
+
+def _facts(series: Series, data: CityData, train: slice, steps: int, levels: tuple[str, ...]) -> dict[str, object]:
+    """What the city model is built from; means and scales are those of the training part."""
+    values, target = series.values[train], target_of(series)[train]
+    sensors = len(series.sensors)
+    links = np.eye(sensors, dtype=np.float32) if series.adjacency is None else series.adjacency
+    rows = links.sum(axis=1, keepdims=True)
+    return {
+        "history": data.history,
+        "steps": steps,
+        "sensors": sensors,
+        "channels": len(series.channels),
+        "levels": levels,
+        "mean": torch.tensor(np.nanmean(values, axis=(0, 1)), dtype=torch.float32),
+        "scale": torch.tensor(np.nanstd(values, axis=(0, 1)) + 1e-6, dtype=torch.float32),
+        "target_mean": torch.tensor([np.nanmean(target)], dtype=torch.float32),
+        "target_scale": torch.tensor([np.nanstd(target) + 1e-6], dtype=torch.float32),
+        "adjacency": torch.from_numpy(np.divide(links, rows, out=np.zeros_like(links), where=rows > 0)),
+    }
+
+
+def congestion_data(series: Series, data: CityData, seed: int) -> ClientData:
+    """One example per time and sensor: `history` (n, steps) scaled readings in, congested at the next step or not out.
+
+    With `examples`, at most so many are drawn at random from each part.
+    """
+    spans = Parts.of(len(series.values), data).spans()
+    levels, names = levels_of(series, data, spans[0])
+    binary = np.where(levels == MISSING_LABEL, MISSING_LABEL, np.minimum(levels, 1)) if series.level is None else _worse(levels)
+    readings = target_of(series)
+    mean, scale = np.nanmean(readings[spans[0]]), np.nanstd(readings[spans[0]]) + 1e-6
+    scaled = np.nan_to_num((readings - mean) / scale)
+    rng = np.random.default_rng(seed)
+    parts = [_pairs(series, scaled[span], binary[span], series.time[span], data, rng) for span in spans]
+    return ClientData(*parts, facts={"history": data.history, "classes": len(CONGESTION)})
+
+
+def _worse(levels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The publisher's upper levels count as congested."""
+    return np.where(levels == MISSING_LABEL, MISSING_LABEL, levels >= 2)
+
+
+def _pairs(
+    series: Series,
+    scaled: NDArray[np.float32],
+    congested: NDArray[np.int64],
+    time: pd.DatetimeIndex,
+    data: CityData,
+    rng: np.random.Generator,
+) -> Examples:
+    past = np.lib.stride_tricks.sliding_window_view(scaled, data.history, axis=0)[:-1]
+    target = congested[data.history :]
+    known = np.argwhere(target != MISSING_LABEL)
+    if data.examples is not None and len(known) > data.examples:
+        known = known[np.sort(rng.choice(len(known), data.examples, replace=False))]
+    rows, sensors = known[:, 0], known[:, 1]
+    ids = [f"{time[row + data.history]} {series.sensors[sensor]}" for row, sensor in known]
+    inputs = {"history": torch.from_numpy(past[rows, sensors].astype(np.float32))}
+    return Examples(inputs, torch.from_numpy(target[rows, sensors].astype(np.int64)), ids)
