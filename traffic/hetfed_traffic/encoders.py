@@ -58,7 +58,7 @@ class MlpEncoder(nn.Module):
 
 
 class GraphEncoder(nn.Module):
-    """Residual blocks that also look at the mean of the neighbours, one hop per layer, as in diffusion convolution (Li et al. 2018)."""
+    """Residual blocks that add the mean of the neighbours, one hop per layer: diffusion convolution (Li et al. 2018)."""
 
     reads: Reads = "embedded"
 

@@ -13,14 +13,14 @@ from hetfed.model import Output
 from hetfed_traffic.encoders import ENCODERS, Encoder, Reads
 from hetfed_traffic.tables import CityModelTable
 
-SLOTS_PER_DAY, DAYS = 96, 7
+SLOTS_PER_DAY, SATURDAY = 96, 5
 
 
 class City(nn.Module):
     """What only this city has: the scale of its readings, its sensors, its rhythm, its road graph.
 
-    Readings are (batch, steps, sensors, channels) in the city's unit, NaN where missing; the clock (batch, 2) holds the fraction
-    of the day gone by and the day of the week.
+    Readings are (batch, steps, sensors, channels) in the city's unit, NaN where missing; the clock (batch, 2) holds the
+    fraction of the day gone by and the day of the week.
     """
 
     mean: Tensor
@@ -43,7 +43,7 @@ class City(nn.Module):
             self.adapter = nn.Linear(steps * channels, spare)
             self.sensor = nn.Parameter(torch.randn(sensors, table.sensor_embedding) * 0.1)
             self.time_of_day = nn.Embedding(SLOTS_PER_DAY, table.time_embedding)
-            self.day_of_week = nn.Embedding(DAYS, table.time_embedding)
+            self.kind_of_day = nn.Embedding(2 if table.calendar == "weekend" else 7, table.time_embedding)
         elif reads == "sequence":
             self.adapter = nn.Linear(channels, table.features)
 
@@ -57,7 +57,9 @@ class City(nn.Module):
         if self.reads == "history":
             return history
         slot = (clock[:, 0] * SLOTS_PER_DAY).long().clamp(max=SLOTS_PER_DAY - 1)
-        time = torch.cat([self.time_of_day(slot), self.day_of_week(clock[:, 1].long())], dim=1)
+        day = clock[:, 1].long()
+        kind = (day >= SATURDAY).long() if self.kind_of_day.num_embeddings == 2 else day
+        time = torch.cat([self.time_of_day(slot), self.kind_of_day(kind)], dim=1)
         parts = [
             self.adapter(history),
             self.sensor.expand(batch, -1, -1),
@@ -66,7 +68,7 @@ class City(nn.Module):
         return torch.cat(parts, dim=2)
 
     def latest(self, readings: Tensor) -> Tensor:
-        """The last reading of each sensor, over all channels, as a scaled target (batch, sensors); 0, the mean, where missing."""
+        """The last reading of each sensor, over all channels, as a scaled target (batch, sensors); 0 (the mean) if missing."""
         total = readings[:, -1].sum(dim=2)
         return torch.nan_to_num((total - self.target_mean) / self.target_scale)
 

@@ -14,9 +14,9 @@ class _Strict(BaseModel):
 class CityData(_Strict):
     """The `data` table of a city.
 
-    `predict` is "readings" (all steps up to the farthest of `horizons`, in minutes) or "congestion" (congested or not at the next
-    step, sensor by sensor). A reading is congested below `congested_speed` times the sensor's free speed (its 95th percentile in
-    training data), or, where vehicles are counted, above the `congested_volume` quantile of the sensor's training data.
+    `predict` is "readings" (all steps up to the farthest of `horizons`, in minutes) or "congestion" (congested or not at the
+    next step, sensor by sensor). A reading is congested below `congested_speed` times the sensor's free speed (its 95th
+    percentile in training data), or, where vehicles are counted, above the `congested_volume` quantile of the training data.
     """
 
     dataset: str
@@ -38,7 +38,11 @@ class CityData(_Strict):
 
 
 class CityModelTable(_Strict):
-    """The `model` table of a city. With `management` > 0 a head for the congestion level is trained beside the forecast."""
+    """The `model` table of a city.
+
+    `calendar` is what the model may know of the day: "weekend" or not, or which "weekday" (which takes several weeks to learn).
+    With `management` > 0, the weight of its loss, a head for the congestion level is trained beside the forecast.
+    """
 
     encoder: Literal["mlp", "graph", "gru", "linear"] = "mlp"
     features: PositiveInt = 96
@@ -46,6 +50,7 @@ class CityModelTable(_Strict):
     dropout: float = Field(default=0.1, ge=0, lt=1)
     sensor_embedding: NonNegativeInt = 32
     time_embedding: NonNegativeInt = 16
+    calendar: Literal["weekend", "weekday"] = "weekend"
     management: float = Field(default=0.1, ge=0)
     loss: Literal["mae", "mse", "huber"] = "mae"
     residual: bool = True

@@ -51,7 +51,7 @@ def steps_ahead(series: Series, data: CityData) -> int:
 
 def target_of(series: Series) -> NDArray[np.float32]:
     """What is forecast (time, sensor): the reading, or where vehicles are counted by class, all of them together."""
-    return series.values.sum(axis=2)
+    return np.asarray(series.values.sum(axis=2))
 
 
 def levels_of(series: Series, data: CityData, train: slice) -> tuple[NDArray[np.int64], tuple[str, ...]]:
@@ -77,7 +77,8 @@ def forecasting_data(series: Series, data: CityData) -> ClientData:
     levels, names = levels_of(series, data, spans[0])
     nearest = min(data.horizons) // series.interval
     parts = [_windows(series, levels, span, (data.history, steps, nearest)) for span in spans]
-    return ClientData(*parts, facts=_facts(series, data, spans[0], steps, names))
+    train, validation, test = parts
+    return ClientData(train, validation, test, _facts(series, data, spans[0], steps, names))
 
 
 def _windows(series: Series, levels: NDArray[np.int64], span: slice, sizes: tuple[int, int, int]) -> Examples:
@@ -132,35 +133,34 @@ def congestion_data(series: Series, data: CityData, seed: int) -> ClientData:
     With `examples`, at most so many are drawn at random from each part.
     """
     spans = Parts.of(len(series.values), data).spans()
-    levels, names = levels_of(series, data, spans[0])
-    binary = np.where(levels == MISSING_LABEL, MISSING_LABEL, np.minimum(levels, 1)) if series.level is None else _worse(levels)
+    congested = _congested(series, data, spans[0])
     readings = target_of(series)
     mean, scale = np.nanmean(readings[spans[0]]), np.nanstd(readings[spans[0]]) + 1e-6
     scaled = np.nan_to_num((readings - mean) / scale)
     rng = np.random.default_rng(seed)
-    parts = [_pairs(series, scaled[span], binary[span], series.time[span], data, rng) for span in spans]
-    return ClientData(*parts, facts={"history": data.history, "classes": len(CONGESTION)})
+    parts = [_thinned(_pairs(series, scaled, congested, span, data.history), data.examples, rng) for span in spans]
+    train, validation, test = parts
+    return ClientData(train, validation, test, {"history": data.history, "classes": len(CONGESTION)})
 
 
-def _worse(levels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The publisher's upper levels count as congested."""
-    return np.where(levels == MISSING_LABEL, MISSING_LABEL, levels >= 2)
+def _congested(series: Series, data: CityData, train: slice) -> NDArray[np.int64]:
+    """Congested or not (time, sensor): the upper half of the publisher's levels, or the level taken from the readings."""
+    levels, names = levels_of(series, data, train)
+    return np.where(levels == MISSING_LABEL, MISSING_LABEL, levels >= len(names) / 2).astype(np.int64)
 
 
-def _pairs(
-    series: Series,
-    scaled: NDArray[np.float32],
-    congested: NDArray[np.int64],
-    time: pd.DatetimeIndex,
-    data: CityData,
-    rng: np.random.Generator,
-) -> Examples:
-    past = np.lib.stride_tricks.sliding_window_view(scaled, data.history, axis=0)[:-1]
-    target = congested[data.history :]
-    known = np.argwhere(target != MISSING_LABEL)
-    if data.examples is not None and len(known) > data.examples:
-        known = known[np.sort(rng.choice(len(known), data.examples, replace=False))]
-    rows, sensors = known[:, 0], known[:, 1]
-    ids = [f"{time[row + data.history]} {series.sensors[sensor]}" for row, sensor in known]
+def _pairs(series: Series, scaled: NDArray[np.float32], congested: NDArray[np.int64], span: slice, history: int) -> Examples:
+    """Every (time, sensor) of a part whose level is known."""
+    past = np.lib.stride_tricks.sliding_window_view(scaled[span], history, axis=0)[:-1]
+    target, time = congested[span][history:], series.time[span][history:]
+    rows, sensors = np.nonzero(target != MISSING_LABEL)
+    ids = [f"{time[row]} {series.sensors[sensor]}" for row, sensor in zip(rows.tolist(), sensors.tolist(), strict=True)]
     inputs = {"history": torch.from_numpy(past[rows, sensors].astype(np.float32))}
-    return Examples(inputs, torch.from_numpy(target[rows, sensors].astype(np.int64)), ids)
+    return Examples(inputs, torch.from_numpy(target[rows, sensors]), ids)
+
+
+def _thinned(examples: Examples, most: int | None, rng: np.random.Generator) -> Examples:
+    """At most so many of the examples, drawn at random."""
+    if most is None or len(examples) <= most:
+        return examples
+    return examples.take(torch.from_numpy(np.sort(rng.choice(len(examples), most, replace=False))))

@@ -1,0 +1,85 @@
+"""Image backbones: architectures that differ, projecting to one feature size that hospitals agree on.
+
+Each is one function and one row of `BACKBONES`, built from (channels, height, width, features), and maps an image
+(batch, channels, height, width) to (batch, features).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+from torch import Tensor, nn
+
+from hetfed.compat import prepare_torchvision
+
+Shape = tuple[int, int, int]
+"""(channels, height, width) of an image."""
+
+
+def conv(shape: Shape, features: int) -> nn.Module:
+    """The article's: one convolution of 16 filters, ReLU, one linear layer."""
+    channels, height, width = shape
+    return nn.Sequential(
+        nn.Conv2d(channels, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16 * (height - 2) * (width - 2), features)
+    )
+
+
+def deep_conv(shape: Shape, features: int, widths: tuple[int, ...] = (16, 32, 64, 64)) -> nn.Module:
+    """Convolution, batch normalisation, ReLU and pooling, four times; the mean over the image; one linear layer."""
+    blocks: list[nn.Module] = []
+    before = shape[0]
+    for width in widths:
+        blocks += [nn.Conv2d(before, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2)]
+        before = width
+    return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, features))
+
+
+def small_conv(shape: Shape, features: int) -> nn.Module:
+    """`deep_conv` at half the width and three levels, for a hospital with little computing power."""
+    return deep_conv(shape, features, widths=(8, 16, 32))
+
+
+def monai_densenet(shape: Shape, features: int) -> nn.Module:
+    """MONAI's DenseNet (Huang et al. 2017), small: three dense blocks of two layers."""
+    prepare_torchvision()
+    from monai.networks.nets import DenseNet
+
+    blocks = (2, 2, 2)
+    net = DenseNet(2, in_channels=shape[0], out_channels=features, init_features=16, growth_rate=12, block_config=blocks)
+    return cast("nn.Module", net)
+
+
+def torchvision_mobilenet(shape: Shape, features: int) -> nn.Module:
+    """torchvision's MobileNetV3-Small (Howard et al. 2019), without pre-trained weights."""
+    prepare_torchvision()
+    from torchvision.models import mobilenet_v3_small
+
+    return nn.Sequential(ThreeChannels(), mobilenet_v3_small(weights=None, num_classes=features))
+
+
+def torchvision_resnet18(shape: Shape, features: int) -> nn.Module:
+    """torchvision's ResNet-18 (He et al. 2016), without pre-trained weights."""
+    prepare_torchvision()
+    from torchvision.models import resnet18
+
+    return nn.Sequential(ThreeChannels(), resnet18(weights=None, num_classes=features))
+
+
+class ThreeChannels(nn.Module):
+    """A grey image as three equal channels, which torchvision's networks expect; any other image as it is."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(batch, channels, height, width) -> (batch, 3, height, width)"""
+        return image.expand(-1, 3, -1, -1) if image.shape[1] == 1 else image
+
+
+BACKBONES: dict[str, Callable[[Shape, int], nn.Module]] = {
+    "conv": conv,
+    "deep-conv": deep_conv,
+    "small-conv": small_conv,
+    "monai-densenet": monai_densenet,
+    "torchvision-mobilenet": torchvision_mobilenet,
+    "torchvision-resnet18": torchvision_resnet18,
+}
+"""The `image` key of a model table."""

@@ -1,0 +1,171 @@
+"""From a cohort to one hospital's splits, as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hetfed.data import ClientData, Examples
+from hetfed.errors import DataError, PlanError
+from hetfed_datasets import partition
+from hetfed_datasets.records import MISSING_LABEL, Cohort
+from hetfed_medical.tables import HospitalData, PublicData
+
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How a modality is scaled: (value - mean) / deviation, from the hospital's own training data."""
+
+    mean: NDArray[np.float32]
+    deviation: NDArray[np.float32]
+
+    def apply(self, values: NDArray[np.generic]) -> NDArray[np.float32]:
+        """Scaled values; a missing cell of a table becomes the mean, 0."""
+        return np.nan_to_num((values.astype(np.float32) - self.mean) / self.deviation)
+
+
+@dataclass(frozen=True)
+class Hospital:
+    """One hospital's data, and the scales that public inputs need to look like its own."""
+
+    data: ClientData
+    scales: Mapping[str, Scale]
+    classes: tuple[str, ...]
+
+
+def hospital(cohort: Cohort, table: HospitalData, seed: int, key: str) -> Hospital:
+    """The data of the hospital that `table` describes, split by patient.
+
+    Raises:
+        PlanError: the table asks for what the cohort does not have. DataError: too few samples to split.
+    """
+    label = _label(cohort, table, key)
+    _check_known(cohort, table, key)
+    own = _own_samples(cohort, table, label, seed)
+    parts = _split(own, table, label, seed)
+    for name, part in zip(("train", "validation", "test"), parts, strict=True):
+        if not len(part):
+            remedy = "Take more sites or a larger part, or change train and validation."
+            raise DataError(f"no sample left for {name}", file=cohort.name, key=key, remedy=remedy)
+    scales = {modality: _scale(own, modality, parts[0], table) for modality in table.modalities}
+    train, validation, test = (_examples(own, part, table, scales, label) for part in parts)
+    shapes = {name: tuple(tensor.shape[1:]) for name, tensor in train.inputs.items()}
+    classes = own.classes[label]
+    return Hospital(ClientData(train, validation, test, {"shapes": shapes, "classes": len(classes)}), scales, classes)
+
+
+def public_inputs(cohort: Cohort, table: PublicData, home: Hospital, like: HospitalData, seed: int) -> Examples | None:
+    """The public inputs as this hospital reads them, in the same order everywhere; None if it lacks all their modalities."""
+    rows = np.flatnonzero(np.isin(cohort.site, table.sites)) if table.sites else np.arange(len(cohort))
+    if table.limit is not None and len(rows) > table.limit:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, table.limit, replace=False))
+    common = [modality for modality in like.modalities if modality in cohort.modalities]
+    if not common or len(common) < len(like.modalities):
+        return None
+    inputs = {name: _tensor(cohort, rows, name, home.scales[name], like) for name in common}
+    unknown = torch.full((len(rows),), MISSING_LABEL)
+    return Examples(inputs, unknown, [f"public-{row}" for row in rows.tolist()])
+
+
+def _label(cohort: Cohort, table: HospitalData, key: str) -> str:
+    if table.label is None and len(cohort.labels) == 1:
+        return next(iter(cohort.labels))
+    if table.label not in cohort.labels:
+        remedy = f"{cohort.name} has: {', '.join(cohort.labels)}."
+        raise PlanError("no such label", key=f"{key}.data.label", value=table.label, remedy=remedy)
+    return table.label
+
+
+def _check_known(cohort: Cohort, table: HospitalData, key: str) -> None:
+    for modality in table.modalities:
+        if modality not in cohort.modalities:
+            remedy = f"{cohort.name} has: {', '.join(cohort.modalities)}."
+            raise PlanError("no such modality", key=f"{key}.data.modalities", value=modality, remedy=remedy)
+    for site in table.sites:
+        if site not in cohort.site:
+            remedy = f"{cohort.name} has: {', '.join(sorted(set(cohort.site.tolist())))}."
+            raise PlanError("no such site", key=f"{key}.data.sites", value=site, remedy=remedy)
+    known = {column for columns in cohort.columns.values() for column in columns}
+    for column in table.columns:
+        if column not in known:
+            raise PlanError(
+                "no such column", key=f"{key}.data.columns", value=column, remedy=f"Known: {', '.join(sorted(known))}."
+            )
+
+
+def _own_samples(cohort: Cohort, table: HospitalData, label: str, seed: int) -> Cohort:
+    """The hospital's samples: of its sites, of its part, with a known label and at least one of its modalities."""
+    usable = cohort.labels[label] != MISSING_LABEL
+    if table.sites:
+        usable &= np.isin(cohort.site, table.sites)
+    complete = np.ones(len(cohort), dtype=bool)
+    usable &= np.any([cohort.present.get(modality, complete) for modality in table.modalities], axis=0)
+    own = cohort.take(usable)
+    if table.partition is not None:
+        own = own.take(_part(own.labels[label], table, seed))
+    if table.limit is not None and len(own) > table.limit:
+        own = own.take(np.sort(np.random.default_rng(seed).choice(len(own), table.limit, replace=False)))
+    return own
+
+
+def _part(label: NDArray[np.int64], table: HospitalData, seed: int) -> Index:
+    asked = table.partition
+    assert asked is not None  # the caller has looked
+    if asked.kind == "dirichlet":
+        return partition.dirichlet(label, asked.clients, asked.alpha, seed)[asked.part]
+    if asked.kind == "quantity":
+        return partition.quantity(len(label), asked.clients, asked.alpha, seed)[asked.part]
+    return partition.classes_per_client(label, asked.clients, asked.classes, seed)[asked.part]
+
+
+def _split(own: Cohort, table: HospitalData, label: str, seed: int) -> tuple[Index, Index, Index]:
+    if own.official_split is not None:
+        train, validation, test = (np.flatnonzero(own.official_split == word) for word in ("train", "validation", "test"))
+        return train, validation, test
+    return partition.split_by_patient(own.patient, own.labels[label], (table.train, table.validation), seed)
+
+
+def _scale(own: Cohort, modality: str, train: Index, table: HospitalData) -> Scale:
+    values = _columns(own, modality, table)
+    there = train[own.present[modality][train]] if modality in own.present else train
+    known = values[there].astype(np.float32)
+    if modality == "image":
+        return Scale(known.mean(axis=(0, 1, 2)), known.std(axis=(0, 1, 2)) + 1e-6)
+    if not table.standardise:
+        return Scale(np.zeros(values.shape[1], np.float32), np.ones(values.shape[1], np.float32))
+    counted = np.isfinite(known).any(axis=0)
+    mean, deviation = np.zeros(values.shape[1], np.float32), np.ones(values.shape[1], np.float32)
+    mean[counted], deviation[counted] = np.nanmean(known[:, counted], axis=0), np.nanstd(known[:, counted], axis=0)
+    # A column that never varies here says nothing; dividing by 1 keeps it harmless.
+    return Scale(mean, np.where(deviation > 1e-6, deviation, 1).astype(np.float32))
+
+
+def _columns(cohort: Cohort, modality: str, table: HospitalData) -> NDArray[np.generic]:
+    """A modality's values, cut down to the columns that the plan asks for."""
+    values = cohort.modalities[modality]
+    names = cohort.columns.get(modality, ())
+    chosen = [names.index(column) for column in table.columns if column in names]
+    return values[:, chosen] if chosen else values
+
+
+def _examples(own: Cohort, rows: Index, table: HospitalData, scales: Mapping[str, Scale], label: str) -> Examples:
+    inputs: dict[str, Tensor] = {name: _tensor(own, rows, name, scales[name], table) for name in table.modalities}
+    ids = [f"{patient}/{row}" for patient, row in zip(own.patient[rows].tolist(), rows.tolist(), strict=True)]
+    return Examples(inputs, torch.from_numpy(own.labels[label][rows].astype(np.int64)), ids)
+
+
+def _tensor(cohort: Cohort, rows: Index, modality: str, scale: Scale, table: HospitalData) -> Tensor:
+    """A modality of some samples, channels first, NaN throughout where it is missing."""
+    values = torch.from_numpy(scale.apply(_columns(cohort, modality, table)[rows]))
+    if modality == "image":
+        values = values.permute(0, 3, 1, 2).contiguous()
+    if modality in cohort.present:
+        values[~torch.from_numpy(cohort.present[modality][rows])] = torch.nan
+    return values

@@ -1,0 +1,71 @@
+"""A hospital's model: an encoder per modality, a fusion that works with any of them missing, a private head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from hetfed.data import Facts
+from hetfed.model import Output
+from hetfed_medical.backbones import BACKBONES
+from hetfed_medical.tables import HospitalModel
+from hetfed_medical.tabular import TABULAR
+
+
+class GatedFusion(nn.Module):
+    """A weighted mean of the modalities' features; the weights are a softmax of learnt scores over those that are there."""
+
+    def __init__(self, modalities: int, features: int) -> None:
+        super().__init__()
+        self.score = nn.ModuleList(nn.Linear(features, 1) for _ in range(modalities))
+
+    def forward(self, features: list[Tensor], present: list[Tensor]) -> Tensor:
+        """`features`, (batch, features) each, and `present`, (batch,) each, to (batch, features)."""
+        scores = torch.cat([score(x) for score, x in zip(self.score, features, strict=True)], dim=1)
+        there = torch.stack(present, dim=1)
+        # Where nothing is there at all, every weight is equal: the features are zero in any case.
+        weights = scores.masked_fill(~there & there.any(dim=1, keepdim=True), -torch.inf).softmax(dim=1)
+        return (weights[:, :, None] * torch.stack(features, dim=1)).sum(dim=1)
+
+
+class HospitalNet(nn.Module):
+    """`encoders.<modality>`, `fusion` (where there are several modalities) and `head`."""
+
+    def __init__(self, facts: Facts, table: HospitalModel) -> None:
+        super().__init__()
+        self.features = table.features
+        shapes: Mapping[str, tuple[int, ...]] = facts["shapes"]
+        self.encoders = nn.ModuleDict({name: _encoder(name, shape, table) for name, shape in shapes.items()})
+        self.fusion = GatedFusion(len(shapes), table.features) if len(shapes) > 1 else None
+        self.head = nn.Linear(table.features, facts["classes"])
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Output:
+        """`inputs` by modality (batch, ...), a row of NaN where one is missing, to logits (batch, classes)."""
+        encoded = [self._encode(name, inputs[name]) for name in self.encoders]
+        features = [x for x, _ in encoded]
+        fused = features[0] if self.fusion is None else self.fusion(features, [there for _, there in encoded])
+        return Output(self.head(fused), fused)
+
+    def _encode(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (batch, features), zero where the modality is missing, and where it is there (batch,)."""
+        there = ~x.flatten(1)[:, 0].isnan()
+        encoder = self.encoders[name]
+        if bool(there.all()):
+            return encoder(x), there
+        features = x.new_zeros(len(x), self.features)
+        known = x[there]
+        if len(known) == 1:
+            # Batch normalisation cannot train on one row; twice the same row has the same mean.
+            features[there] = encoder(known.repeat(2, *[1] * (x.ndim - 1)))[:1]
+        elif len(known):
+            features[there] = encoder(known)
+        return features, there
+
+
+def _encoder(modality: str, shape: tuple[int, ...], table: HospitalModel) -> nn.Module:
+    if modality == "image":
+        return BACKBONES[table.image](cast("tuple[int, int, int]", shape), table.features)
+    return TABULAR[getattr(table, modality)](shape[0], table.features)

@@ -1,0 +1,80 @@
+"""What a plan may say of a hospital: its data and its model."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+Modality = Literal["image", "genes", "clinical"]
+Backbone = Literal["conv", "deep-conv", "small-conv", "monai-densenet", "torchvision-mobilenet", "torchvision-resnet18"]
+Table = Literal["snn", "mlp", "linear", "identity"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Partition(_Strict):
+    """One of `clients` parts of a data set that has no hospitals of its own; `part` counts from 0.
+
+    "dirichlet" skews the classes (Hsu et al. 2019), "quantity" the sizes: both more, the smaller `alpha`; "classes" gives each
+    part only some classes.
+    """
+
+    kind: Literal["dirichlet", "quantity", "classes"] = "dirichlet"
+    clients: PositiveInt
+    part: NonNegativeInt
+    alpha: PositiveFloat = 1.0
+    classes: PositiveInt = 1
+
+    @model_validator(mode="after")
+    def _part_is_one_of_them(self) -> Partition:
+        if self.part >= self.clients:
+            raise ValueError(f"part must be below clients ({self.clients})")
+        return self
+
+
+class HospitalData(_Strict):
+    """The `data` table of a hospital.
+
+    `sites` are the data set's names of its hospitals; without any, all samples are taken. Splits are the publisher's where
+    there are any, otherwise by patient. `columns` are the columns of a table to use; without any, all. `standardise` scales
+    tables by the mean and deviation of the hospital's own training data; images always are.
+    """
+
+    dataset: str
+    sites: tuple[str, ...] = ()
+    modalities: tuple[Modality, ...] = Field(min_length=1)
+    label: str | None = None
+    partition: Partition | None = None
+    columns: tuple[str, ...] = ()
+    train: float = Field(default=0.6, gt=0, lt=1)
+    validation: float = Field(default=0.15, gt=0, lt=1)
+    standardise: bool = True
+    augment: bool = False
+    balanced: bool = False
+    limit: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _leaves_a_test_part(self) -> HospitalData:
+        if self.train + self.validation >= 1:
+            raise ValueError("train and validation leave nothing to test on: their sum must be below 1")
+        return self
+
+
+class HospitalModel(_Strict):
+    """The `model` table of a hospital: an encoder for each modality, and the feature size that hospitals agree on."""
+
+    image: Backbone = "deep-conv"
+    genes: Table = "snn"
+    clinical: Table = "mlp"
+    features: PositiveInt = 64
+
+
+class PublicData(_Strict):
+    """The `[public]` table: samples whose inputs every hospital holds; their labels are not read."""
+
+    dataset: str
+    sites: tuple[str, ...] = ()
+    limit: PositiveInt | None = None

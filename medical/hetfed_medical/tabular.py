@@ -1,0 +1,38 @@
+"""Encoders of tables: gene expression, clinical columns. Each is one function and one row of `TABULAR`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+
+def snn(columns: int, features: int, width: int = 64, dropout: float = 0.2) -> nn.Module:
+    """A self-normalising network (Klambauer et al. 2017): SELU, alpha dropout, LeCun initialisation."""
+    layers = [nn.Linear(columns, width), nn.SELU(), nn.AlphaDropout(dropout), nn.Linear(width, features), nn.SELU()]
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+            nn.init.zeros_(layer.bias)
+    return nn.Sequential(*layers)
+
+
+def mlp(columns: int, features: int, width: int = 64) -> nn.Module:
+    """One hidden layer with ReLU."""
+    return nn.Sequential(nn.Linear(columns, width), nn.ReLU(), nn.Linear(width, features), nn.ReLU())
+
+
+def linear(columns: int, features: int) -> nn.Module:
+    """One linear layer."""
+    return nn.Linear(columns, features)
+
+
+def identity(columns: int, features: int) -> nn.Module:
+    """The columns themselves are the features; their number must be the feature size."""
+    if columns != features:
+        raise ValueError(f"an identity encoder of {columns} columns cannot give {features} features")
+    return nn.Identity()
+
+
+TABULAR: dict[str, Callable[[int, int], nn.Module]] = {"snn": snn, "mlp": mlp, "linear": linear, "identity": identity}
+"""The `genes` and `clinical` keys of a model table."""
