@@ -28,7 +28,7 @@ class Scale:
 
     def apply(self, values: NDArray[np.generic]) -> NDArray[np.float32]:
         """Scaled values; a missing cell of a table becomes the mean, 0."""
-        return np.nan_to_num((values.astype(np.float32) - self.mean) / self.deviation)
+        return np.asarray(np.nan_to_num((values.astype(np.float32) - self.mean) / self.deviation), dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def hospital(cohort: Cohort, table: HospitalData, seed: int, key: str) -> Hospit
         if not len(part):
             remedy = "Take more sites or a larger part, or change train and validation."
             raise DataError(f"no sample left for {name}", file=cohort.name, key=key, remedy=remedy)
-    scales = {modality: _scale(own, modality, parts[0], table) for modality in table.modalities}
+    scales: dict[str, Scale] = {name: _scale(own, name, parts[0], table) for name in table.modalities}
     train, validation, test = (_examples(own, part, table, scales, label) for part in parts)
     shapes = {name: tuple(tensor.shape[1:]) for name, tensor in train.inputs.items()}
     classes = own.classes[label]
@@ -69,7 +69,7 @@ def public_inputs(cohort: Cohort, table: PublicData, home: Hospital, like: Hospi
     common = [modality for modality in like.modalities if modality in cohort.modalities]
     if not common or len(common) < len(like.modalities):
         return None
-    inputs = {name: _tensor(cohort, rows, name, home.scales[name], like) for name in common}
+    inputs: dict[str, Tensor] = {name: _tensor(cohort, rows, name, home.scales[name], like) for name in common}
     unknown = torch.full((len(rows),), MISSING_LABEL)
     return Examples(inputs, unknown, [f"public-{row}" for row in rows.tolist()])
 
@@ -77,7 +77,7 @@ def public_inputs(cohort: Cohort, table: PublicData, home: Hospital, like: Hospi
 def _label(cohort: Cohort, table: HospitalData, key: str) -> str:
     if table.label is None and len(cohort.labels) == 1:
         return next(iter(cohort.labels))
-    if table.label not in cohort.labels:
+    if table.label is None or table.label not in cohort.labels:
         remedy = f"{cohort.name} has: {', '.join(cohort.labels)}."
         raise PlanError("no such label", key=f"{key}.data.label", value=table.label, remedy=remedy)
     return table.label
