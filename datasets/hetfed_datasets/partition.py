@@ -1,0 +1,156 @@
+"""Who holds which sample: the samples of a data set among clients, and one client's patients among train, validation, test.
+
+A partition gives every sample to exactly one client, as sorted positions. It is a pure function of its arguments: the same
+seed, the same partition. `by_patient` makes any of them keep the samples of a patient together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hetfed.errors import PlanError
+
+Index = NDArray[np.int64]
+TRIES = 1000
+"""Draws of a Dirichlet partition until each client has its minimum."""
+
+
+def split_by_patient(
+    patient: NDArray[np.str_], label: NDArray[np.int64], fractions: tuple[float, float], seed: int
+) -> tuple[Index, Index, Index]:
+    """Train, validation and test samples (sorted positions into the n rows); no patient is in two of them.
+
+    `patient` and `label` are (n,). Patients are dealt stratum by stratum, a stratum being those with the same commonest label.
+    `fractions` are the shares of patients for train and validation; the rest is test. In a stratum of k patients the two cuts
+    are rounded to whole patients.
+
+    Raises:
+        PlanError: fractions below 0, or summing to more than 1.
+    """
+    train, validation = fractions
+    if min(fractions) < 0 or train + validation > 1 + 1e-9:
+        remedy = "Give two shares from 0 upwards that sum to at most 1, such as 0.6 and 0.2."
+        raise PlanError("not shares of a whole", key="fractions", value=fractions, remedy=remedy)
+    rng = np.random.default_rng(seed)
+    group, stratum = _patients(patient, label)
+    part = np.empty(len(stratum), dtype=np.int64)
+    for value in np.unique(stratum):
+        members = rng.permutation(np.flatnonzero(stratum == value))
+        cuts = np.rint(np.array([train, train + validation]) * len(members))
+        part[members] = np.searchsorted(cuts, np.arange(len(members)), side="right")
+    sets = _gather(part[group], 3)
+    return sets[0], sets[1], sets[2]
+
+
+def by_patient(
+    patient: NDArray[np.str_], label: NDArray[np.int64], partition: Callable[[NDArray[np.int64]], Sequence[Index]]
+) -> list[Index]:
+    """The partition of patients instead of samples, spread to their samples.
+
+    `partition` is given one label per patient, the commonest of its samples:
+    `by_patient(patient, label, lambda label: dirichlet(label, clients=4, alpha=0.5, seed=1))`.
+    """
+    group, commonest = _patients(patient, label)
+    return [np.flatnonzero(np.isin(group, members)) for members in partition(commonest)]
+
+
+def by_site(site: NDArray[np.str_]) -> dict[str, Index]:
+    """One client per institution; `site` is (n,)."""
+    return {str(name): np.flatnonzero(site == name) for name in np.unique(site)}
+
+
+def dirichlet(label: NDArray[np.int64], clients: int, alpha: float, seed: int, minimum: int = 10) -> list[Index]:
+    """Clients whose class proportions differ: each class is shared out by a draw from Dir(alpha) (Hsu et al. 2019).
+
+    A small `alpha` makes a class belong to few clients, a large one makes clients alike. The draw is repeated until every
+    client has `minimum` samples (Li et al. 2022, NIID-Bench).
+
+    Raises:
+        PlanError: too few samples for that many clients, or no such draw in 1000.
+    """
+    _expect_positive(clients=clients, alpha=alpha)
+    _expect_enough(len(label), clients, minimum)
+    rng = np.random.default_rng(seed)
+    for _ in range(TRIES):
+        owner = np.empty(len(label), dtype=np.int64)
+        for value in np.unique(label):
+            members = rng.permutation(np.flatnonzero(label == value))
+            owner[members] = _owners(rng.dirichlet(np.full(clients, alpha)), len(members))
+        if np.bincount(owner, minlength=clients).min() >= minimum:
+            return _gather(owner, clients)
+    remedy = "Use a larger alpha, fewer clients or a smaller minimum."
+    raise PlanError(f"no draw gives every client {minimum} samples", key="alpha", value=alpha, remedy=remedy)
+
+
+def classes_per_client(label: NDArray[np.int64], clients: int, classes: int, seed: int) -> list[Index]:
+    """Clients that see `classes` classes each (McMahan et al. 2017); a class is shared evenly by those that have it.
+
+    A class with fewer samples than holders leaves some of them without it.
+
+    Raises:
+        PlanError: more classes per client than there are, or a class that nobody would hold.
+    """
+    _expect_positive(clients=clients, classes=classes)
+    rng = np.random.default_rng(seed)
+    values = rng.permutation(np.unique(label))
+    if classes > len(values) or clients * classes < len(values):
+        remedy = (
+            f"The labels have {len(values)} classes: at most that many per client, and clients times classes at least that."
+        )
+        raise PlanError("the classes cannot be dealt", key="classes", value=classes, remedy=remedy)
+    owner = np.empty(len(label), dtype=np.int64)
+    for place, value in enumerate(values):
+        # Classes are dealt like cards, round after round, so that each has as many holders as any other, or one more.
+        dealt = np.arange(clients * classes).reshape(clients, classes) % len(values)
+        holders = np.flatnonzero((dealt == place).any(axis=1))
+        members = rng.permutation(np.flatnonzero(label == value))
+        owner[members] = holders[np.arange(len(members)) % len(holders)]
+    return _gather(owner, clients)
+
+
+def quantity(n: int, clients: int, alpha: float, seed: int, minimum: int = 10) -> list[Index]:
+    """Clients of the same kind but different size: `minimum` samples each, the rest by a draw from Dir(alpha).
+
+    Raises:
+        PlanError: too few samples for that many clients.
+    """
+    _expect_positive(clients=clients, alpha=alpha)
+    _expect_enough(n, clients, minimum)
+    rng = np.random.default_rng(seed)
+    owner = np.repeat(np.arange(clients), minimum)
+    rest = _owners(rng.dirichlet(np.full(clients, alpha)), n - len(owner))
+    return _gather(rng.permutation(np.concatenate([owner, rest])), clients)
+
+
+def _patients(patient: NDArray[np.str_], label: NDArray[np.int64]) -> tuple[Index, NDArray[np.int64]]:
+    """The patient of each sample as a number (n,), and the commonest label of each patient (patients,)."""
+    names, group = np.unique(patient, return_inverse=True)
+    values, code = np.unique(label, return_inverse=True)
+    counts = np.zeros((len(names), len(values)), dtype=np.int64)
+    np.add.at(counts, (group, code), 1)
+    return group, values[counts.argmax(axis=1)]
+
+
+def _owners(share: NDArray[np.float64], count: int) -> Index:
+    """The client of each of `count` samples in a row, cut in proportion to `share` (clients,)."""
+    cuts = np.rint(np.cumsum(share)[:-1] * count)
+    return np.searchsorted(cuts, np.arange(count), side="right")
+
+
+def _gather(owner: Index, clients: int) -> list[Index]:
+    return [np.flatnonzero(owner == client) for client in range(clients)]
+
+
+def _expect_positive(**arguments: float) -> None:
+    for name, value in arguments.items():
+        if not value > 0:
+            raise PlanError("must be above 0", key=name, value=value, remedy=f"Use a larger {name}.")
+
+
+def _expect_enough(samples: int, clients: int, minimum: int) -> None:
+    if samples < clients * minimum:
+        remedy = f"{samples} samples are at most {samples // max(minimum, 1)} clients of {minimum}."
+        raise PlanError("too few samples", key="clients", value=clients, remedy=remedy)
