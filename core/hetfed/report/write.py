@@ -10,7 +10,17 @@ if TYPE_CHECKING:
 
 
 def write_report(folder: RunFolder) -> Path:
-    """Write `report.html` and the plots of a run that has ended; returns the page's path."""
+    """Write `report.html` and the plots of a run that has ended; returns the page's path.
+
+    Raises:
+        RunFolderError: the folder holds no run that has ended.
+    """
+    # Imported here: matplotlib, pandas and jinja2 are slow to load, and a command that writes no report needs none of them.
+    from hetfed.report.facts import read_facts
+    from hetfed.report.page import render
+    from hetfed.report.plots import draw_all
+
+    facts = read_facts(folder)
     page = folder.path / "report.html"
-    page.write_text("<!doctype html><title>hetfed</title>", encoding="utf-8")
+    page.write_text(render(facts, draw_all(facts, folder.plots)), encoding="utf-8")
     return page

@@ -1,0 +1,153 @@
+"""What the report says, read from a run folder and put in order; how it looks is the business of the template."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from hetfed.errors import RunFolderError
+from hetfed.report.sent import Sent, by_exchange
+from hetfed.run.folder import ENVIRONMENT, LEDGER, PLAN, ROUNDS
+from hetfed.run.ledger import Ledger
+from hetfed.run.summary import ARMS
+
+if TYPE_CHECKING:
+    from hetfed.run.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A simple method and its test metric."""
+
+    name: str
+    value: float
+
+
+@dataclass(frozen=True)
+class ClientFacts:
+    """One client: its entry in the summary, and what follows from it."""
+
+    entry: Mapping[str, Any]
+    higher_is_better: bool
+
+    @property
+    def name(self) -> str:
+        """The client's name."""
+        return str(self.entry["name"])
+
+    def value(self, arm: str) -> float | None:
+        """The test metric in one arm, None where it is undefined."""
+        value: float | None = self.entry[arm]
+        return value
+
+    @cached_property
+    def best(self) -> float | None:
+        """The best value of all arms."""
+        values = [value for arm in ARMS if (value := self.value(arm)) is not None]
+        return (max(values) if self.higher_is_better else min(values)) if values else None
+
+    @cached_property
+    def gain(self) -> float | None:
+        """How much better the client does federated than alone, positive where it gains; None where that is undefined."""
+        alone, federated = self.value("alone"), self.value("federated")
+        if alone is None or federated is None:
+            return None
+        return federated - alone if self.higher_is_better else alone - federated
+
+    @cached_property
+    def reference(self) -> Reference | None:
+        """The best of the simple methods, by the client's own metric."""
+        metric = self.entry["metric"]
+        found = [Reference(n, v) for n, values in self.entry["references"].items() if (v := values.get(metric)) is not None]
+        best = max if self.higher_is_better else min
+        return best(found, key=lambda reference: reference.value, default=None)
+
+    @cached_property
+    def behind_reference(self) -> bool:
+        """Whether a simple method does better than the federated model."""
+        federated = self.value("federated")
+        if federated is None or self.reference is None:
+            return False
+        ahead = self.reference.value - federated
+        return ahead > 0 if self.higher_is_better else ahead < 0
+
+    @cached_property
+    def metrics(self) -> list[str]:
+        """The names of all metrics of all arms and references, the client's own first."""
+        tables = [*self.entry["metrics"].values(), *self.entry["references"].values()]
+        return list(dict.fromkeys([self.entry["metric"], *(name for table in tables for name in table)]))
+
+
+@dataclass(frozen=True)
+class Means:
+    """Means over the clients that have a value both alone and federated; an arm that lacks one of them has none."""
+
+    clients: int
+    values: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything that the report of one run says. `rounds` is rounds.csv, `sent` the ledger by exchange and client."""
+
+    summary: Mapping[str, Any]
+    clients: Sequence[ClientFacts]
+    rounds: pd.DataFrame
+    sent: Sequence[Sent]
+    environment: Mapping[str, Any]
+    plan: str
+    digest: str
+
+    @cached_property
+    def judged(self) -> list[ClientFacts]:
+        """The clients whose gain is defined."""
+        return [client for client in self.clients if client.gain is not None]
+
+    @cached_property
+    def one_metric(self) -> bool:
+        """Whether all clients are judged by the same metric: only then does a mean over them say anything."""
+        return len({client.entry["metric"] for client in self.clients}) == 1
+
+    @cached_property
+    def means(self) -> Means:
+        """The mean of each arm."""
+        values = {arm: [client.value(arm) for client in self.judged] for arm in ARMS}
+        usable = self.one_metric and bool(self.judged)
+        known = {arm: [v for v in found if v is not None] for arm, found in values.items()}
+        complete = {arm: usable and len(known[arm]) == len(self.judged) for arm in ARMS}
+        return Means(len(self.judged), {arm: fmean(known[arm]) if complete[arm] else None for arm in ARMS})
+
+    @cached_property
+    def travelled(self) -> pd.DataFrame:
+        """Bytes up and down and uploads refused in the federation, by client."""
+        federated = self.rounds[self.rounds["arm"] == "federated"]
+        return federated.groupby("client", sort=False)[["bytes_up", "bytes_down", "refused"]].sum()
+
+
+def read_facts(folder: RunFolder) -> Facts:
+    """The facts of a run that has ended.
+
+    Raises:
+        RunFolderError: there is none, or a part of it has been taken away.
+    """
+    summary = folder.summary()
+    for name in (ROUNDS, ENVIRONMENT, PLAN):
+        if not (folder.path / name).is_file():
+            raise RunFolderError("the run is not whole", file=folder.path / name, remedy="Run the plan again into a new folder.")
+    clients = [ClientFacts(entry, summary["higher_is_better"]) for entry in summary["clients"]]
+    return Facts(
+        summary,
+        clients,
+        # A client may be called "NA" or "007".
+        pd.read_csv(folder.path / ROUNDS, dtype={"client": str}, keep_default_na=False, na_values={"validation": [""]}),
+        by_exchange(Ledger(folder.path / LEDGER).entries()),
+        json.loads((folder.path / ENVIRONMENT).read_text(encoding="utf-8")),
+        (folder.path / PLAN).read_text(encoding="utf-8").partition("\n")[2],
+        folder.plan_digest(),
+    )

@@ -1,0 +1,107 @@
+"""The pictures of a report, as SVG text; drawn on figures of their own, without pyplot's global state."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from hetfed.report.facts import ClientFacts, Facts
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's palette, told apart by every kind of colour vision; the shapes differ too, for print in grey.
+COLOURS = {"alone": "#6b7280", "federated": "#0072b2", "pooled": "#d55e00"}
+MARKERS = {"alone": "o", "federated": "D", "pooled": "s"}
+INK, FAINT = "#1f2933", "#d5dae1"
+OUTCOMES, CURVES = "outcomes.svg", "curve-{}.svg"
+
+
+def draw_all(facts: Facts, folder: Path) -> dict[str, str]:
+    """Draw every plot of the report into `folder`; returns the SVG texts by file name."""
+    plots = {OUTCOMES: outcomes(facts)}
+    plots |= {CURVES.format(client.name): curves(client, facts.rounds) for client in facts.clients}
+    folder.mkdir(exist_ok=True)
+    for name, svg in plots.items():
+        (folder / name).write_text(svg, encoding="utf-8")
+    return plots
+
+
+def outcomes(facts: Facts) -> str:
+    """A row per client, a dot per arm; a bar marks the best simple reference."""
+    clients = facts.clients
+    figure, axes = _axes(5.4, 0.95 + 0.36 * len(clients))
+    for row, client in enumerate(clients):
+        values = [value for arm in COLOURS if (value := client.value(arm)) is not None]
+        if values:
+            axes.hlines(row, min(values), max(values), color=FAINT, linewidth=3, zorder=1)
+    for arm, colour in COLOURS.items():
+        known = [(value, row) for row, client in enumerate(clients) if (value := client.value(arm)) is not None]
+        _dots(axes, known, marker=MARKERS[arm], color=colour, label=arm, s=46, edgecolors="white", linewidths=0.8)
+    known = [(client.reference.value, row) for row, client in enumerate(clients) if client.reference]
+    _dots(axes, known, marker="|", color=INK, label="best reference", s=120, linewidths=1.8)
+    axes.set_yticks(range(len(clients)))
+    axes.set_yticklabels([client.name for client in clients], parse_math=False, fontsize=10)
+    axes.set_ylim(len(clients) - 0.5, -0.5)
+    better = "higher" if facts.summary["higher_is_better"] else "lower"
+    axes.set_xlabel(f"test {_metric_words(facts)} ({better} is better)", color=INK, parse_math=False)
+    axes.grid(axis="x", color=FAINT, linewidth=0.6)
+    if axes.get_legend_handles_labels()[0]:
+        figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=9.5, handletextpad=0.2, columnspacing=1.2)
+    return _svg(figure)
+
+
+def curves(client: ClientFacts, rounds: pd.DataFrame) -> str:
+    """The validation metric of one client round by round, federated and alone; a dot marks the round that was selected."""
+    figure, axes = _axes(3.3, 2.15)
+    mine = rounds[rounds["client"] == client.name]
+    drawn = False
+    for arm, line in (("alone", "--"), ("federated", "-")):
+        known = mine[(mine["arm"] == arm) & mine["validation"].notna()]
+        axes.plot(known["round"], known["validation"], line, color=COLOURS[arm], linewidth=1.7, label=arm)
+        chosen = known[known["round"] == client.entry["selected_round"][arm]]
+        axes.plot(chosen["round"], chosen["validation"], MARKERS[arm], color=COLOURS[arm], markersize=6)
+        drawn = drawn or not known.empty
+    if drawn:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+    else:
+        axes.set(xticks=[], yticks=[])
+        axes.text(0.5, 0.5, "undefined on validation data", transform=axes.transAxes, ha="center", va="center", color=INK)
+    axes.set_xlabel("round", color=INK)
+    axes.set_title(client.name, loc="left", fontsize=10.5, color=INK, fontweight="bold", parse_math=False)
+    axes.grid(color=FAINT, linewidth=0.6)
+    return _svg(figure)
+
+
+def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of that many inches, and its quiet axes."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.tick_params(colors=INK, length=0, labelsize=9)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _dots(axes: Axes, points: Iterable[tuple[float, int]], **style: object) -> None:
+    values = list(points)
+    if values:
+        axes.scatter(*zip(*values, strict=True), zorder=2, **style)  # type: ignore[arg-type]
+
+
+def _metric_words(facts: Facts) -> str:
+    return str(facts.summary["metric"]) if facts.one_metric else "metric of each client"
+
+
+def _svg(figure: Figure) -> str:
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()

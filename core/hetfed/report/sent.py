@@ -1,0 +1,55 @@
+"""The ledger in short: what each client sent by each exchange."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Sent:
+    """All uploads of one client by one exchange.
+
+    `tensors` are the (name, shape) pairs that were sent, each once; `refused` counts the reasons for refusal, and each
+    reason comes with the rounds it was given in.
+    """
+
+    exchange: str
+    client: str
+    uploads: int
+    bytes: int
+    tensors: Sequence[tuple[str, str]]
+    numbers: int
+    refused: Mapping[str, Sequence[int]]
+
+
+def by_exchange(entries: Sequence[Mapping[str, Any]]) -> list[Sent]:
+    """The ledger's entries, by exchange and client, in the order in which they first occur."""
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for entry in entries:
+        groups.setdefault((entry["exchange"], entry["client"]), []).append(entry)
+    return [_sent(*key, group) for key, group in groups.items()]
+
+
+def repeated(entries: Sequence[Mapping[str, Any]]) -> int:
+    """How many entries are repetitions of a round that was run again after an interruption."""
+    counts = Counter((entry["round"], entry["exchange"], entry["client"]) for entry in entries)
+    return sum(counts.values()) - len(counts)
+
+
+def _sent(exchange: str, client: str, entries: Sequence[Mapping[str, Any]]) -> Sent:
+    refused: dict[str, list[int]] = {}
+    for entry in entries:
+        if not entry["accepted"]:
+            refused.setdefault(entry["refused"], []).append(entry["round"])
+    tensors = {(name, shape_words(shape)) for entry in entries for name, (_, shape) in entry["tensors"].items()}
+    numbers = max(sum(prod(shape) for _, shape in entry["tensors"].values()) for entry in entries)
+    return Sent(exchange, client, len(entries), sum(entry["bytes"] for entry in entries), sorted(tensors), numbers, refused)
+
+
+def shape_words(shape: Sequence[int]) -> str:
+    """A shape as people write it: `2 x 3`, and `one number` for a scalar."""
+    return " × ".join(str(size) for size in shape) or "one number"

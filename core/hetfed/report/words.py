@@ -1,0 +1,123 @@
+"""Numbers and findings in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hetfed.report.facts import ClientFacts, Facts
+from hetfed.run.summary import ARMS
+
+DASH = "–"
+
+
+def number(value: float | None) -> str:
+    """A metric in three or four figures, a dash where it is undefined."""
+    if value is None or value != value:  # noqa: PLR0124 (NaN)
+        return DASH
+    size = abs(value)
+    if size >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:#.4g}" if size >= 1 and size != 1 else f"{value:.3f}" if size >= 0.1 or size == 0 else f"{value:#.3g}"
+
+
+def count(value: int) -> str:
+    """A whole number with thousands separators."""
+    return f"{value:,}"
+
+
+def size(bytes_: int) -> str:
+    """A number of bytes: exact below one KiB, else in KiB, MiB or GiB."""
+    if bytes_ < 1024:
+        return f"{bytes_} B"
+    value = bytes_ / 1024
+    for unit in ("KiB", "MiB"):
+        if value < 1024:
+            return f"{value:,.1f} {unit}"
+        value /= 1024
+    return f"{value:,.1f} GiB"
+
+
+def duration(seconds: float) -> str:
+    """A time in the two units that matter."""
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def listing(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def verdict(client: ClientFacts) -> str:
+    """The gain in words: better, worse, the same or undefined."""
+    if client.gain is None:
+        return "undefined"
+    if client.gain == 0:
+        return "the same"
+    step = abs(client.gain)
+    return f"{'better' if client.gain > 0 else 'worse'} by {number(step) if step >= 1e-4 else 'less than 0.0001'}"
+
+
+def setting(value: object) -> str:
+    """A setting as a person would write it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} = {setting(item)}" for key, item in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(setting(item) for item in value) or "none"
+    return "none" if value is None or value == "" else str(value)
+
+
+def headline(facts: Facts) -> list[str]:
+    """The result in sentences, the first one being the most important; whoever loses is named."""
+    judged = facts.judged
+    sentences = [_count_sentence(facts)]
+    if judged and facts.one_metric:
+        sentences.append(_mean_sentence(facts))
+    losers = [client.name for client in judged if client.gain is not None and client.gain < 0]
+    if losers:
+        sentences.append(f"Worse federated than alone: {listing(losers)}.")
+    elif judged:
+        sentences.append("No client does worse federated than alone.")
+    behind = [client.name for client in facts.clients if client.behind_reference]
+    if behind:
+        sentences.append(f"A simple reference method does better than the federated model at {listing(behind)}.")
+    return sentences
+
+
+def _count_sentence(facts: Facts) -> str:
+    judged, everyone = len(facts.judged), len(facts.clients)
+    if not judged:
+        return "No client can be compared federated and alone."
+    winners = sum(1 for client in facts.judged if client.gain is not None and client.gain > 0)
+    verb = "does" if winners == 1 else "do"
+    sentence = f"{winners} of {judged} client{'s' if judged > 1 else ''} {verb} better federated than alone"
+    return f"{sentence}; {everyone - judged} more cannot be compared." if judged < everyone else f"{sentence}."
+
+
+def _mean_sentence(facts: Facts) -> str:
+    means = facts.means
+    metric = f"test {facts.summary['metric']}"
+    words = [f"{number(means.values['federated'])} federated", f"{number(means.values['alone'])} alone"]
+    if means.values["pooled"] is not None:
+        words.append(f"{number(means.values['pooled'])} pooled")
+    better = "higher" if facts.summary["higher_is_better"] else "lower"
+    return f"Mean {metric} ({better} is better): {words[0]} vs {' vs '.join(words[1:])}."
+
+
+def undefined(facts: Facts) -> list[str]:
+    """Why a value of the main table is a dash; a reason that several clients share is given once."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for client in facts.clients:
+        for arm in ARMS:
+            if client.value(arm) is None:
+                reason = client.entry["notes"].get(arm, "no reason is recorded")
+                reasons.setdefault((arm, reason), []).append(client.name)
+    everyone = len(facts.clients)
+    return [
+        f"{arm}, {'every client' if len(names) == everyone > 1 else listing(names)}: {reason}"
+        for (arm, reason), names in reasons.items()
+    ]

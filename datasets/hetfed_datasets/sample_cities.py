@@ -1,0 +1,221 @@
+"""Four synthetic cities, each watched in another way: loops, probes, signals, camera.
+
+What it imitates, and how:
+
+- road graph: sensors on a few roads, in driving order; a road's sensors are linked in a chain and roads cross at junctions;
+- rhythm: demand has two peaks on working days and one flat hump at weekends, each sensor with its own share and each road with
+  its own rush hour (morning inbound, evening outbound);
+- congestion wave: where demand nears capacity a queue forms and moves upstream, some minutes per link, fading as it goes;
+- incidents: at random times and places the capacity falls for half an hour to two hours, and the queue spreads the same way;
+- readings: speed falls with the queue (loops, probes); counts follow demand and are held down by the queue (signals, camera);
+  probes miss readings, more at night; a camera loses part of the vehicles behind others (occlusion) and sorts the rest by class.
+
+All of it is made up; no road stands behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from hetfed.errors import PlanError
+from hetfed_datasets.records import Series
+
+Array = NDArray[np.float64]
+City = Literal["loops", "probes", "signals", "camera"]
+START = "2024-03-04"
+"""A Monday."""
+DAY = 24 * 60
+LEVELS = ("low", "normal", "high", "heavy")
+LEVEL_CUTS = (0.35, 0.75, 0.95)
+"""Load (demand over capacity, queues included) from which the level is normal, high, heavy."""
+VEHICLES = ("car", "bike", "bus", "truck")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A city: sensors on each road, minutes between readings, days, and the seed that tells it from the others."""
+
+    roads: tuple[int, ...]
+    interval: int
+    days: int
+    salt: int
+
+    @property
+    def steps(self) -> int:
+        return self.days * DAY // self.interval
+
+
+LAYOUTS: dict[str, Layout] = {
+    "loops": Layout((5, 4, 3), 5, 10, 1),
+    "probes": Layout((4, 3, 3), 15, 14, 2),
+    "signals": Layout((5, 5, 4), 15, 14, 3),
+    "camera": Layout((1,), 15, 14, 4),
+}
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What happens on the roads: `demand` and `queue`, both (time, sensor), as shares of capacity."""
+
+    time: pd.DatetimeIndex
+    demand: Array
+    queue: Array
+
+
+def generate(city: City = "loops", seed: int = 0) -> Series:
+    """One city's readings, with its road graph. The same city and seed give the same series.
+
+    loops: mph every 5 min at 12 sensors, 10 days. probes: km/h every 15 min at 10, 14 days, some missing. signals: vehicles per
+    15 min at 14, 14 days. camera: cars, bikes, buses and trucks per 15 min at one sensor, 14 days, with a congestion level.
+
+    Raises:
+        PlanError: there is no such city.
+    """
+    if city not in LAYOUTS:
+        raise PlanError("no such sample city", key="city", value=city, remedy=f"Known: {', '.join(LAYOUTS)}.")
+    layout = LAYOUTS[city]
+    rng = np.random.default_rng([seed, layout.salt])
+    adjacency = road_graph(layout.roads)
+    traffic = _traffic(layout, adjacency, rng)
+    values, channels, unit = READERS[city](traffic, rng)
+    return Series(
+        name="sample-cities",
+        values=values.astype(np.float32),
+        time=traffic.time,
+        sensors=tuple(f"road{road}-{place}" for road, length in enumerate(layout.roads) for place in range(length)),
+        channels=channels,
+        unit=unit,
+        interval=layout.interval,
+        adjacency=adjacency,
+        level=_level(traffic) if city == "camera" else None,
+        levels=LEVELS if city == "camera" else (),
+        synthetic=True,
+    )
+
+
+def road_graph(roads: tuple[int, ...]) -> NDArray[np.float32]:
+    """The links (sensor, sensor): 1 to oneself and to the neighbours on the road, 0.5 where a road crosses the first one."""
+    first = np.cumsum((0, *roads[:-1]))
+    links = np.eye(sum(roads), dtype=np.float32)
+    for start, length in zip(first, roads, strict=True):
+        places = np.arange(start, start + length - 1)
+        links[places, places + 1] = links[places + 1, places] = 1.0
+    for road, start in enumerate(first[1:], start=1):
+        crossing, middle = road % roads[0], start + roads[road] // 2
+        links[crossing, middle] = links[middle, crossing] = 0.5
+    return links
+
+
+def _traffic(layout: Layout, adjacency: NDArray[np.float32], rng: np.random.Generator) -> Traffic:
+    time = pd.date_range(START, periods=layout.steps, freq=f"{layout.interval}min")
+    sensors = len(adjacency)
+    share = rng.uniform(0.75, 1.05, sensors)
+    inbound = np.repeat(np.arange(len(layout.roads)) % 2 == 0, layout.roads)
+    demand = share * _rhythm(time, inbound) * _day_to_day(layout, rng)
+    demand *= np.exp(_slow_noise(layout.steps, sensors, 0.10, rng))
+    capacity = 1 - _incidents(layout, sensors, rng)
+    return Traffic(time, demand, _queue(demand / capacity, adjacency, layout.interval))
+
+
+def _rhythm(time: pd.DatetimeIndex, inbound: NDArray[np.bool_]) -> Array:
+    """Expected demand (time, sensor) as a share of capacity; inbound roads are busier in the morning."""
+    hour = (time.hour + time.minute / 60).to_numpy()[:, None]
+    weekend = (time.dayofweek.to_numpy() >= 5)[:, None]
+    morning = np.where(inbound, 0.55, 0.35) * np.exp(-(((hour - 8.0) / 1.3) ** 2))
+    evening = np.where(inbound, 0.35, 0.55) * np.exp(-(((hour - 17.5) / 1.7) ** 2))
+    daytime = 0.40 * np.exp(-(((hour - 13.5) / 5.5) ** 4))
+    leisure = 0.50 * np.exp(-(((hour - 14.5) / 4.5) ** 2))
+    return np.asarray(0.08 + np.where(weekend, leisure, morning + evening + daytime))
+
+
+def _day_to_day(layout: Layout, rng: np.random.Generator) -> Array:
+    """How busy each day is as a whole (time, 1)."""
+    return np.repeat(rng.normal(1, 0.06, layout.days), DAY // layout.interval)[:, None]
+
+
+def _slow_noise(steps: int, sensors: int, scale: float, rng: np.random.Generator) -> Array:
+    """Noise (time, sensor) of standard deviation `scale` in which a step keeps nine tenths of the one before."""
+    from scipy.signal import lfilter
+
+    keep = 0.9
+    white = rng.normal(0, scale * np.sqrt(1 - keep**2), (steps, sensors))
+    return np.asarray(lfilter([1.0], [1.0, -keep], white, axis=0))
+
+
+def _incidents(layout: Layout, sensors: int, rng: np.random.Generator) -> Array:
+    """The share of capacity that is lost (time, sensor): about one incident per sensor and week, half an hour to two hours."""
+    lost = np.zeros((layout.steps, sensors))
+    for _ in range(rng.poisson(sensors * layout.days / 7)):
+        start, sensor = rng.integers(layout.steps), rng.integers(sensors)
+        length = int(rng.uniform(30, 120)) // layout.interval
+        lost[start : start + length, sensor] = rng.uniform(0.3, 0.6)
+    return lost
+
+
+def _queue(load: Array, adjacency: NDArray[np.float32], interval: int) -> Array:
+    """How much of a queue there is (time, sensor), 0..1: it grows where load is near 1 and reaches neighbours step by step.
+
+    A queue forgets itself within half an hour, and hands on to a neighbour a part of what was there a step before: the wave.
+    """
+    keep = np.exp(-interval / 30)
+    passing = adjacency - np.eye(len(adjacency), dtype=np.float32)
+    own = 1 / (1 + np.exp(-14 * (load - 0.92)))
+    queue = np.zeros_like(load)
+    for step in range(1, len(load)):
+        arriving = (passing * queue[step - 1]).max(axis=1)
+        queue[step] = np.maximum(keep * queue[step - 1] + (1 - keep) * own[step], 0.85 * keep * arriving * (load[step] > 0.4))
+    return queue
+
+
+def _loops(traffic: Traffic, rng: np.random.Generator) -> tuple[Array, tuple[str, ...], str]:
+    free = rng.uniform(58, 68, traffic.demand.shape[1])
+    speed = free * _slowed(traffic) + rng.normal(0, 1.5, traffic.demand.shape)
+    return np.clip(speed, 3, 75)[..., None], ("speed",), "mph"
+
+
+def _probes(traffic: Traffic, rng: np.random.Generator) -> tuple[Array, tuple[str, ...], str]:
+    """A probe reading is the mean of the few taxis that pass; with none it is missing."""
+    free = rng.uniform(35, 60, traffic.demand.shape[1])
+    taxis = rng.poisson(2 + 8 * traffic.demand)
+    noise = rng.normal(0, 5.0, traffic.demand.shape) / np.sqrt(np.maximum(taxis, 1))
+    speed = np.clip(free * _slowed(traffic) + noise, 2, 90)
+    return np.where(taxis > 0, speed, np.nan)[..., None], ("speed",), "km/h"
+
+
+def _signals(traffic: Traffic, rng: np.random.Generator) -> tuple[Array, tuple[str, ...], str]:
+    capacity = rng.uniform(120, 320, traffic.demand.shape[1])
+    return rng.poisson(capacity * _through(traffic)).astype(float)[..., None], ("vehicles",), "vehicles/15 min"
+
+
+def _camera(traffic: Traffic, rng: np.random.Generator) -> tuple[Array, tuple[str, ...], str]:
+    """Counts by class; the denser the traffic, the more vehicles stand hidden behind others."""
+    mix = np.array([0.78, 0.10, 0.05, 0.07])
+    passed = rng.poisson(180 * _through(traffic)[..., None] * mix)
+    seen = 0.97 - 0.25 * np.clip(traffic.demand + traffic.queue, 0, 1.5)[..., None] * np.array([1.0, 1.4, 0.3, 0.4])
+    return rng.binomial(passed, seen).astype(float), VEHICLES, "vehicles/15 min"
+
+
+def _slowed(traffic: Traffic) -> Array:
+    """Speed as a share of free speed: a little less with demand, much less in a queue."""
+    return (1 - 0.08 * np.minimum(traffic.demand, 1.0)) * (1 - 0.7 * traffic.queue)
+
+
+def _through(traffic: Traffic) -> Array:
+    """Vehicles that get through, as a share of capacity: a queue holds them back."""
+    return np.minimum(traffic.demand, 1.0) * (1 - 0.35 * traffic.queue)
+
+
+def _level(traffic: Traffic) -> NDArray[np.int64]:
+    """The camera's congestion level (time,)."""
+    load = (traffic.demand + 0.5 * traffic.queue)[:, 0]
+    return np.digitize(load, LEVEL_CUTS).astype(np.int64)
+
+
+Reader = Callable[[Traffic, np.random.Generator], tuple[Array, tuple[str, ...], str]]
+READERS: dict[str, Reader] = {"loops": _loops, "probes": _probes, "signals": _signals, "camera": _camera}
