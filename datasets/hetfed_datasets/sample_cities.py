@@ -5,10 +5,10 @@ What it imitates, and how:
 - road graph: sensors on a few roads, in driving order; a road's sensors are linked in a chain and roads cross at junctions;
 - rhythm: demand has two peaks on working days and one flat hump at weekends, each sensor with its own share and each road with
   its own rush hour (morning inbound, evening outbound);
-- congestion wave: where demand nears capacity a queue forms and moves upstream, some minutes per link, fading as it goes;
+- congestion wave: where demand nears capacity a queue forms and moves upstream, a link per step, fading as it goes;
 - incidents: at random times and places the capacity falls for half an hour to two hours, and the queue spreads the same way;
 - readings: speed falls with the queue (loops, probes); counts follow demand and are held down by the queue (signals, camera);
-  probes miss readings, more at night; a camera loses part of the vehicles behind others (occlusion) and sorts the rest by class.
+  probes miss readings, more at night; a camera sorts vehicles by class and misses some that stand behind others (occlusion).
 
 All of it is made up; no road stands behind it.
 """
@@ -32,7 +32,7 @@ START = "2024-03-04"
 """A Monday."""
 DAY = 24 * 60
 LEVELS = ("low", "normal", "high", "heavy")
-LEVEL_CUTS = (0.35, 0.75, 0.95)
+LEVEL_CUTS = (0.3, 0.7, 1.0)
 """Load (demand over capacity, queues included) from which the level is normal, high, heavy."""
 VEHICLES = ("car", "bike", "bus", "truck")
 
@@ -115,7 +115,7 @@ def road_graph(roads: tuple[int, ...]) -> NDArray[np.float32]:
 def _traffic(layout: Layout, adjacency: NDArray[np.float32], rng: np.random.Generator) -> Traffic:
     time = pd.date_range(START, periods=layout.steps, freq=f"{layout.interval}min")
     sensors = len(adjacency)
-    share = rng.uniform(0.75, 1.05, sensors)
+    share = rng.uniform(0.85, 1.2, sensors)
     inbound = np.repeat(np.arange(len(layout.roads)) % 2 == 0, layout.roads)
     demand = share * _rhythm(time, inbound) * _day_to_day(layout, rng)
     demand *= np.exp(_slow_noise(layout.steps, sensors, 0.10, rng))
@@ -161,15 +161,17 @@ def _incidents(layout: Layout, sensors: int, rng: np.random.Generator) -> Array:
 def _queue(load: Array, adjacency: NDArray[np.float32], interval: int) -> Array:
     """How much of a queue there is (time, sensor), 0..1: it grows where load is near 1 and reaches neighbours step by step.
 
-    A queue forgets itself within half an hour, and hands on to a neighbour a part of what was there a step before: the wave.
+    A queue forgets itself within half an hour, and the sensor before it on the road has most of it one step later: the wave.
+    At a junction it passes on from the crossing road to the first one.
     """
-    keep = np.exp(-interval / 30)
-    passing = adjacency - np.eye(len(adjacency), dtype=np.float32)
-    own = 1 / (1 + np.exp(-14 * (load - 0.92)))
+    keep, passed_on = np.exp(-interval / 30), np.exp(-interval / 60)
+    # Sensors are numbered in driving order: what is further down has the larger number.
+    downstream = np.triu(adjacency, 1)
+    own = 1 / (1 + np.exp(-14 * (load - 0.95)))
     queue = np.zeros_like(load)
     for step in range(1, len(load)):
-        arriving = (passing * queue[step - 1]).max(axis=1)
-        queue[step] = np.maximum(keep * queue[step - 1] + (1 - keep) * own[step], 0.85 * keep * arriving * (load[step] > 0.4))
+        arriving = passed_on * (downstream * queue[step - 1]).max(axis=1)
+        queue[step] = np.maximum(keep * queue[step - 1] + (1 - keep) * own[step], np.where(load[step] > 0.4, arriving, 0))
     return queue
 
 

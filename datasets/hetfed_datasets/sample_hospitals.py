@@ -105,7 +105,7 @@ def _scan(tissue: Array, hospital: Hospital, rng: np.random.Generator) -> NDArra
     """What the hospital's scanner makes of it (n, height, width, 1)."""
     seen = hospital.gain * gaussian_filter(tissue, (0, hospital.blur, hospital.blur)) + hospital.offset
     noisy = seen + rng.normal(0, hospital.noise, seen.shape)
-    return (np.clip(noisy, 0, 1) * 255).astype(np.uint8)[..., np.newaxis]
+    return np.asarray(np.clip(noisy, 0, 1) * 255, dtype=np.uint8)[..., np.newaxis]
 
 
 def _expression(subtype: NDArray[np.int64], loadings: Array, rng: np.random.Generator) -> NDArray[np.float32]:

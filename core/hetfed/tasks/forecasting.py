@@ -63,7 +63,7 @@ class Forecasting:
     def metrics(self, output: Output, examples: Examples) -> Metrics:
         """MAE, RMSE and MAPE at each horizon over known readings; `unmasked` takes a missing reading for a zero.
 
-        MAPE is a percentage, over readings that are not zero.
+        MAPE is a percentage, over readings of at least one unit: a share of nearly nothing says nothing.
         """
         return self.metrics_of(self.in_unit(output.logits), examples.target)
 
@@ -96,5 +96,5 @@ class Forecasting:
 
 
 def _percentage_error(forecast: Tensor, target: Tensor) -> float | None:
-    usable = ~target.isnan() & (target != 0)
+    usable = target >= 1  # false for NaN
     return 100 * float(mean_absolute_percentage_error(forecast[usable], target[usable])) if usable.any() else None
