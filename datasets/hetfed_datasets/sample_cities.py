@@ -115,7 +115,7 @@ def road_graph(roads: tuple[int, ...]) -> NDArray[np.float32]:
 def _traffic(layout: Layout, adjacency: NDArray[np.float32], rng: np.random.Generator) -> Traffic:
     time = pd.date_range(START, periods=layout.steps, freq=f"{layout.interval}min")
     sensors = len(adjacency)
-    share = rng.uniform(0.85, 1.2, sensors)
+    share = rng.uniform(0.95, 1.3, sensors)
     inbound = np.repeat(np.arange(len(layout.roads)) % 2 == 0, layout.roads)
     demand = share * _rhythm(time, inbound) * _day_to_day(layout, rng)
     demand *= np.exp(_slow_noise(layout.steps, sensors, 0.10, rng))
@@ -167,7 +167,7 @@ def _queue(load: Array, adjacency: NDArray[np.float32], interval: int) -> Array:
     keep, passed_on = np.exp(-interval / 30), np.exp(-interval / 60)
     # Sensors are numbered in driving order: what is further down has the larger number.
     downstream = np.triu(adjacency, 1)
-    own = 1 / (1 + np.exp(-14 * (load - 0.95)))
+    own = 1 / (1 + np.exp(-14 * (load - 0.9)))
     queue = np.zeros_like(load)
     for step in range(1, len(load)):
         arriving = passed_on * (downstream * queue[step - 1]).max(axis=1)
