@@ -201,6 +201,33 @@ _ENTRIES = (
         "Apache-2.0",
         generated=True,
     ),
+    Entry(
+        "random-table",
+        "cohort",
+        "random: a table of noise and a coin toss, the article's input",
+        "random_input:table",
+        "generated, see docs/datasets.md",
+        "Apache-2.0",
+        generated=True,
+    ),
+    Entry(
+        "random-images",
+        "cohort",
+        "random: grey images of noise and a coin toss, the article's input",
+        "random_input:images",
+        "generated, see docs/datasets.md",
+        "Apache-2.0",
+        generated=True,
+    ),
+    Entry(
+        "random-readings",
+        "series",
+        "random: white noise for speeds of three cities, the article's input",
+        "random_input:readings",
+        "generated, see docs/datasets.md",
+        "Apache-2.0",
+        generated=True,
+    ),
 )
 
 ENTRIES: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
