@@ -19,7 +19,7 @@ from hetfed.training import Augment, Training
 Tensors = dict[str, Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Client:
     """One participant.
 

@@ -104,12 +104,16 @@ def build_worlds(members: Sequence[Client], everybody: Sequence[Client]) -> list
 
 
 def fits(client: Client, world: World) -> bool:
-    """Whether the client's examples can stand among those of `world`: same question, a modality in common, no shape differs."""
+    """Whether the client's examples can stand among those of `world`: same question, a modality in common, no shape differs.
+
+    Where the model has local parts (a city's sensors), each client is a world of its own.
+    """
     mine, theirs = client.data.train, world.examples
     common = set(mine.inputs) & set(theirs.inputs)
     same_inputs = all(mine.inputs[name].shape[1:] == theirs.inputs[name].shape[1:] for name in common)
     same_target = mine.target.shape[1:] == theirs.target.shape[1:] and set(mine.further) == set(theirs.further)
-    return bool(common) and same_inputs and same_target and client.task.question == world.task.question
+    same_question = client.task.question == world.task.question and not local_parts(world.model)
+    return bool(common) and same_inputs and same_target and same_question
 
 
 def _with_all_inputs(examples: Examples, like: Examples) -> Examples:
