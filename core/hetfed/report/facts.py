@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from hetfed.errors import RunFolderError
-from hetfed.report.sent import Sent, by_exchange
+from hetfed.report.sent import Sent, by_exchange, repeated
 from hetfed.run.folder import ENVIRONMENT, LEDGER, PLAN, ROUNDS
 from hetfed.run.ledger import Ledger
 from hetfed.run.summary import ARMS
@@ -40,6 +40,11 @@ class ClientFacts:
     def name(self) -> str:
         """The client's name."""
         return str(self.entry["name"])
+
+    @property
+    def unit(self) -> str:
+        """The unit of its metric as far as it has one."""
+        return str(self.entry["about"].get("unit", ""))
 
     def value(self, arm: str) -> float | None:
         """The test metric in one arm, None where it is undefined."""
@@ -94,12 +99,16 @@ class Means:
 
 @dataclass(frozen=True)
 class Facts:
-    """Everything that the report of one run says. `rounds` is rounds.csv, `sent` the ledger by exchange and client."""
+    """Everything that the report of one run says. `rounds` is rounds.csv, `sent` the ledger by exchange and client.
+
+    `repeated` counts the uploads of rounds that were run again after an interruption.
+    """
 
     summary: Mapping[str, Any]
     clients: Sequence[ClientFacts]
     rounds: pd.DataFrame
     sent: Sequence[Sent]
+    repeated: int
     environment: Mapping[str, Any]
     plan: str
     digest: str
@@ -111,8 +120,8 @@ class Facts:
 
     @cached_property
     def one_metric(self) -> bool:
-        """Whether all clients are judged by the same metric: only then does a mean over them say anything."""
-        return len({client.entry["metric"] for client in self.clients}) == 1
+        """Whether all clients are judged by the same metric in the same unit: only then does a mean over them say anything."""
+        return len({(client.entry["metric"], client.unit) for client in self.clients}) == 1
 
     @cached_property
     def means(self) -> Means:
@@ -139,14 +148,16 @@ def read_facts(folder: RunFolder) -> Facts:
     summary = folder.summary()
     for name in (ROUNDS, ENVIRONMENT, PLAN):
         if not (folder.path / name).is_file():
-            raise RunFolderError("the run is not whole", file=folder.path / name, remedy="Run the plan again into a new folder.")
+            raise RunFolderError("the run is not whole", file=folder.path / name, remedy="Run the plan again in a new folder.")
+    ledger = Ledger(folder.path / LEDGER).entries()
     clients = [ClientFacts(entry, summary["higher_is_better"]) for entry in summary["clients"]]
     return Facts(
         summary,
         clients,
         # A client may be called "NA" or "007".
         pd.read_csv(folder.path / ROUNDS, dtype={"client": str}, keep_default_na=False, na_values={"validation": [""]}),
-        by_exchange(Ledger(folder.path / LEDGER).entries()),
+        by_exchange(ledger),
+        repeated(ledger),
         json.loads((folder.path / ENVIRONMENT).read_text(encoding="utf-8")),
         (folder.path / PLAN).read_text(encoding="utf-8").partition("\n")[2],
         folder.plan_digest(),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -34,23 +34,26 @@ def draw_all(facts: Facts, folder: Path) -> dict[str, str]:
 
 
 def outcomes(facts: Facts) -> str:
-    """A row per client, a dot per arm; a bar marks the best simple reference."""
+    """A row per client, a dot per arm; a bar marks the best simple reference.
+
+    Where clients differ in metric or unit one axis cannot hold them, so every value is divided by that of the client alone.
+    """
     clients = facts.clients
+    scales = [_scale(client, facts) for client in clients]
     figure, axes = _axes(5.4, 0.95 + 0.36 * len(clients))
     for row, client in enumerate(clients):
-        values = [value for arm in COLOURS if (value := client.value(arm)) is not None]
+        values = [value / scales[row] for arm in COLOURS if (value := client.value(arm)) is not None and scales[row]]
         if values:
             axes.hlines(row, min(values), max(values), color=FAINT, linewidth=3, zorder=1)
     for arm, colour in COLOURS.items():
-        known = [(value, row) for row, client in enumerate(clients) if (value := client.value(arm)) is not None]
+        known = _points([client.value(arm) for client in clients], scales)
         _dots(axes, known, marker=MARKERS[arm], color=colour, label=arm, s=46, edgecolors="white", linewidths=0.8)
-    known = [(client.reference.value, row) for row, client in enumerate(clients) if client.reference]
+    known = _points([client.reference.value if client.reference else None for client in clients], scales)
     _dots(axes, known, marker="|", color=INK, label="best reference", s=120, linewidths=1.8)
     axes.set_yticks(range(len(clients)))
     axes.set_yticklabels([client.name for client in clients], parse_math=False, fontsize=10)
     axes.set_ylim(len(clients) - 0.5, -0.5)
-    better = "higher" if facts.summary["higher_is_better"] else "lower"
-    axes.set_xlabel(f"test {_metric_words(facts)} ({better} is better)", color=INK, parse_math=False)
+    axes.set_xlabel(_axis_label(facts), color=INK, parse_math=False)
     axes.grid(axis="x", color=FAINT, linewidth=0.6)
     if axes.get_legend_handles_labels()[0]:
         figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=9.5, handletextpad=0.2, columnspacing=1.2)
@@ -91,14 +94,27 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _dots(axes: Axes, points: Iterable[tuple[float, int]], **style: object) -> None:
-    values = list(points)
-    if values:
-        axes.scatter(*zip(*values, strict=True), zorder=2, **style)  # type: ignore[arg-type]
+def _scale(client: ClientFacts, facts: Facts) -> float:
+    """What the values of a client are divided by; 0 where they cannot be drawn."""
+    return 1.0 if facts.one_metric else client.value("alone") or 0.0
 
 
-def _metric_words(facts: Facts) -> str:
-    return str(facts.summary["metric"]) if facts.one_metric else "metric of each client"
+def _points(values: Sequence[float | None], scales: Sequence[float]) -> list[tuple[float, int]]:
+    """(position, row) of those values that there are."""
+    return [(value / scales[row], row) for row, value in enumerate(values) if value is not None and scales[row]]
+
+
+def _dots(axes: Axes, points: Sequence[tuple[float, int]], **style: Any) -> None:
+    if points:
+        axes.scatter(*zip(*points, strict=True), zorder=2, **style)
+
+
+def _axis_label(facts: Facts) -> str:
+    better = "higher is better" if facts.summary["higher_is_better"] else "lower is better"
+    if not facts.one_metric:
+        return f"test metric divided by that of the client alone ({better})"
+    unit = facts.clients[0].unit
+    return f"test {facts.summary['metric']}{f', {unit}' if unit else ''} ({better})"
 
 
 def _svg(figure: Figure) -> str:
