@@ -1,0 +1,104 @@
+"""`hetfed datasets`: what there is, where it comes from, getting it, checking it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from hetfed_datasets.registry import ENTRIES, Entry, data_root, entry_of
+
+if TYPE_CHECKING:
+    from hetfed_datasets.records import Cohort, Series
+
+app = typer.Typer(
+    help="List, describe, fetch and check data sets.  Example: hetfed datasets list",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A name that `hetfed datasets list` shows.", show_default=False)]
+DataDir = Annotated[
+    Path | None,
+    typer.Option("--data-dir", help="Folder of data sets. Without it HETFED_DATA, else your cache folder.", show_default=False),
+]
+
+
+@app.command("list")
+def list_all(data_dir: DataDir = None) -> None:
+    """Every data set, and whether it is here.
+
+    Example: hetfed datasets list --data-dir data
+    """
+    root = data_root(data_dir)
+    table = Table("name", "kind", "here", "what", title=f"data sets in {root}", title_justify="left", box=None)
+    for entry in ENTRIES.values():
+        table.add_row(entry.name, entry.kind, _whereabouts(entry, root), entry.title)
+    Console().print(table)
+
+
+@app.command()
+def describe(name: Name) -> None:
+    """Source, licence and files of a data set; nothing is read.
+
+    Example: hetfed datasets describe tcga-lgg-mri
+    """
+    entry = entry_of(name)
+    table = Table(show_header=False, title=entry.name, title_justify="left", box=None)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    rows = {"what": entry.title, "kind": entry.kind, "source": entry.source, "licence": entry.licence}
+    rows |= {"made of": ", ".join(entry.joins)} if entry.joins else {}
+    for key, value in rows.items():
+        table.add_row(key, value)
+    for file_name, file in entry.files.items():
+        table.add_row(file_name, f"{file.url or 'prepared by hand, see docs/datasets.md'}\nsha256 {file.sha256}")
+    Console().print(table)
+
+
+@app.command()
+def fetch(name: Name, data_dir: DataDir = None) -> None:
+    """Download what is missing of a data set from its publisher, pinned by SHA-256.
+
+    Example: hetfed datasets fetch la-los-loop --data-dir data
+    """
+    from hetfed_datasets import fetch as module
+
+    files = module.fetch(entry_of(name), data_root(data_dir))
+    for file in files:
+        typer.echo(f"there: {file}")
+    if not files:
+        typer.echo(f"{name} is generated: there is nothing to fetch")
+
+
+@app.command()
+def check(name: Name, data_dir: DataDir = None) -> None:
+    """Verify the files of a data set by SHA-256, and read them.
+
+    Example: hetfed datasets check la-los-loop --data-dir data
+    """
+    from hetfed_datasets import fetch as module
+
+    typer.echo(f"{name} is in order: {_size(module.check(entry_of(name), data_root(data_dir)))}")
+
+
+def _whereabouts(entry: Entry, root: Path) -> str:
+    if entry.generated:
+        return "generated"
+    parts = (entry, *(entry_of(part) for part in entry.joins))
+    return "yes" if all((root / part.name / file).is_file() for part in parts for file in part.files) else "no"
+
+
+def _size(record: Cohort | Series) -> str:
+    from hetfed_datasets.records import Series
+
+    if isinstance(record, Series):
+        days = len(record.time) * record.interval / (24 * 60)
+        return (
+            f"sensors {len(record.sensors)}, steps {len(record.time)} of {record.interval} min ({days:.0f} days), {record.unit}"
+        )
+    modalities = ", ".join(record.modalities)
+    return f"patients {len(set(record.patient))}, samples {len(record)}, sites {len(set(record.site))}, modalities {modalities}"

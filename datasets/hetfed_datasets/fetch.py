@@ -1,0 +1,73 @@
+"""Get a data set from its publisher, and check that what lies there is what was tested: both by SHA-256."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from hetfed.errors import DataError
+from hetfed_datasets.records import Cohort, Series
+from hetfed_datasets.registry import Entry, File, entry_of
+
+TIMEOUT = 60
+"""Seconds without an answer until the publisher counts as silent."""
+
+
+def fetch(entry: Entry, root: Path) -> list[Path]:
+    """Bring the files of a data set, and of those it joins, into `root/<name>`; one that is there and right stays as it is.
+
+    Returns the files, of which generated data sets have none.
+
+    Raises:
+        DataError: the publisher does not serve a file, serves other bytes, or nobody serves it and it is not there.
+    """
+    files = [path for part in entry.joins for path in fetch(entry_of(part), root)]
+    folder = root / entry.name
+    files += [_retrieve(folder / name, file.url, file) for name, file in entry.files.items() if file.url is not None]
+    by_hand = [folder / name for name, file in entry.files.items() if file.url is None]
+    for path in by_hand:
+        if not path.is_file():
+            remedy = f"Prepare it from its source ({entry.source}) and put it there; docs/datasets.md says how."
+            raise DataError("this file is prepared by hand, no publisher serves it", file=path, remedy=remedy)
+    return files + by_hand
+
+
+def check(entry: Entry, root: Path) -> Cohort | Series:
+    """The record of a data set whose files have the pinned SHA-256; those of the data sets it joins too.
+
+    Raises:
+        DataError: a file is missing, has other bytes, or does not hold what it should.
+    """
+    import pooch
+
+    for part in entry.joins:
+        check(entry_of(part), root)
+    for name, file in entry.files.items():
+        path = root / entry.name / name
+        if not path.is_file():
+            remedy = f"Get it with `hetfed datasets fetch {entry.name}`, or point --data-dir (or HETFED_DATA) at the data root."
+            raise DataError("no such data file", file=path, remedy=remedy)
+        found = pooch.file_hash(str(path), alg="sha256")
+        if found != file.sha256:
+            remedy = f"Expected {file.sha256}. Fetch it again, or compare it with the publisher's copy."
+            raise DataError("other bytes than those tested (SHA-256)", file=path, value=found, remedy=remedy)
+    return entry.load(root)
+
+
+def _retrieve(path: Path, url: str, file: File) -> Path:
+    """Download `url` to `path`, unless the right bytes are there already; a failed download leaves nothing behind."""
+    import pooch
+
+    # pooch reports each download; here the command line does.
+    pooch.get_logger().setLevel(logging.WARNING)
+    downloader = pooch.HTTPDownloader(timeout=TIMEOUT)
+    try:
+        pooch.retrieve(url, f"sha256:{file.sha256}", fname=path.name, path=path.parent, downloader=downloader)
+    except OSError as error:  # what requests raises, too
+        remedy = f"Try again later, or get {url} another way and put it there."
+        raise DataError(f"could not be fetched: {error}", file=path, remedy=remedy) from None
+    except ValueError:
+        # pooch compares the hash before the file takes its place.
+        remedy = "The publisher may have changed it, or the download was cut short: try again, or take a copy from elsewhere."
+        raise DataError(f"fetched bytes do not have SHA-256 {file.sha256}", file=path, value=url, remedy=remedy) from None
+    return path
