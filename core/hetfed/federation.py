@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from safetensors import SafetensorError
-
 from hetfed.client import Client, ClientState, Tensors, new_state
 from hetfed.composition import Composition, Step
 from hetfed.engines.local import Engine, local
@@ -138,8 +136,6 @@ def _receive(step: Step, client: Client, turn: Turn, round_number: int) -> Uploa
         contents = Payload.decode(encoded)
         upload = replace(upload, contents=contents)
         step.exchange.declare(client).check(contents)
-    except SafetensorError as error:
-        return replace(upload, refused=f"not a payload: {error}")
     except PayloadRefused as error:
         return replace(upload, refused=str(error))
     return upload

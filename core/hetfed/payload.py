@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -34,8 +35,15 @@ class Payload:
 
     @staticmethod
     def decode(encoded: bytes) -> Payload:
-        """The payload that `encoded` holds."""
-        return Payload(load(encoded), float(_metadata(encoded)["weight"]))
+        """The payload that `encoded` holds.
+
+        Raises:
+            PayloadRefused: the bytes are no payload.
+        """
+        try:
+            return Payload(load(encoded), float(_metadata(encoded)["weight"]))
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise PayloadRefused(f"not a payload: {error!r}") from error
 
     @property
     def digest(self) -> str:
