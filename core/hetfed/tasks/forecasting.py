@@ -78,7 +78,9 @@ class Forecasting:
             if masked is None:
                 reasons |= dict.fromkeys([f"{m} {minutes} min" for m in ("MAE", "RMSE", "MAPE")], "every reading is missing")
             values |= {f"{name} {minutes} min": None if masked is None else masked[name] for name in ("MAE", "RMSE")}
-            values[f"MAPE {minutes} min"] = _percentage_error(near, known)
+            values[f"MAPE {minutes} min"] = percentage = _percentage_error(near, known)
+            if percentage is None and masked is not None:
+                reasons[f"MAPE {minutes} min"] = "every reading is zero"
             values |= {f"{n} {minutes} min unmasked": v for n, v in (errors(near, known.nan_to_num()) or {}).items()}
         return Metrics(values, reasons)
 
