@@ -7,12 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from hetfed.errors import PayloadRefused
-from hetfed.payload import Declaration, Payload
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.torch import save
+
+from hetfed.errors import PayloadRefused
+from hetfed.payload import Declaration, Payload
 
 ARRAYS = hnp.arrays(
     np.float32,

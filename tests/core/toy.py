@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
+
 from hetfed.client import Client
 from hetfed.data import ClientData, Examples, Facts
 from hetfed.model import Output
@@ -15,7 +17,6 @@ from hetfed.plan import Plan
 from hetfed.seeding import generator
 from hetfed.tasks import Classification
 from hetfed.training import Training
-from torch import Tensor, nn
 
 SAMPLE = """
 title = "A toy"

@@ -1,0 +1,155 @@
+"""Classification metrics against scikit-learn, losses against closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import metrics as sk
+from torch.nn import functional as F
+
+from hetfed.data import Batch, Examples
+from hetfed.evaluation import judge
+from hetfed.model import Output
+from hetfed.tasks import Classification, Metrics, WithFurther
+
+
+def examples(target: torch.Tensor) -> Examples:
+    return Examples({}, target, [str(i) for i in range(len(target))])
+
+
+def measured(names: str, logits: torch.Tensor, target: torch.Tensor) -> Metrics:
+    return Classification(tuple(names)).metrics(Output(logits), examples(target))
+
+
+@given(st.integers(0, 10_000), st.sampled_from(["ab", "abc", "abcd"]))
+def test_metrics_are_those_of_scikit_learn(seed: int, names: str) -> None:
+    chance = torch.Generator().manual_seed(seed)
+    logits = torch.randn(40, len(names), generator=chance)
+    target = torch.cat([torch.arange(len(names)), torch.randint(len(names), (40 - len(names),), generator=chance)])
+    probability, predicted = logits.softmax(dim=1).numpy(), logits.argmax(dim=1)
+    score = probability[:, 1] if len(names) == 2 else probability
+    found = measured(names, logits, target).values
+    auroc = sk.roc_auc_score(target, score, multi_class="raise" if len(names) == 2 else "ovr")
+    assert found["AUROC"] == pytest.approx(auroc, abs=1e-6)
+    assert found["accuracy"] == pytest.approx(sk.accuracy_score(target, predicted), abs=1e-6)
+    assert found["balanced accuracy"] == pytest.approx(sk.balanced_accuracy_score(target, predicted), abs=1e-6)
+    assert found["F1"] == pytest.approx(sk.f1_score(target, predicted, average="macro"), abs=1e-6)
+
+
+def test_auroc_is_over_the_classes_that_occur() -> None:
+    logits = torch.randn(30, 3, generator=torch.Generator().manual_seed(1))
+    target = torch.arange(30) % 2  # class c never occurs
+    probability = logits.softmax(dim=1).numpy()
+    expected = np.mean([sk.roc_auc_score(target == c, probability[:, c]) for c in (0, 1)])
+    assert measured("abc", logits, target).values["AUROC"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_auroc_of_one_class_is_none_with_the_reason() -> None:
+    found = measured("ab", torch.tensor([[0.0, 1.0]] * 4), torch.ones(4, dtype=torch.long))
+    assert found.values["AUROC"] is None
+    assert found.reasons == {"AUROC": "all 4 examples are of class 'b'"}
+    assert found.values["accuracy"] == 1
+
+
+def test_examples_of_unknown_class_are_not_judged() -> None:
+    logits, target = torch.randn(20, 2, generator=torch.Generator().manual_seed(2)), torch.arange(20) % 2
+    unknown = target.clone()
+    unknown[::3] = -1
+    kept = unknown >= 0
+    assert measured("ab", logits, unknown).values == measured("ab", logits[kept], target[kept]).values
+
+
+def test_without_a_known_class_every_metric_is_null_and_the_loss_none() -> None:
+    task, target = Classification(("a", "b")), torch.full((3,), -1)
+    found = measured("ab", torch.zeros(3, 2), target)
+    assert set(found.values) == {"AUROC", "accuracy", "balanced accuracy", "F1"} == set(found.reasons)
+    assert set(found.values.values()) == {None}
+    assert task.loss(Output(torch.zeros(3, 2)), Batch({}, target)) is None
+    judged = judge(Output(torch.zeros(3, 2)), task, examples(target))
+    assert judged.value is None
+    assert math.isnan(judged.loss)
+    assert judged.score < judge(Output(torch.zeros(3, 2)), task, examples(torch.ones(3, dtype=torch.long))).score
+
+
+def test_loss_is_cross_entropy_over_known_classes() -> None:
+    logits, target = torch.tensor([[2.0, 0.0], [5.0, 1.0], [0.0, 1.0]]), torch.tensor([0, -1, 0])
+    loss = Classification(("a", "b")).loss(Output(logits), Batch({}, target))
+    expected = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(1))) / 2
+    assert float(loss) == pytest.approx(expected)
+
+
+def test_balanced_classes_weigh_the_same() -> None:
+    logits, target = torch.tensor([[1.0, 0.0]] * 3 + [[3.0, 0.0]]), torch.tensor([0, 0, 0, 1])
+    loss = Classification(("a", "b"), balanced=True).loss(Output(logits), Batch({}, target))
+    per_class = [math.log(1 + math.exp(-1)), math.log(1 + math.exp(3))]
+    assert float(loss) == pytest.approx(sum(per_class) / 2)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 4.0])
+def test_distillation_is_kl_times_temperature_squared(temperature: float) -> None:
+    chance = torch.Generator().manual_seed(3)
+    student, teacher = (torch.randn(5, 3, generator=chance, requires_grad=True) for _ in range(2))
+    p, q = ((x / temperature).softmax(dim=1) for x in (teacher, student))
+    expected = temperature**2 * (p * (p.log() - q.log())).sum(dim=1).mean()
+    loss = Classification(("a", "b", "c")).distillation_loss(student, teacher, temperature)
+    assert torch.allclose(loss, expected, atol=1e-6)
+    torch.autograd.backward(loss)
+    assert teacher.grad is None
+    # The gradient of T^2 KL with respect to the student's logits is T (q - p) / b.
+    assert torch.allclose(student.grad, (temperature * (q - p) / 5).detach(), atol=1e-6)
+
+
+def test_predictions_that_are_not_finite_are_worse_than_any_others() -> None:
+    task, target = Classification(("a", "b")), torch.tensor([0, 1])
+    broken = judge(Output(torch.tensor([[math.nan, 0.0], [0.0, 0.0]])), task, examples(target))
+    worst = judge(Output(torch.tensor([[0.0, 50.0], [50.0, 0.0]])), task, examples(target))
+    assert broken.value is None
+    assert broken.metrics.reasons == {"AUROC": "the model's predictions are not finite"}
+    assert broken.score < worst.score
+
+
+def test_the_table_shows_targets_and_probabilities() -> None:
+    table = Classification(("a", "b")).table(Output(torch.zeros(2, 2)), examples(torch.tensor([1, -1])))
+    assert table.to_dict("list") == {
+        "id": ["0", "1"],
+        "target": ["b", ""],
+        "probability:a": [0.5, 0.5],
+        "probability:b": [0.5, 0.5],
+    }
+
+
+def test_further_heads_add_weighted_losses_and_named_metrics() -> None:
+    chance = torch.Generator().manual_seed(4)
+    main, level = torch.randn(12, 2, generator=chance), torch.randn(12, 3, generator=chance)
+    target, further = torch.arange(12) % 2, torch.arange(12) % 3
+    task = WithFurther(Classification(("a", "b")), {"level": (Classification(("x", "y", "z")), 0.5)})
+    output, batch = Output(main, further={"level": level}), Batch({}, target, {"level": further})
+    expected = F.cross_entropy(main, target) + 0.5 * F.cross_entropy(level, further)
+    assert torch.allclose(task.loss(output, batch), expected)
+    found = task.metrics(output, Examples({}, target, [str(i) for i in range(12)], {"level": further}))
+    assert found.values == {
+        **measured("ab", main, target).values,
+        **{f"level {name}": value for name, value in measured("xyz", level, further).values.items()},
+    }
+    assert (task.metric, task.higher_is_better, task.class_count) == ("AUROC", True, 2)
+    assert task.question == Classification(("a", "b")).question
+    assert torch.equal(task.classes(batch), target)
+    assert torch.equal(task.distillation_loss(main, main.flip(0), 2.0), task.main.distillation_loss(main, main.flip(0), 2.0))
+    assert list(task.table(output, examples(target))["id"]) == [str(i) for i in range(12)]
+
+
+def test_a_head_with_nothing_to_learn_is_left_out_of_the_loss() -> None:
+    task = WithFurther(Classification(("a", "b")), {"level": (Classification(("x", "y")), 2.0)})
+    output, unknown = Output(torch.zeros(2, 2), further={"level": torch.zeros(2, 2)}), torch.full((2,), -1)
+    known = torch.tensor([0, 1])
+    assert float(task.loss(output, Batch({}, unknown, {"level": known}))) == pytest.approx(2 * math.log(2))
+    assert float(task.loss(output, Batch({}, known, {"level": unknown}))) == pytest.approx(math.log(2))
+    assert task.loss(output, Batch({}, unknown, {"level": unknown})) is None
+    found = task.metrics(output, Examples({}, known, ["a", "b"], {"level": unknown}))
+    assert found.values["level AUROC"] is None
+    assert found.reasons["level AUROC"] == "no example has a known class"
