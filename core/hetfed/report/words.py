@@ -17,7 +17,9 @@ def number(value: float | None) -> str:
     size = abs(value)
     if size >= 1000:
         return f"{value:,.0f}"
-    return f"{value:#.4g}" if size >= 1 and size != 1 else f"{value:.3f}" if size >= 0.1 or size == 0 else f"{value:#.3g}"
+    if size > 1:
+        return f"{value:#.4g}"
+    return f"{value:.3f}" if size >= 0.01 or size == 0 else f"{value:.3g}"
 
 
 def count(value: int) -> str:

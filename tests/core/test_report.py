@@ -1,0 +1,252 @@
+"""The report of real, tiny runs: what the page must say, and that it stands alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from toy import SAMPLE, ToyVertical
+
+from hetfed.client import Client
+from hetfed.errors import RunFolderError
+from hetfed.plan import Plan, read_plan
+from hetfed.report import write_report
+from hetfed.report.facts import ClientFacts, read_facts
+from hetfed.report.sent import by_exchange, repeated
+from hetfed.report.words import duration, headline, number, size, undefined, verdict
+from hetfed.run.folder import ENVIRONMENT, SUMMARY, RunFolder
+from hetfed.run.launch import Launcher
+from hetfed.tasks import Metrics
+
+# A client of one class has no AUROC, one with an absurd learning rate sends what the server refuses.
+TROUBLE = """
+[[client]]
+name = "lonely"
+data = { one_class = true }
+[[client]]
+name = "diverges"
+training = { optimizer = "sgd", lr = 1e30 }
+"""
+
+
+class DescribedVertical(ToyVertical):
+    """The toy with a description of each client, and a reference method."""
+
+    def clients(self, plan: Plan, data_dir: Path | None) -> Sequence[Client]:
+        """The toy's clients, on data that is said to be generated."""
+        about = {"model": "<b>wide</b> & deep", "synthetic": "yes"}
+        references = {"coin": Metrics({"AUROC": 1.0})}
+        return [replace(c, about=about, references=lambda: references) for c in super().clients(plan, data_dir)]
+
+
+def run(vertical: ToyVertical, text: str, out: Path) -> RunFolder:
+    Launcher(vertical, Console(quiet=True)).run(read_plan(text, "sample"), "toy plan sample", out)
+    return RunFolder(out)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return run(ToyVertical(), SAMPLE, tmp_path_factory.mktemp("runs") / "plain")
+
+
+@pytest.fixture(scope="module")
+def troubled(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    text = SAMPLE.replace('"A toy"', '"<script>alert(1)</script>"') + TROUBLE
+    return run(DescribedVertical(), text, tmp_path_factory.mktemp("runs") / "troubled")
+
+
+def page(folder: RunFolder) -> str:
+    return (folder.path / "report.html").read_text(encoding="utf-8")
+
+
+@dataclass
+class Seen:
+    tags: list[tuple[str, dict[str, str | None]]]
+    text: str
+
+
+def parse(html: str) -> Seen:
+    """Tags with their attributes, and all text with single spaces."""
+    seen = Seen([], "")
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            seen.tags.append((tag, dict(attrs)))
+
+        def handle_data(self, data: str) -> None:
+            seen.text += " " + data
+
+    Reader().feed(html)
+    seen.text = re.sub(r"\s+", " ", seen.text)
+    return seen
+
+
+@pytest.mark.parametrize("which", ["plain", "troubled"])
+def test_the_page_needs_nothing_but_itself(which: str, request: pytest.FixtureRequest) -> None:
+    html = page(request.getfixturevalue(which))
+    for tag, attributes in parse(html).tags:
+        assert tag not in {"script", "link", "iframe", "object"}
+        for name in ("src", "href"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("data:", "#"))
+    assert not re.search(r"url\(|@import|https?://", html)
+
+
+def test_every_client_is_named_with_its_numbers(plain: RunFolder) -> None:
+    text = parse(page(plain)).text
+    for client in plain.summary()["clients"]:
+        values = " ".join(f"{client[arm]:.3f}" for arm in ("alone", "federated", "pooled"))
+        assert f" {client['name']} {values} " in text
+
+
+def test_the_first_sentence_counts_and_the_losers_are_named(plain: RunFolder) -> None:
+    clients = plain.summary()["clients"]
+    winners = [c["name"] for c in clients if c["federated"] > c["alone"]]
+    losers = [c["name"] for c in clients if c["federated"] < c["alone"]]
+    assert winners and losers, "the toy is meant to have both"
+    sentences = headline(read_facts(plain))
+    assert sentences[0].startswith(f"{len(winners)} of {len(clients)} clients do")
+    assert f"Worse federated than alone: {' and '.join(losers)}." in sentences
+    mean = sum(c["federated"] for c in clients) / len(clients)
+    assert f"{mean:.3f} federated" in sentences[1]
+
+
+def test_plots_lie_beside_the_page_and_have_words_for_those_who_do_not_see_them(plain: RunFolder) -> None:
+    files = {file.name for file in plain.plots.iterdir()}
+    assert files == {"outcomes.svg", "curve-a.svg", "curve-b.svg", "curve-c.svg"}
+    images = [attributes for tag, attributes in parse(page(plain)).tags if tag == "img"]
+    assert len(images) == len(files)
+    assert all(image["alt"] for image in images)
+
+
+def test_table_headers_have_a_scope(troubled: RunFolder) -> None:
+    headers = [attributes for tag, attributes in parse(page(troubled)).tags if tag == "th"]
+    assert headers
+    assert all(header.get("scope") in {"row", "col"} for header in headers)
+
+
+def test_an_undefined_value_is_a_dash_with_its_reason(troubled: RunFolder) -> None:
+    text = parse(page(troubled)).text
+    assert "all 20 examples are of class 'low'" in text
+    assert re.search(r" lonely – – – undefined ", text)
+    facts = read_facts(troubled)
+    assert any(reason.startswith("federated, lonely: AUROC is undefined") for reason in undefined(facts))
+    judged = [client.value("alone") for client in facts.judged]
+    assert facts.means.values["alone"] == pytest.approx(sum(v for v in judged if v is not None) / len(judged))
+
+
+def test_a_refused_upload_is_shown_with_its_reason(troubled: RunFolder) -> None:
+    assert troubled.summary()["uploads_refused"] > 0
+    text = parse(page(troubled)).text
+    refused = [sent for sent in read_facts(troubled).sent if sent.refused]
+    assert {sent.client for sent in refused} == {"diverges"}
+    for sent in refused:
+        assert all(reason in text for reason in sent.refused)
+
+
+def test_what_the_user_wrote_is_text_and_never_markup(troubled: RunFolder) -> None:
+    html = page(troubled)
+    assert "<script" not in html
+    assert "<b>" not in html
+    assert "&lt;b&gt;wide&lt;/b&gt; &amp; deep" in html
+    assert "<script>alert(1)</script>" in parse(html).text
+
+
+def test_generated_data_is_said_to_be_generated(plain: RunFolder, troubled: RunFolder) -> None:
+    assert "Synthetic data." in page(troubled)
+    assert "Synthetic data." not in page(plain)
+
+
+def test_a_reference_that_does_better_is_not_hidden(troubled: RunFolder) -> None:
+    sentence = headline(read_facts(troubled))[-1]
+    assert sentence.startswith("A simple reference method does better")
+    assert "Best simple reference" in page(troubled)
+
+
+def test_the_ledger_and_the_rounds_tell_the_same(plain: RunFolder) -> None:
+    facts = read_facts(plain)
+    assert (
+        sum(sent.bytes for sent in facts.sent)
+        == facts.travelled["bytes_up"].sum()
+        == facts.summary["communication_bytes"]["up"]
+    )
+    assert facts.repeated == 0
+    head = next(sent for sent in facts.sent if sent.exchange == "shared-parameters")
+    assert (head.uploads, head.numbers, head.tensors) == (3, 8, [("head.bias", "2"), ("head.weight", "2 × 3")])
+
+
+def test_a_round_that_was_run_again_counts_as_sent_again() -> None:
+    line = {"round": 1, "client": "a", "exchange": "x", "tensors": {"t": ["float32", []]}, "bytes": 5, "accepted": True}
+    entries = [line, line, {**line, "round": 2, "accepted": False, "refused": "too large"}]
+    (sent,) = by_exchange(entries)
+    assert (sent.uploads, sent.bytes, sent.tensors, sent.refused) == (3, 15, [("t", "one number")], {"too large": [2]})
+    assert repeated(entries) == 1
+
+
+def entry(**values: Any) -> dict[str, Any]:
+    usual = {"name": "x", "metric": "MAE", "alone": 4.0, "federated": 3.0, "pooled": None, "references": {}, "metrics": {}}
+    return {**usual, "about": {}, "notes": {}, **values}
+
+
+def test_where_lower_is_better_less_is_a_gain() -> None:
+    client = ClientFacts(entry(references={"last value": {"MAE": 2.5}, "mean": {"MAE": 9.0}, "other": {}}), False)
+    assert (client.gain, client.best, verdict(client)) == (1.0, 3.0, "better by 1.000")
+    assert client.reference is not None
+    assert client.reference.name == "last value"
+    assert client.behind_reference
+    assert ClientFacts(entry(references={"mean": {"MAE": 2.5}}), True).behind_reference is False
+    assert verdict(ClientFacts(entry(federated=5.5), False)) == "worse by 1.500"
+    assert verdict(ClientFacts(entry(federated=None), False)) == "undefined"
+
+
+def test_clients_in_different_units_are_not_averaged(plain: RunFolder) -> None:
+    facts = read_facts(plain)
+    units = ["km/h", "mph"]
+    clients = [ClientFacts(entry(name=unit, about={"unit": unit}), False) for unit in units]
+    mixed = replace(facts, clients=clients)
+    assert mixed.means.values["federated"] is None
+    assert not any(sentence.startswith("Mean") for sentence in headline(mixed))
+    same = replace(facts, clients=[ClientFacts(entry(about={"unit": "mph"}), False) for _ in units])
+    assert same.means.values["federated"] == 3.0
+
+
+def test_without_the_arms_alone_and_pooled_there_is_still_a_report(tmp_path: Path) -> None:
+    text = SAMPLE.replace("rounds = 3", "rounds = 1\nalone = false\npooled = false")
+    html = page(run(ToyVertical(), text, tmp_path / "run"))
+    assert "No client can be compared federated and alone." in html
+    assert "pooled, every client: not part of this plan" in html
+
+
+def test_writing_it_again_gives_the_same_text(plain: RunFolder) -> None:
+    before = parse(page(plain)).text
+    assert write_report(plain) == plain.path / "report.html"
+    assert parse(page(plain)).text == before
+
+
+@pytest.mark.parametrize("missing", [SUMMARY, ENVIRONMENT])
+def test_a_run_that_is_not_whole_is_refused(plain: RunFolder, tmp_path: Path, missing: str) -> None:
+    for file in plain.path.iterdir():
+        if file.is_file() and file.name != missing:
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(RunFolderError, match=re.escape(missing)):
+        write_report(RunFolder(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(None, "–"), (float("nan"), "–"), (0.9134, "0.913"), (1.0, "1.000"), (0.0, "0.000"), (3.14159, "3.142"),
+     (123.456, "123.5"), (12345.6, "12,346"), (0.00123, "0.00123"), (-0.25, "-0.250")],
+)  # fmt: skip
+def test_numbers_have_three_or_four_figures(value: float | None, words: str) -> None:
+    assert number(value) == words
+
+
+def test_sizes_and_times_in_fitting_units() -> None:
+    assert [size(n) for n in (0, 1023, 1536, 5 * 2**20, 3 * 2**30)] == ["0 B", "1023 B", "1.5 KiB", "5.0 MiB", "3.0 GiB"]
+    assert [duration(s) for s in (0.25, 59.0, 61.0, 3700.0)] == ["0.25 s", "59 s", "1 min 1 s", "1 h 1 min"]
