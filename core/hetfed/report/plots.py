@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette, told apart by every kind of colour vision; the shapes differ too, for print in grey.
 COLOURS = {"alone": "#6b7280", "federated": "#0072b2", "pooled": "#d55e00"}
 MARKERS = {"alone": "o", "federated": "D", "pooled": "s"}
+SHIFTS = {"alone": -0.14, "federated": 0.0, "pooled": 0.14}
+"""A little up or down, so that equal values do not hide each other."""
 INK, FAINT = "#1f2933", "#d5dae1"
 OUTCOMES, CURVES = "outcomes.svg", "curve-{}.svg"
 
@@ -46,7 +48,7 @@ def outcomes(facts: Facts) -> str:
         if values:
             axes.hlines(row, min(values), max(values), color=FAINT, linewidth=3, zorder=1)
     for arm, colour in COLOURS.items():
-        known = _points([client.value(arm) for client in clients], scales)
+        known = _points([client.value(arm) for client in clients], scales, SHIFTS[arm])
         _dots(axes, known, marker=MARKERS[arm], color=colour, label=arm, s=46, edgecolors="white", linewidths=0.8)
     known = _points([client.reference.value if client.reference else None for client in clients], scales)
     _dots(axes, known, marker="|", color=INK, label="best reference", s=120, linewidths=1.8)
@@ -99,12 +101,12 @@ def _scale(client: ClientFacts, facts: Facts) -> float:
     return 1.0 if facts.one_metric else client.value("alone") or 0.0
 
 
-def _points(values: Sequence[float | None], scales: Sequence[float]) -> list[tuple[float, int]]:
+def _points(values: Sequence[float | None], scales: Sequence[float], shift: float = 0.0) -> list[tuple[float, float]]:
     """(position, row) of those values that there are."""
-    return [(value / scales[row], row) for row, value in enumerate(values) if value is not None and scales[row]]
+    return [(value / scales[row], row + shift) for row, value in enumerate(values) if value is not None and scales[row]]
 
 
-def _dots(axes: Axes, points: Sequence[tuple[float, int]], **style: Any) -> None:
+def _dots(axes: Axes, points: Sequence[tuple[float, float]], **style: Any) -> None:
     if points:
         axes.scatter(*zip(*points, strict=True), zorder=2, **style)
 

@@ -111,15 +111,17 @@ def _mean_sentence(facts: Facts) -> str:
 
 
 def undefined(facts: Facts) -> list[str]:
-    """Why a value of the main table is a dash; a reason that several clients share is given once."""
-    reasons: dict[tuple[str, str], list[str]] = {}
+    """Why a value of the main table is a dash; a reason that several arms or clients share is given once."""
+    clients: dict[tuple[tuple[str, ...], str], list[str]] = {}
     for client in facts.clients:
+        arms: dict[str, list[str]] = {}
         for arm in ARMS:
             if client.value(arm) is None:
-                reason = client.entry["notes"].get(arm, "no reason is recorded")
-                reasons.setdefault((arm, reason), []).append(client.name)
+                arms.setdefault(client.entry["notes"].get(arm, "no reason is recorded"), []).append(arm)
+        for reason, named in arms.items():
+            clients.setdefault((tuple(named), reason), []).append(client.name)
     everyone = len(facts.clients)
     return [
-        f"{arm}, {'every client' if len(names) == everyone > 1 else listing(names)}: {reason}"
-        for (arm, reason), names in reasons.items()
+        f"{'every client' if len(names) == everyone > 1 else listing(names)}, {listing(arms)}: {reason}"
+        for (arms, reason), names in clients.items()
     ]
