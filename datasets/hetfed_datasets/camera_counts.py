@@ -29,7 +29,7 @@ def load(folder: Path) -> Series:
     _check_calendar(frame, time, file)
     return Series(
         name="camera-counts",
-        values=numbers(frame[list(CHANNELS)], file)[:, np.newaxis, :],
+        values=numbers(frame[list(CHANNELS)], file, complete=True)[:, np.newaxis, :],
         time=expect_regular(time, INTERVAL, file),
         sensors=("camera",),
         channels=tuple(channel.removesuffix("Count").lower() for channel in CHANNELS),

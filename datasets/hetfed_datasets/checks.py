@@ -100,38 +100,50 @@ def expect_rows(frame: pd.DataFrame, file: Path, count: int) -> None:
         )
 
 
-def numbers(frame: pd.DataFrame, file: Path) -> NDArray[np.float32]:
-    """The values of `frame` (rows, columns); an empty cell is NaN.
+def numbers(frame: pd.DataFrame, file: Path, *, complete: bool = False) -> NDArray[np.float32]:
+    """The values of `frame` (rows, columns); an empty cell is NaN. `complete`: the publisher's file has no empty cell.
 
     Raises:
-        DataError: a cell that holds anything else, by row and column.
+        DataError: a cell that is not a number, or empty where none may be, by row and column.
     """
     converted = frame.apply(pd.to_numeric, errors="coerce")
-    wrong = converted.isna() & frame.notna()
-    if wrong.to_numpy().any():
-        row, column = (int(i[0]) for i in np.nonzero(wrong.to_numpy()))
-        key = f"row {row + 1}, column {frame.columns[column]!r}"
-        raise DataError(
-            "not a number", file=file, key=key, value=frame.iloc[row, column], remedy="Mend the cell, or leave it empty."
-        )
+    _refuse_cell(converted.isna() & frame.notna(), frame, file, "not a number", "Mend the cell, or fetch the file again.")
+    if complete:
+        _refuse_cell(frame.isna(), frame, file, "empty cell; the file may be cut short", FETCH_AGAIN)
     return np.asarray(converted, dtype=np.float32)
+
+
+def _refuse_cell(wrong: pd.DataFrame, frame: pd.DataFrame, file: Path, problem: str, remedy: str) -> None:
+    """Raise `DataError` that names the first cell where `wrong` is true."""
+    rows, columns = np.nonzero(wrong.to_numpy())
+    if len(rows):
+        row, column = int(rows[0]), int(columns[0])
+        key = f"row {row + 1}, column {frame.columns[column]!r}"
+        raise DataError(problem, file=file, key=key, value=frame.iloc[row, column], remedy=remedy)
 
 
 def expect_labels(labels: NDArray[np.generic], classes: Sequence[str], file: Path, key: str) -> NDArray[np.int64]:
     """The labels (n,) as integers.
 
     Raises:
-        DataError: one is outside 0..classes-1 and not MISSING_LABEL.
+        DataError: one is none of 0..classes-1 and not MISSING_LABEL.
     """
-    values = np.asarray(labels).reshape(-1).astype(np.int64)
-    wrong = (values != MISSING_LABEL) & ((values < 0) | (values >= len(classes)))
+    values = np.asarray(labels, dtype=np.float64).reshape(-1)
+    wrong = ~np.isin(values, [MISSING_LABEL, *range(len(classes))])
     if wrong.any():
         row = int(wrong.argmax())
         known = ", ".join(f"{index} = {name}" for index, name in enumerate(classes))
+        value = int(values[row]) if values[row].is_integer() else float(values[row])
+        raise DataError("label outside the classes", file=file, key=f"{key}[{row}]", value=value, remedy=f"Known: {known}.")
+    return values.astype(np.int64)
+
+
+def expect_length(array: NDArray[Any], count: int, file: Path, key: str) -> None:
+    """Raise `DataError` unless `array` has `count` rows."""
+    if len(array) != count:
         raise DataError(
-            "label outside the classes", file=file, key=f"{key}[{row}]", value=int(values[row]), remedy=f"Known: {known}."
+            f"{count} rows expected, as in the other arrays", file=file, key=key, value=len(array), remedy=FETCH_AGAIN
         )
-    return values
 
 
 def expect_images(images: NDArray[Any], file: Path, key: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:

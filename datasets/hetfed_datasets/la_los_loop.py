@@ -23,7 +23,7 @@ def load(folder: Path) -> Series:
     adjacency = expect_square(numbers(read_csv(links, header=None), links), SENSORS, links)
     return Series(
         name="la-los-loop",
-        values=numbers(frame, file)[:, :, np.newaxis],
+        values=numbers(frame, file, complete=True)[:, :, np.newaxis],
         time=pd.date_range("2012-03-01", periods=STEPS, freq="5min"),
         sensors=tuple(str(column) for column in frame.columns),
         channels=("speed",),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hetfed_datasets.checks import expect_images, expect_labels, read_npz, require_file
+from hetfed_datasets.checks import expect_images, expect_labels, expect_length, read_npz, require_file
 from hetfed_datasets.records import Cohort
 
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
@@ -28,6 +28,8 @@ def _load(folder: Path, name: str, label: str, classes: tuple[str, ...]) -> Coho
     arrays = read_npz(file, [f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels")])
     images = [expect_images(arrays[f"{split}_images"], file, f"{split}_images", (SIDE, SIDE)) for split in SPLITS]
     labels = [expect_labels(arrays[f"{split}_labels"], classes, file, f"{split}_labels") for split in SPLITS]
+    for part, pixels, known in zip(SPLITS, images, labels, strict=True):
+        expect_length(known, len(pixels), file, f"{part}_labels")
     split = np.concatenate([np.full(len(part), word) for part, word in zip(labels, SPLITS.values(), strict=True)])
     total = len(split)
     # The publisher gives no patient: each image stands for one.

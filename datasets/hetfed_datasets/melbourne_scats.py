@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hetfed_datasets.checks import expect_columns, numbers, read_csv, require_file
+from hetfed_datasets.checks import expect_columns, expect_rows, numbers, read_csv, require_file
 from hetfed_datasets.records import Series
 
-DAYS, PER_DAY, INTERVAL = 31, 96, 15
+ROWS, DAYS, PER_DAY, INTERVAL = 4192, 31, 96, 15
 FILE = "scats_october_2006.csv"
 COLUMNS = ["SCATS Number", "Location", "NB_LATITUDE", "NB_LONGITUDE", "Start Time"]
 NEAR_KM = 1.0
@@ -24,9 +24,10 @@ def load(folder: Path) -> Series:
     file = require_file(folder, FILE)
     frame = read_csv(file)
     expect_columns(frame, file, names=[*COLUMNS, "0:00", "23:45"])
+    expect_rows(frame, file, ROWS)
     counts = frame.loc[:, "0:00":"23:45"]
     expect_columns(counts, file, count=PER_DAY)
-    volumes = pd.DataFrame(numbers(counts, file))
+    volumes = pd.DataFrame(numbers(counts, file, complete=True))
     day = pd.to_datetime(frame["Start Time"], format="%d/%m/%Y")
     site = frame["SCATS Number"].astype(str) + " " + frame["Location"].astype(str)
     # One approach stands in the file twice; its first series counts.

@@ -34,7 +34,7 @@ def load(folder: Path) -> Cohort:
         patient=names,
         # The tissue source site stands in the patient's name; the table's own `site` column has lost leading zeros.
         site=np.array([name[5:7] for name in names]),
-        modalities={"genes": np.nan_to_num(numbers(patients[genes], file))},
+        modalities={"genes": numbers(patients[genes], file, complete=True)},
         labels={LABEL: expect_labels(_integers(patients[MUTATION]), classes, file, MUTATION)},
         classes={LABEL: classes},
         columns={"genes": tuple(genes)},

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from hetfed_datasets.checks import expect_columns, expect_labels, numbers, read_csv, require_file
+from hetfed_datasets.checks import expect_columns, expect_labels, expect_rows, numbers, read_csv, require_file
 from hetfed_datasets.records import Cohort
 
-HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
+HOSPITALS = {"cleveland": 303, "hungarian": 294, "switzerland": 123, "va": 200}
+"""Patients of each."""
 COLUMNS = ("age", "sex", "cp", "trestbps", "chol", "fbs", "restecg", "thalach", "exang", "oldpeak", "slope", "ca", "thal")
 CLASSES = ("no disease", "disease")
 
@@ -17,10 +18,11 @@ CLASSES = ("no disease", "disease")
 def load(folder: Path) -> Cohort:
     """920 patients, 13 clinical columns with missing values (NaN), label `disease`: narrowed vessels, of whatever grade."""
     tables, labels, sites = [], [], []
-    for hospital in HOSPITALS:
+    for hospital, patients in HOSPITALS.items():
         file = require_file(folder, f"processed.{hospital}.data")
         frame = read_csv(file, header=None, na_values="?")
         expect_columns(frame, file, count=len(COLUMNS) + 1)
+        expect_rows(frame, file, patients)
         values = numbers(frame, file)
         grade = expect_labels(values[:, -1], ("none", "1", "2", "3", "4"), file, "column 14")
         tables.append(values[:, :-1])

@@ -26,12 +26,16 @@ def conv(shape: Shape, features: int) -> nn.Module:
 
 
 def deep_conv(shape: Shape, features: int, widths: tuple[int, ...] = (16, 32, 64, 64)) -> nn.Module:
-    """Convolution, batch normalisation, ReLU and pooling, four times; the mean over the image; one linear layer."""
+    """Convolution, batch normalisation, ReLU and pooling, four times; the mean over the image; one linear layer.
+
+    The first convolution skips every other pixel where the image is larger than 32 pixels.
+    """
     blocks: list[nn.Module] = []
-    before = shape[0]
+    before, stride = shape[0], 2 if min(shape[1:]) > 32 else 1
     for width in widths:
-        blocks += [nn.Conv2d(before, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2)]
-        before = width
+        convolution = nn.Conv2d(before, width, 3, stride=stride, padding=1, bias=False)
+        blocks += [convolution, nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2)]
+        before, stride = width, 1
     return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, features))
 
 

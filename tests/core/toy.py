@@ -10,8 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hetfed.client import Client
+from hetfed.client import Bench, Client
+from hetfed.composition import Composition, seat
 from hetfed.data import ClientData, Examples, Facts
+from hetfed.engines.local import Engine, local
+from hetfed.federation import Federation, FederationState, Upload, advance, start
 from hetfed.model import Output
 from hetfed.plan import Plan
 from hetfed.seeding import generator
@@ -77,6 +80,38 @@ def client(name: str, *, n: int = 24, width: int = 4, one_class: bool = False, t
     public = examples(10, "public")
     task = Classification(("low", "high"))
     return Client(name, data, task, blueprint, training, public, kind=f"width {width} {training.model_dump_json()}")
+
+
+def bench(
+    client: Client, *, round_number: int = 1, memory: dict[str, Tensor] | None = None, peers: Sequence[Client] = ()
+) -> Bench:
+    """A client at work on its live module."""
+    return Bench(
+        client, client.module, 0, round_number, {} if memory is None else memory, {p.name: p for p in [client, *peers]}
+    )
+
+
+def federate(
+    clients: Sequence[Client],
+    composition: Composition,
+    rounds: int = 1,
+    *,
+    engine: Engine = local,
+    quorum: int = 1,
+    seed: int = 0,
+) -> tuple[FederationState, list[Upload]]:
+    """The state after so many rounds, and every upload of them."""
+    federation = Federation.of(clients, seat(composition, clients).composition, rounds, seed, quorum)
+    uploads: list[Upload] = []
+    state = start(federation)
+    for _ in range(rounds):
+        state = advance(federation, state, engine, on_upload=uploads.append)
+    return state, uploads
+
+
+def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Whether two dictionaries of tensors agree to the last bit."""
+    return set(one) == set(other) and all(torch.equal(one[name], other[name]) for name in one)
 
 
 class ToyVertical:
