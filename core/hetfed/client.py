@@ -1,9 +1,9 @@
-"""A client: its data, its model, its way of training; its state between rounds; its bench during a turn."""
+"""A client: its data, its model, its way of training; and its state between rounds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hetfed.data import ClientData, Examples, Facts
 from hetfed.evaluation import predict
 from hetfed.model import Output
-from hetfed.seeding import generator, isolated
+from hetfed.seeding import isolated
 from hetfed.tasks import Metrics, Task
 from hetfed.training import Augment, Training
 
@@ -75,32 +75,3 @@ def new_state(client: Client, seed: int) -> ClientState:
     """The state before the first round."""
     model = client.new_model(seed, client.name, "initial")
     return ClientState(model={name: tensor.detach().clone() for name, tensor in model.state_dict().items()})
-
-
-@dataclass(frozen=True)
-class Bench:
-    """A client at work in one turn, as an exchange sees it.
-
-    `memory` is the private memory of the exchange that looks (it lasts between rounds); `scratch` lasts for this turn.
-    `peers` are the other clients' kinds of model, by name: an architecture is no secret, its parameters are.
-    """
-
-    client: Client
-    model: nn.Module
-    seed: int
-    round: int
-    memory: Tensors
-    peers: Mapping[str, Client]
-    scratch: dict[str, object] = field(default_factory=dict)
-
-    def of(self, memory: Tensors) -> Bench:
-        """The same bench as seen by the exchange that owns `memory`."""
-        return replace(self, memory=memory, scratch={})
-
-    def generator(self, *purpose: object) -> torch.Generator:
-        """Chance of this client in this round for this purpose, and no other."""
-        return generator(self.seed, self.client.name, self.round, *purpose)
-
-    def predict(self, examples: Examples) -> Output:
-        """What the model says of `examples` now, in evaluation mode."""
-        return predict(self.model, examples)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from hetfed.bench import Desk
 from hetfed.client import Client, ClientState, Tensors, new_state
 from hetfed.composition import Composition, Step
 from hetfed.engines.local import Engine, local
@@ -36,6 +37,10 @@ class Federation:
     def members(self, step: Step) -> list[Client]:
         """Those who take part in `step`."""
         return [client for client in self.clients if step.includes(client)]
+
+    def desk(self, step: Step, round_number: int) -> Desk:
+        """The server's desk for `step` in a round."""
+        return Desk({client.name: client for client in self.members(step)}, self.seed, round_number)
 
 
 @dataclass(frozen=True)
@@ -84,8 +89,7 @@ OnTurn = Callable[[int, str, Report], None]
 
 def start(federation: Federation) -> FederationState:
     """The state before the first round."""
-    members = {step.label: federation.members(step) for step in federation.composition}
-    server = {step.label: step.exchange.start(members[step.label], federation.seed) for step in federation.composition}
+    server = {step.label: step.exchange.start(federation.desk(step, 0)) for step in federation.composition}
     return FederationState(0, server, {client.name: new_state(client, federation.seed) for client in federation.clients})
 
 
@@ -111,7 +115,7 @@ def advance(
         arrived = [upload for upload in received if upload is not None]
         accepted = {u.client: u.contents for u in arrived if u.contents is not None and u.refused is None}
         if len(accepted) >= max(federation.quorum, 1):
-            server[step.label] = step.exchange.aggregate(server[step.label], accepted)
+            server[step.label] = step.exchange.aggregate(federation.desk(step, this.number), server[step.label], accepted)
         uploads += arrived
     for upload in uploads:
         on_upload(upload)
@@ -122,7 +126,10 @@ def advance(
 def _inbox(federation: Federation, state: FederationState, client: Client, round_number: int) -> dict[str, bytes]:
     """What the server sends to `client`, as bytes by step label."""
     due = [step for step in federation.composition.of(client) if step.broadcasts(round_number)]
-    sent = {step.label: step.exchange.broadcast(state.server[step.label], client, round_number) for step in due}
+    sent = {
+        step.label: step.exchange.broadcast(federation.desk(step, round_number), state.server[step.label], client)
+        for step in due
+    }
     return {label: payload.encoded for label, payload in sent.items() if payload is not None}
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from hetfed.client import Bench, Client, ClientState, Tensors
+from hetfed.bench import Bench
+from hetfed.client import Client, ClientState, Tensors
 from hetfed.composition import Composition, Step
 from hetfed.data import Batch
 from hetfed.evaluation import Evaluation, evaluate

@@ -28,23 +28,24 @@ NOTHING: dict[str, Tensor] = {"means": torch.zeros(2, 1), "counts": torch.zeros(
 @pytest.mark.parametrize(("mean", "expected"), [("counted", (3 * 1.0 + 1 * 5.0) / 4), ("equal", 3.0)])
 def test_the_merged_mean_by_hand(mean: str, expected: float) -> None:
     uploads = {"a": payload([[1.0], [0.0]], [3, 0]), "b": payload([[5.0], [0.0]], [1, 0])}
-    state = Prototypes(mean=mean).aggregate(NOTHING, uploads)
+    state = Prototypes(mean=mean).aggregate(toy.desk(), NOTHING, uploads)
     assert state["means"][0].item() == pytest.approx(expected)
     assert state["counts"].tolist() == [4, 0]
 
 
 def test_a_class_that_nobody_sends_keeps_its_prototype() -> None:
     before = {"means": torch.tensor([[7.0], [9.0]]), "counts": torch.tensor([2.0, 5.0])}
-    state = Prototypes().aggregate(before, {"a": payload([[1.0], [0.0]], [3, 0])})
+    state = Prototypes().aggregate(toy.desk(), before, {"a": payload([[1.0], [0.0]], [3, 0])})
     assert state["means"].tolist() == [[1.0], [9.0]]
     assert state["counts"].tolist() == [3, 5]
 
 
 def test_a_class_that_nobody_has_ever_seen_pulls_nothing() -> None:
     exchange, client = Prototypes(), toy.client("a")
-    assert exchange.broadcast(NOTHING, client, 1) is None
+    assert exchange.broadcast(toy.desk(), NOTHING, client) is None
     bench = toy.bench(client)
-    exchange.apply(bench, exchange.broadcast({"means": torch.ones(2, 3), "counts": torch.tensor([4.0, 0.0])}, client, 2))
+    state = {"means": torch.ones(2, 3), "counts": torch.tensor([4.0, 0.0])}
+    exchange.apply(bench, exchange.broadcast(toy.desk(), state, client))
     features = torch.zeros(2, 3, requires_grad=True)
     both = exchange.loss(bench, Batch({}, torch.tensor([0, 1])), Output(torch.zeros(2, 2), features))
     torch.autograd.backward(both)

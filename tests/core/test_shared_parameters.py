@@ -82,8 +82,8 @@ def test_with_the_proximal_term_the_second_epoch_is_pulled_back() -> None:
 
 def test_the_proximal_term_is_half_mu_times_the_squared_distance_and_so_is_its_gradient() -> None:
     client, exchange = toy.client("a"), SharedParameters(proximal=0.3)
-    bench = toy.bench(client)
-    exchange.apply(bench, exchange.broadcast(exchange.start([client], 0), client, 1))
+    bench, desk = toy.bench(client), toy.desk([client])
+    exchange.apply(bench, exchange.broadcast(desk, exchange.start(desk), client))
     with torch.no_grad():
         for parameter in client.module.parameters():
             parameter.add_(0.5)
@@ -165,16 +165,17 @@ def test_clients_average_among_those_of_the_same_shape() -> None:
         held = {k: t for k, t in state.server["shared-parameters"].items() if t.shape == expected["encoder.0.weight"].shape}
         assert any(torch.equal(tensor, expected["encoder.0.weight"]) for tensor in held.values())
     exchange, step = composition.steps[0].exchange, state.server["shared-parameters"]
-    assert exchange.broadcast(step, clients[0], 2).tensors["encoder.0.weight"].shape == (4, 2)
-    assert exchange.broadcast(step, clients[3], 2).tensors["encoder.0.weight"].shape == (5, 2)
+    assert exchange.broadcast(toy.desk(clients), step, clients[0]).tensors["encoder.0.weight"].shape == (4, 2)
+    assert exchange.broadcast(toy.desk(clients), step, clients[3]).tensors["encoder.0.weight"].shape == (5, 2)
 
 
 def test_everybody_starts_from_the_same_initialisation() -> None:
     clients = [toy.client("a"), toy.client("b")]
     exchange = SharedParameters()
-    state = exchange.start(clients, 0)
-    assert toy.same(exchange.broadcast(state, clients[0], 1).tensors, exchange.broadcast(state, clients[1], 1).tensors)
-    assert not toy.same(state, exchange.start(clients, 1))
+    desk = toy.desk(clients)
+    state = exchange.start(desk)
+    assert toy.same(exchange.broadcast(desk, state, clients[0]).tensors, exchange.broadcast(desk, state, clients[1]).tensors)
+    assert not toy.same(state, exchange.start(toy.desk(clients, seed=1)))
 
 
 def test_shapes_that_differ_are_an_error_that_names_both_clients_and_the_tensor() -> None:

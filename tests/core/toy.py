@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hetfed.client import Bench, Client
+from hetfed.bench import Bench, Desk
+from hetfed.client import Client
 from hetfed.composition import Composition, seat
 from hetfed.data import ClientData, Examples, Facts
 from hetfed.engines.local import Engine, local
@@ -89,6 +90,11 @@ def bench(
     return Bench(
         client, client.module, 0, round_number, {} if memory is None else memory, {p.name: p for p in [client, *peers]}
     )
+
+
+def desk(members: Sequence[Client] = (), *, seed: int = 0, round_number: int = 1) -> Desk:
+    """The server at work for these clients."""
+    return Desk({client.name: client for client in members}, seed, round_number)
 
 
 def federate(

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from hetfed.client import Bench, Client, Tensors
+from hetfed.bench import Bench, Desk
+from hetfed.client import Client, Tensors
 from hetfed.data import Batch
 from hetfed.model import Output
 from hetfed.payload import Declaration, Payload
@@ -30,11 +31,11 @@ class Exchange(ABC):
         """Raise `PlanError` where these clients, each able by itself, do not fit together."""
         return
 
-    def start(self, clients: Sequence[Client], seed: int) -> Tensors:
+    def start(self, desk: Desk) -> Tensors:
         """The server's state before the first round."""
         return {}
 
-    def broadcast(self, state: Tensors, client: Client, round_number: int) -> Payload | None:
+    def broadcast(self, desk: Desk, state: Tensors, client: Client) -> Payload | None:
         """What goes to `client` at the start of a round; None for nothing."""
         return None
 
@@ -55,7 +56,7 @@ class Exchange(ABC):
         """What goes to the server after local training; None for nothing this time."""
 
     @abstractmethod
-    def aggregate(self, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
+    def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
         """The server's next state from the uploads that were accepted, by client name in sorted order."""
 
 

@@ -9,7 +9,8 @@ import torch
 from pydantic import ConfigDict, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from hetfed.client import Bench, Client, Tensors
+from hetfed.bench import Bench, Desk
+from hetfed.client import Client, Tensors
 from hetfed.data import Batch, Examples
 from hetfed.errors import PlanError
 from hetfed.exchanges.base import Exchange, weighted_mean
@@ -53,7 +54,7 @@ class LogitDistillation(Exchange):
                     remedy="Give both the same public inputs and the same classes.",
                 )
 
-    def broadcast(self, state: Tensors, client: Client, round_number: int) -> Payload | None:
+    def broadcast(self, desk: Desk, state: Tensors, client: Client) -> Payload | None:
         """The mean logits, once there are any."""
         return Payload(state) if state else None
 
@@ -82,7 +83,7 @@ class LogitDistillation(Exchange):
         weight = len(bench.client.data.train) if self.mean == "examples" else 1.0
         return Payload({"logits": bench.predict(_public(bench.client)).logits}, weight)
 
-    def aggregate(self, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
+    def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
         """The weighted mean of the logits."""
         return weighted_mean(list(uploads.values()))
 

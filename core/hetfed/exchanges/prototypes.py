@@ -11,7 +11,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
-from hetfed.client import Bench, Client, Tensors
+from hetfed.bench import Bench, Desk
+from hetfed.client import Client, Tensors
 from hetfed.data import Batch
 from hetfed.errors import PlanError
 from hetfed.exchanges.base import Exchange
@@ -53,12 +54,12 @@ class Prototypes(Exchange):
                     remedy="Give their models the same feature size and their tasks the same classes.",
                 )
 
-    def start(self, clients: Sequence[Client], seed: int) -> Tensors:
+    def start(self, desk: Desk) -> Tensors:
         """No class has been seen."""
-        classes, size = _size(clients[0])
+        classes, size = _size(next(iter(desk.members.values())))
         return {"means": torch.zeros(classes, size), "counts": torch.zeros(classes)}
 
-    def broadcast(self, state: Tensors, client: Client, round_number: int) -> Payload | None:
+    def broadcast(self, desk: Desk, state: Tensors, client: Client) -> Payload | None:
         """The means of the classes seen so far."""
         return Payload({"means": state["means"], "counts": state["counts"].sign()}) if state["counts"].any() else None
 
@@ -93,7 +94,7 @@ class Prototypes(Exchange):
         means = one_hot.T @ features[known] / counts.clamp(min=1)[:, None]
         return Payload({"means": means, "counts": counts}, weight=len(train))
 
-    def aggregate(self, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
+    def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
         """The mean of each class over the clients that have it; a class that nobody sent keeps its prototype."""
         counts = torch.stack([payload.tensors["counts"] for payload in uploads.values()])
         means = torch.stack([payload.tensors["means"] for payload in uploads.values()])

@@ -12,7 +12,8 @@ from pydantic import ConfigDict, NonNegativeFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from hetfed.client import Bench, Client, Tensors
+from hetfed.bench import Bench, Desk
+from hetfed.client import Client, Tensors
 from hetfed.data import Batch
 from hetfed.errors import PlanError
 from hetfed.exchanges.base import Exchange, weighted_mean
@@ -61,17 +62,17 @@ class SharedParameters(Exchange):
                     remedy='Give them the same architecture there, share a smaller part, or set among = "same-shape".',
                 )
 
-    def start(self, clients: Sequence[Client], seed: int) -> Tensors:
+    def start(self, desk: Desk) -> Tensors:
         """One initialisation for each group of clients that average together."""
         state: Tensors = {}
-        for client in clients:
+        for client in desk.members.values():
             group = _group(self.declare(client).shapes)
             if not any(key.startswith(group) for key in state):
-                model = client.new_model(seed, "server", group)
+                model = client.new_model(desk.seed, "server", group)
                 state |= {f"{group}/{name}": tensor for name, tensor in read_tensors(model, self._names(client)).items()}
         return state
 
-    def broadcast(self, state: Tensors, client: Client, round_number: int) -> Payload | None:
+    def broadcast(self, desk: Desk, state: Tensors, client: Client) -> Payload | None:
         """The mean of the client's group."""
         group = _group(self.declare(client).shapes)
         return Payload({name: state[f"{group}/{name}"] for name in self._names(client)})
@@ -98,7 +99,7 @@ class SharedParameters(Exchange):
         """The trained part, weighing as many examples as trained it."""
         return Payload(read_tensors(bench.model, self._names(bench.client)), weight=len(bench.client.data.train))
 
-    def aggregate(self, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
+    def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
         """A weighted mean per group; a group that sent nothing keeps its state."""
         groups: dict[str, list[Payload]] = defaultdict(list)
         for payload in uploads.values():

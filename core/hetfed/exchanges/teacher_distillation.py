@@ -9,7 +9,8 @@ from pydantic import ConfigDict, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from hetfed.client import Bench, Client, Tensors
+from hetfed.bench import Bench, Desk
+from hetfed.client import Client, Tensors
 from hetfed.data import Batch
 from hetfed.errors import PlanError
 from hetfed.evaluation import predict
@@ -53,9 +54,9 @@ class TeacherDistillation(Exchange):
             for name in self.teachers:
                 _check_readable(by_name[name], student)
 
-    def broadcast(self, state: Tensors, client: Client, round_number: int) -> Payload | None:
+    def broadcast(self, desk: Desk, state: Tensors, client: Client) -> Payload | None:
         """The teachers' parameters, once, to the students."""
-        due = round_number == self.after + 1 and client.name not in self.teachers
+        due = desk.round == self.after + 1 and client.name not in self.teachers
         return Payload(state) if due and state else None
 
     def apply(self, bench: Bench, payload: Payload) -> None:
@@ -91,7 +92,7 @@ class TeacherDistillation(Exchange):
         tensors = {f"{name}/{key}": tensor.detach().clone() for key, tensor in bench.model.state_dict().items()}
         return Payload(tensors, weight=len(bench.client.data.train))
 
-    def aggregate(self, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
+    def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
         """All teachers side by side: nothing is merged, their logits are."""
         return {**state, **{name: tensor for payload in uploads.values() for name, tensor in payload.tensors.items()}}
 

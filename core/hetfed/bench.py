@@ -1,0 +1,61 @@
+"""Where an exchange works: at a client's bench during its turn, at the server's desk between the turns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import nn
+
+from hetfed.client import Client, Tensors
+from hetfed.data import Examples
+from hetfed.evaluation import predict
+from hetfed.model import Output
+from hetfed.seeding import generator
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A client at work in one turn, as an exchange sees it.
+
+    `memory` is the private memory of the exchange that looks (it lasts between rounds); `scratch` lasts for this turn.
+    `peers` are the other clients' kinds of model, by name: an architecture is no secret, its parameters are.
+    """
+
+    client: Client
+    model: nn.Module
+    seed: int
+    round: int
+    memory: Tensors
+    peers: Mapping[str, Client]
+    scratch: dict[str, object] = field(default_factory=dict)
+
+    def of(self, memory: Tensors) -> Bench:
+        """The same bench as seen by the exchange that owns `memory`."""
+        return replace(self, memory=memory, scratch={})
+
+    def generator(self, *purpose: object) -> torch.Generator:
+        """Chance of this client in this round for this purpose, and no other."""
+        return generator(self.seed, self.client.name, self.round, *purpose)
+
+    def predict(self, examples: Examples) -> Output:
+        """What the model says of `examples` now, in evaluation mode."""
+        return predict(self.model, examples)
+
+
+@dataclass(frozen=True)
+class Desk:
+    """The server at work on one exchange in one round (0 before the first).
+
+    `members` are those who take part, by name: the server knows their kinds of model and the public inputs, nothing else of
+    them is looked at here.
+    """
+
+    members: Mapping[str, Client]
+    seed: int
+    round: int = 0
+
+    def generator(self, *purpose: object) -> torch.Generator:
+        """Chance of the server in this round for this purpose, and no other."""
+        return generator(self.seed, "server", self.round, *purpose)
