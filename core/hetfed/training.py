@@ -71,10 +71,11 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module, t
         optimizer.state[parameters[name]][moment] = value.clone()
 
 
-def set_training_mode(model: nn.Module, examples: int) -> None:
-    """Training mode; with a single example the normalisation layers stay in evaluation mode: they cannot train on one."""
+def set_training_mode(model: nn.Module, together: int) -> None:
+    """Training mode for batches of so many examples; with one at a time the normalisation layers, which cannot train on one,
+    stay in evaluation mode."""
     model.train()
-    if examples == 1:
+    if together == 1:
         for module in model.modules():
             if isinstance(module, NORM_LAYERS):
                 module.eval()

@@ -114,7 +114,7 @@ def _train(bench: Bench, seats: list[tuple[Step, Bench]], moments: Tensors, this
         known = [term for term in terms if term is not None]
         return torch.stack(known).sum() if known else None
 
-    set_training_mode(model, len(client.data.train))
+    set_training_mode(model, min(len(client.data.train), training.batch_size))
     losses = []
     for epoch in range(training.epochs):
         batches = shuffled(client.data.train, training.batch_size, bench.generator("order", epoch), client.augment)

@@ -13,6 +13,7 @@ from hetfed.bench import Bench, Desk
 from hetfed.client import Client, Tensors
 from hetfed.data import Batch, Examples
 from hetfed.errors import PlanError
+from hetfed.evaluation import predict
 from hetfed.exchanges.base import Exchange, weighted_mean
 from hetfed.payload import Declaration, Payload
 from hetfed.training import descend, set_training_mode, shuffled
@@ -41,10 +42,16 @@ class LogitDistillation(Exchange):
 
     def missing(self, client: Client) -> str | None:
         """A client needs public inputs that its model can read."""
-        return "it holds no public inputs" if client.public is None or not len(client.public) else None
+        if client.public is None or not len(client.public):
+            return "it holds no public inputs"
+        try:
+            predict(client.module, client.public.take(torch.arange(1)))
+        except (KeyError, RuntimeError, ValueError, TypeError, IndexError) as error:
+            return f"its model cannot read the public inputs: {error}"
+        return None
 
     def check(self, clients: Sequence[Client]) -> None:
-        """All must answer with logits of the same shape."""
+        """All must answer the same public inputs, in the same order, with logits of the same shape."""
         first = clients[0]
         for client in clients[1:]:
             if _shape(client) != _shape(first):
@@ -52,6 +59,12 @@ class LogitDistillation(Exchange):
                     f"clients {first.name!r} and {client.name!r} cannot distil logits: their predictions of the public inputs "
                     f"are {_shape(first)} and {_shape(client)}",
                     remedy="Give both the same public inputs and the same classes.",
+                )
+            if list(_public(client).ids) != list(_public(first).ids):
+                raise PlanError(
+                    f"clients {first.name!r} and {client.name!r} cannot distil logits: their public inputs are not the same "
+                    "examples in the same order",
+                    remedy="Give both the same public inputs.",
                 )
 
     def broadcast(self, desk: Desk, state: Tensors, client: Client) -> Payload | None:
@@ -69,7 +82,7 @@ class LogitDistillation(Exchange):
             logits = bench.model(batch.inputs).logits
             return self.weight * task.distillation_loss(logits, batch.target, self.temperature)
 
-        set_training_mode(bench.model, len(lessons))
+        set_training_mode(bench.model, min(len(lessons), self.batch_size))
         for epoch in range(self.epochs):
             batches = shuffled(lessons, self.batch_size, bench.generator("digest", epoch), bench.client.augment)
             descend(optimizer, batches, loss, training.clip_norm)
