@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import torch
-from pydantic import ConfigDict, PositiveFloat, PositiveInt
+from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
@@ -34,7 +35,7 @@ class TeacherDistillation(Exchange):
         after: the round after which the teachers are frozen.
     """
 
-    teachers: tuple[str, ...]
+    teachers: Annotated[tuple[str, ...], Field(min_length=1)]
     temperature: PositiveFloat = 2.0
     weight: PositiveFloat = 1.0
     after: PositiveInt = 1
@@ -113,7 +114,7 @@ def _check_readable(teacher: Client, student: Client) -> None:
     remedy = "Choose a teacher with the student's modalities and classes, or list the clients that take part."
     try:
         logits = predict(teacher.module, student.data.train.take(torch.arange(1))).logits
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, RuntimeError, ValueError, TypeError, IndexError) as error:
         raise PlanError(
             f"teacher {teacher.name!r} cannot read the data of student {student.name!r}: {error}", remedy=remedy
         ) from error

@@ -1,0 +1,181 @@
+"""Frozen teachers: what students learn from them, when, and what travels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+import toy
+from pydantic import ValidationError
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hetfed.algorithms import alone
+from hetfed.client import Client
+from hetfed.composition import Step, compose, seat
+from hetfed.engines.local import Engine, local
+from hetfed.errors import PlanError
+from hetfed.exchanges import TeacherDistillation
+from hetfed.model import Output
+from hetfed.payload import Payload
+from hetfed.tasks import Classification, Regression
+from hetfed.turn import Job, Round, Turn
+
+LABEL = "teacher-distillation"
+
+
+def sent_by(*teachers: Client) -> dict[str, Tensor]:
+    """The parameters of the teachers as students remember them."""
+    return {f"{t.name}/{key}": tensor.clone() for t in teachers for key, tensor in t.module.state_dict().items()}
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+@pytest.mark.parametrize("names", [("t",), ("t", "u")])
+def test_the_loss_is_the_softened_divergence_from_the_mean_of_the_teachers(temperature: float, names: tuple[str, ...]) -> None:
+    teachers, student = [toy.client(name, width=6) for name in names], toy.client("a", width=3)
+    exchange = TeacherDistillation(names, temperature=temperature, weight=0.3)
+    bench = toy.bench(student, memory=sent_by(*teachers), peers=teachers)
+    batch = student.data.train.batch(torch.arange(7))
+    output = student.module.train()(batch.inputs)
+    output.logits.retain_grad()
+    loss = exchange.loss(bench, batch, output)
+
+    taught = torch.stack([teacher.module.eval()(batch.inputs).logits.detach() for teacher in teachers]).mean(dim=0)
+    softened = F.softmax(taught / temperature, dim=1)
+    expected = F.kl_div(F.log_softmax(output.logits / temperature, dim=1), softened, reduction="batchmean") * temperature**2
+    assert torch.allclose(loss, 0.3 * expected, atol=1e-6)
+
+    torch.autograd.backward(loss)
+    own = F.softmax(output.logits.detach() / temperature, dim=1)
+    assert torch.allclose(output.logits.grad, 0.3 * temperature * (own - softened) / 7, atol=1e-6)
+    assert all(parameter.grad is None for teacher in teachers for parameter in teacher.module.parameters())
+    assert not [p for teacher in exchange._teachers(bench) for p in teacher.parameters() if p.requires_grad]
+
+
+def test_numbers_are_taught_by_the_squared_distance() -> None:
+    teacher, student = (replace(toy.client(name, width=w), task=Regression()) for name, w in (("t", 4), ("a", 5)))
+    bench = toy.bench(student, memory=sent_by(teacher), peers=[teacher])
+    batch = student.data.train.batch(torch.arange(5))
+    output = student.module.eval()(batch.inputs)
+    loss = TeacherDistillation(("t",), temperature=9.0).loss(bench, batch, output)
+    assert torch.allclose(loss, (output.logits - teacher.module.eval()(batch.inputs).logits).square().mean(), atol=1e-6)
+
+
+def test_teachers_are_sent_once_and_stay_as_they_were_when_sent() -> None:
+    clients, composition = [toy.client("t"), toy.client("a", width=7)], compose(TeacherDistillation(("t",), after=2))
+    then, _ = toy.federate(clients, composition, 2)
+    now, uploads = toy.federate(clients, composition, 5)
+    assert [(upload.round, upload.client) for upload in uploads] == [(2, "t")]
+    frozen = {f"t/{key}": tensor for key, tensor in then.clients["t"].model.items()}
+    assert toy.same(now.clients["a"].exchanges[LABEL], frozen)
+    assert not toy.same(now.clients["t"].model, then.clients["t"].model)
+    assert [(row.round, row.client) for row in now.rows if row.bytes_down] == [(3, "a")]
+    assert now.clients["t"].exchanges == {LABEL: {}}
+
+
+def test_only_the_students_are_taught_and_only_after_the_teachers_have_trained() -> None:
+    clients, composition = [toy.client("t"), toy.client("a", width=7)], compose(TeacherDistillation(("t",), after=2))
+    for rounds, differs in ((2, False), (3, True)):
+        taught, lonely = (toy.federate(clients, c, rounds)[0].clients for c in (composition, alone()))
+        assert toy.same(taught["t"].model, lonely["t"].model)
+        assert toy.same(taught["a"].model, lonely["a"].model) != differs
+
+
+def test_a_student_comes_closer_to_its_teacher() -> None:
+    clients = [toy.client("t"), toy.client("a", width=7)]
+
+    def distance(weight: float) -> float:
+        state, _ = toy.federate(clients, compose(TeacherDistillation(("t",), weight=weight)), 8)
+        student, teacher = clients[1], clients[0]
+        teacher.module.load_state_dict({k.removeprefix("t/"): v for k, v in state.clients["a"].exchanges[LABEL].items()})
+        student.module.load_state_dict(state.clients["a"].model)
+        logits = [toy.bench(c).predict(student.data.train).logits for c in (student, teacher)]
+        return float(student.task.distillation_loss(*logits, 2.0))
+
+    assert distance(20.0) < 0.5 * distance(1e-6)
+
+
+def spoiling(*teachers: str) -> Engine:
+    """An engine in which what these clients upload is not finite."""
+
+    def spoil(encoded: bytes) -> bytes:
+        payload = Payload.decode(encoded)
+        return Payload({name: tensor * torch.nan for name, tensor in payload.tensors.items()}).encoded
+
+    def engine(jobs: Sequence[Job], this: Round) -> Iterator[tuple[str, Turn]]:
+        for name, turn in local(jobs, this):
+            outbox = {k: spoil(v) for k, v in turn.outbox.items()} if name in teachers else turn.outbox
+            yield name, replace(turn, outbox=outbox)
+
+    return engine
+
+
+def test_without_its_refused_teacher_a_student_learns_from_the_other() -> None:
+    clients = [toy.client(name) for name in "atu"]
+    state, uploads = toy.federate(clients, compose(TeacherDistillation(("t", "u"))), 2, engine=spoiling("u"))
+    assert {upload.client: upload.refused is None for upload in uploads} == {"t": True, "u": False}
+    only, _ = toy.federate(clients, compose(TeacherDistillation(("t",))), 2)
+    assert toy.same(state.clients["a"].model, only.clients["a"].model)
+
+
+def test_without_any_accepted_teacher_a_student_goes_on_alone() -> None:
+    clients = [toy.client("a"), toy.client("t")]
+    state, _ = toy.federate(clients, compose(TeacherDistillation(("t",))), 2, engine=spoiling("t"))
+    lonely, _ = toy.federate(clients, alone(), 2)
+    assert toy.same(state.clients["a"].model, lonely.clients["a"].model)
+
+
+def test_a_student_declares_nothing_and_a_teacher_all_of_its_model() -> None:
+    exchange, student, teacher = TeacherDistillation(("t",)), toy.client("a"), toy.client("t")
+    assert exchange.declare(student).shapes == {}
+    assert set(exchange.declare(teacher).shapes) == {f"t/{name}" for name in teacher.module.state_dict()}
+    assert exchange.upload(toy.bench(student)) is None
+    exchange.declare(teacher).check(Payload.decode(exchange.upload(toy.bench(teacher)).encoded))
+
+
+class Picture(nn.Module):
+    """Reads another modality, in several shapes of trouble."""
+
+    def __init__(self, name: str, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.name, self.shape, self.norm, self.head = name, shape, nn.BatchNorm1d(2), nn.Linear(2, 2)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Output:
+        return Output(self.head(self.norm(inputs[self.name].view(-1, *self.shape))))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("image", (2,)), ("point", (7,)), ("point", (2, 1, 1))],
+    ids=["no such modality", "another width", "another number of axes"],
+)
+def test_a_teacher_that_cannot_read_its_students_data_is_refused(name: str, shape: tuple[int, ...]) -> None:
+    teacher = replace(toy.client("t"), blueprint=lambda facts: Picture(name, shape))
+    with pytest.raises(PlanError, match=r"teacher 't' cannot read the data of student 'a'.*Choose a teacher"):
+        seat(compose(TeacherDistillation(("t",))), [teacher, toy.client("a")])
+
+
+def test_a_teacher_that_answers_in_another_shape_is_refused() -> None:
+    task = Classification(("x", "y", "z"))
+    teacher = replace(toy.client("t"), task=task, blueprint=lambda facts: toy.Net(2, 4, classes=3))
+    with pytest.raises(PlanError, match=r"teacher 't' and student 'a' answer in different shapes: \(3,\) and \(2,\)"):
+        seat(compose(TeacherDistillation(("t",))), [teacher, toy.client("a")])
+
+
+def test_a_teacher_needs_to_read_its_students_only() -> None:
+    picture = replace(toy.client("p"), blueprint=lambda facts: Picture("image", (2,)))
+    exchange = TeacherDistillation(("t",))
+    clients = [toy.client("a"), picture, toy.client("t")]
+    assert seat(compose(Step(exchange, clients=("t", "a"))), clients).composition.steps[0].clients == ("a", "t")
+
+
+def test_a_teacher_that_does_not_exist_is_an_error_with_the_names_that_do() -> None:
+    with pytest.raises(PlanError, match=r"teacher-distillation.teachers: no client of this name.*'x'.*Name some of: a, t"):
+        seat(compose(TeacherDistillation(("t", "x"))), [toy.client("t"), toy.client("a")])
+
+
+def test_there_is_at_least_one_teacher() -> None:
+    with pytest.raises(ValidationError, match="at least 1"):
+        TeacherDistillation(())
