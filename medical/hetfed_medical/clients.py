@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -58,6 +58,7 @@ def _client(table: ClientTable, seed: int, cohorts: Cohorts, public: PublicData 
     cohort = cohorts.get(data_table.dataset, f"{key}.data")
     home = hospital(cohort, data_table, seed, key)
     shapes = home.data.facts["shapes"]
+    _check_identity(shapes, model_table, key)
     encoders = {modality: getattr(model_table, modality) for modality in shapes}
     return Client(
         table.name,
@@ -76,6 +77,17 @@ def _client(table: ClientTable, seed: int, cohorts: Cohorts, public: PublicData 
             "synthetic": "yes" if cohort.synthetic else "no",
         },
     )
+
+
+def _check_identity(shapes: Mapping[str, tuple[int, ...]], table: HospitalModel, key: str) -> None:
+    for modality, shape in shapes.items():
+        if modality != "image" and getattr(table, modality) == "identity" and shape[0] != table.features:
+            raise PlanError(
+                f"an identity encoder of {shape[0]} columns needs as many features",
+                key=f"{key}.model.features",
+                value=table.features,
+                remedy=f"Set features to {shape[0]}, choose other columns or another encoder.",
+            )
 
 
 def _model(facts: Facts, table: HospitalModel) -> nn.Module:

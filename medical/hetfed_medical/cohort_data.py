@@ -14,7 +14,7 @@ from hetfed.data import ClientData, Examples
 from hetfed.errors import DataError, PlanError
 from hetfed_datasets import partition
 from hetfed_datasets.records import MISSING_LABEL, Cohort
-from hetfed_medical.tables import HospitalData, PublicData
+from hetfed_medical.tables import HospitalData, Partition, PublicData
 
 Index = NDArray[np.int64]
 
@@ -33,10 +33,11 @@ class Scale:
 
 @dataclass(frozen=True)
 class Hospital:
-    """One hospital's data, and the scales that public inputs need to look like its own."""
+    """One hospital's data, and the scales and column names that public inputs need to look like its own."""
 
     data: ClientData
     scales: Mapping[str, Scale]
+    columns: Mapping[str, tuple[str, ...]]
     classes: tuple[str, ...]
 
 
@@ -49,6 +50,9 @@ def hospital(cohort: Cohort, table: HospitalData, seed: int, key: str) -> Hospit
     label = _label(cohort, table, key)
     _check_known(cohort, table, key)
     own = _own_samples(cohort, table, label, seed)
+    if not len(own):
+        remedy = "Take other sites, or modalities that they have."
+        raise DataError("no sample has a known label and one of the modalities", file=cohort.name, key=key, remedy=remedy)
     parts = _split(own, table, label, seed)
     for name, part in zip(("train", "validation", "test"), parts, strict=True):
         if not len(part):
@@ -57,21 +61,39 @@ def hospital(cohort: Cohort, table: HospitalData, seed: int, key: str) -> Hospit
     scales: dict[str, Scale] = {name: _scale(own, name, parts[0], table) for name in table.modalities}
     train, validation, test = (_examples(own, part, table, scales, label) for part in parts)
     shapes = {name: tuple(tensor.shape[1:]) for name, tensor in train.inputs.items()}
+    names: dict[str, tuple[str, ...]] = {name: _names(own, name, table) for name in table.modalities}
     classes = own.classes[label]
-    return Hospital(ClientData(train, validation, test, {"shapes": shapes, "classes": len(classes)}), scales, classes)
+    data = ClientData(train, validation, test, {"shapes": shapes, "classes": len(classes)})
+    return Hospital(data, scales, names, classes)
 
 
 def public_inputs(cohort: Cohort, table: PublicData, home: Hospital, like: HospitalData, seed: int) -> Examples | None:
-    """The public inputs as this hospital reads them, in the same order everywhere; None if it lacks all their modalities."""
+    """The public inputs as this hospital reads them, in the same order everywhere.
+
+    None where they lack one of its modalities, or have it in another shape or with other columns.
+
+    Raises:
+        PlanError: a site that the cohort does not have.
+    """
+    _check_sites(cohort, table.sites, "public.sites")
     rows = np.flatnonzero(np.isin(cohort.site, table.sites)) if table.sites else np.arange(len(cohort))
     if table.limit is not None and len(rows) > table.limit:
         rows = np.sort(np.random.default_rng(seed).choice(rows, table.limit, replace=False))
-    common = [modality for modality in like.modalities if modality in cohort.modalities]
-    if not common or len(common) < len(like.modalities):
+    if not all(_readable(cohort, modality, home, like) for modality in like.modalities):
         return None
-    inputs: dict[str, Tensor] = {name: _tensor(cohort, rows, name, home.scales[name], like) for name in common}
+    inputs: dict[str, Tensor] = {name: _tensor(cohort, rows, name, home.scales[name], like) for name in like.modalities}
     unknown = torch.full((len(rows),), MISSING_LABEL)
     return Examples(inputs, unknown, [f"public-{row}" for row in rows.tolist()])
+
+
+def _readable(cohort: Cohort, modality: str, home: Hospital, like: HospitalData) -> bool:
+    """Whether a modality of `cohort` has the shape and the columns of the hospital's own."""
+    if modality not in cohort.modalities:
+        return False
+    if modality != "image":
+        return _names(cohort, modality, like) == home.columns[modality]
+    height, width, channels = cohort.modalities[modality].shape[1:]
+    return bool((channels, height, width) == home.data.facts["shapes"][modality])
 
 
 def _label(cohort: Cohort, table: HospitalData, key: str) -> str:
@@ -88,16 +110,20 @@ def _check_known(cohort: Cohort, table: HospitalData, key: str) -> None:
         if modality not in cohort.modalities:
             remedy = f"{cohort.name} has: {', '.join(cohort.modalities)}."
             raise PlanError("no such modality", key=f"{key}.data.modalities", value=modality, remedy=remedy)
-    for site in table.sites:
-        if site not in cohort.site:
-            remedy = f"{cohort.name} has: {', '.join(sorted(set(cohort.site.tolist())))}."
-            raise PlanError("no such site", key=f"{key}.data.sites", value=site, remedy=remedy)
+    _check_sites(cohort, table.sites, f"{key}.data.sites")
     known = {column for columns in cohort.columns.values() for column in columns}
     for column in table.columns:
         if column not in known:
             raise PlanError(
                 "no such column", key=f"{key}.data.columns", value=column, remedy=f"Known: {', '.join(sorted(known))}."
             )
+
+
+def _check_sites(cohort: Cohort, sites: tuple[str, ...], key: str) -> None:
+    for site in sites:
+        if site not in cohort.site:
+            remedy = f"{cohort.name} has: {', '.join(sorted(set(cohort.site.tolist())))}."
+            raise PlanError("no such site", key=key, value=site, remedy=remedy)
 
 
 def _own_samples(cohort: Cohort, table: HospitalData, label: str, seed: int) -> Cohort:
@@ -109,20 +135,23 @@ def _own_samples(cohort: Cohort, table: HospitalData, label: str, seed: int) -> 
     usable &= np.any([cohort.present.get(modality, complete) for modality in table.modalities], axis=0)
     own = cohort.take(usable)
     if table.partition is not None:
-        own = own.take(_part(own.labels[label], table, seed))
+        own = own.take(_part(own, label, table.partition, seed))
     if table.limit is not None and len(own) > table.limit:
         own = own.take(np.sort(np.random.default_rng(seed).choice(len(own), table.limit, replace=False)))
     return own
 
 
-def _part(label: NDArray[np.int64], table: HospitalData, seed: int) -> Index:
-    asked = table.partition
-    assert asked is not None  # the caller has looked
-    if asked.kind == "dirichlet":
-        return partition.dirichlet(label, asked.clients, asked.alpha, seed)[asked.part]
-    if asked.kind == "quantity":
-        return partition.quantity(len(label), asked.clients, asked.alpha, seed)[asked.part]
-    return partition.classes_per_client(label, asked.clients, asked.classes, seed)[asked.part]
+def _part(own: Cohort, label: str, asked: Partition, seed: int) -> Index:
+    """The samples of one part; those of a patient stay together."""
+
+    def deal(label: NDArray[np.int64]) -> list[Index]:
+        if asked.kind == "dirichlet":
+            return partition.dirichlet(label, asked.clients, asked.alpha, seed)
+        if asked.kind == "quantity":
+            return partition.quantity(len(label), asked.clients, asked.alpha, seed)
+        return partition.classes_per_client(label, asked.clients, asked.classes, seed)
+
+    return partition.by_patient(own.patient, own.labels[label], deal)[asked.part]
 
 
 def _split(own: Cohort, table: HospitalData, label: str, seed: int) -> tuple[Index, Index, Index]:
@@ -136,23 +165,29 @@ def _scale(own: Cohort, modality: str, train: Index, table: HospitalData) -> Sca
     values = _columns(own, modality, table)
     there = train[own.present[modality][train]] if modality in own.present else train
     known = values[there].astype(np.float32)
-    if modality == "image":
-        return Scale(known.mean(axis=(0, 1, 2)), known.std(axis=(0, 1, 2)) + 1e-6)
-    if not table.standardise:
-        return Scale(np.zeros(values.shape[1], np.float32), np.ones(values.shape[1], np.float32))
-    counted = np.isfinite(known).any(axis=0)
-    mean, deviation = np.zeros(values.shape[1], np.float32), np.ones(values.shape[1], np.float32)
-    mean[counted], deviation[counted] = np.nanmean(known[:, counted], axis=0), np.nanstd(known[:, counted], axis=0)
-    # A column that never varies here says nothing; dividing by 1 keeps it harmless.
+    size = values.shape[-1]
+    mean, deviation = np.zeros(size, np.float32), np.ones(size, np.float32)
+    if modality == "image" or table.standardise:
+        known = known.reshape(-1, size)
+        counted = np.isfinite(known).any(axis=0)
+        # In single precision, the sum over all pixels of a hospital is off by a few per cent.
+        mean[counted] = np.nanmean(known[:, counted], axis=0, dtype=np.float64)
+        deviation[counted] = np.nanstd(known[:, counted], axis=0, dtype=np.float64)
+    # A column or channel that never varies here says nothing; dividing by 1 keeps it harmless.
     return Scale(mean, np.where(deviation > 1e-6, deviation, 1).astype(np.float32))
+
+
+def _names(cohort: Cohort, modality: str, table: HospitalData) -> tuple[str, ...]:
+    """The columns of a modality that the plan asks for: all where it names none of them."""
+    names = cohort.columns.get(modality, ())
+    return tuple(column for column in table.columns if column in names) or names
 
 
 def _columns(cohort: Cohort, modality: str, table: HospitalData) -> NDArray[np.generic]:
     """A modality's values, cut down to the columns that the plan asks for."""
-    values = cohort.modalities[modality]
-    names = cohort.columns.get(modality, ())
-    chosen = [names.index(column) for column in table.columns if column in names]
-    return values[:, chosen] if chosen else values
+    values, names = cohort.modalities[modality], cohort.columns.get(modality, ())
+    chosen = _names(cohort, modality, table)
+    return values if chosen == names else values[:, [names.index(column) for column in chosen]]
 
 
 def _examples(own: Cohort, rows: Index, table: HospitalData, scales: Mapping[str, Scale], label: str) -> Examples:

@@ -53,7 +53,7 @@ class HospitalNet(nn.Module):
         """Features (batch, features), zero where the modality is missing, and where it is there (batch,)."""
         there = ~x.flatten(1)[:, 0].isnan()
         encoder = self.encoders[name]
-        if bool(there.all()):
+        if bool(there.all()) and len(x) > 1:
             return encoder(x), there
         features = x.new_zeros(len(x), self.features)
         known = x[there]
