@@ -52,6 +52,7 @@ def _client(table: ClientTable, seed: int, data_dir: Path | None) -> Client:
         data = congestion_data(series, data_table, seed)
         blueprint = partial(_congestion_model, table=model_table)
         return Client(table.name, data, Classification(CONGESTION), blueprint, table.training, kind=kind, about=about)
+    _check_sizes(model_table, key)
     data = forecasting_data(series, data_table)
     forecasting = _forecasting(series, data_table, model_table, data)
     task: Task = forecasting
@@ -68,6 +69,19 @@ def _client(table: ClientTable, seed: int, data_dir: Path | None) -> Client:
         about=about,
         references=partial(reference_metrics, data, forecasting),
     )
+
+
+def _check_sizes(table: CityModelTable, key: str) -> None:
+    taken = table.sensor_embedding + 2 * table.time_embedding
+    if table.encoder in {"mlp", "graph"} and table.features <= taken:
+        raise PlanError(
+            f"the embeddings take {taken} features (sensor_embedding + 2 * time_embedding) and leave none for the readings",
+            key=f"{key}.model.features",
+            value=table.features,
+            remedy="Use more features or smaller embeddings.",
+        )
+    if table.encoder == "gru" and not table.layers:
+        raise PlanError("a gru has at least one layer", key=f"{key}.model.layers", value=0, remedy="Set layers to 1 or more.")
 
 
 def _series(table: CityData, key: str, data_dir: Path | None) -> Series:

@@ -2,7 +2,7 @@
 
 Each is one class and one row of `ENCODERS`. `reads` says what it wants of the private city part:
 
-- "history": the scaled readings themselves, (batch, sensors, steps)
+- "history": the scaled readings themselves, all channels together, (batch, sensors, steps)
 - "embedded": history, sensor and time of day in one vector, (batch, sensors, width)
 - "sequence": one vector per past step, (batch, sensors, steps, width)
 

@@ -49,19 +49,18 @@ class City(nn.Module):
 
     def forward(self, readings: Tensor, clock: Tensor) -> Tensor:
         """What the encoder reads (see `encoders`)."""
+        if self.reads == "history":
+            return self._together(readings).transpose(1, 2)
         scaled = torch.nan_to_num((readings - self.mean) / self.scale).transpose(1, 2)
-        batch, sensors = scaled.shape[:2]
         if self.reads == "sequence":
             return cast("Tensor", self.adapter(scaled))
-        history = scaled.reshape(batch, sensors, -1)
-        if self.reads == "history":
-            return history
+        batch, sensors = scaled.shape[:2]
         slot = (clock[:, 0] * SLOTS_PER_DAY).long().clamp(max=SLOTS_PER_DAY - 1)
         day = clock[:, 1].long()
         kind = (day >= SATURDAY).long() if self.kind_of_day.num_embeddings == 2 else day
         time = torch.cat([self.time_of_day(slot), self.kind_of_day(kind)], dim=1)
         parts = [
-            self.adapter(history),
+            self.adapter(scaled.reshape(batch, sensors, -1)),
             self.sensor.expand(batch, -1, -1),
             time[:, None].expand(-1, sensors, -1),
         ]
@@ -69,8 +68,11 @@ class City(nn.Module):
 
     def latest(self, readings: Tensor) -> Tensor:
         """The last reading of each sensor, over all channels, as a scaled target (batch, sensors); 0 (the mean) if missing."""
-        total = readings[:, -1].sum(dim=2)
-        return torch.nan_to_num((total - self.target_mean) / self.target_scale)
+        return self._together(readings[:, -1:])[:, 0]
+
+    def _together(self, readings: Tensor) -> Tensor:
+        """Readings over all channels as scaled targets (batch, steps, sensors); 0 (the mean) if missing."""
+        return torch.nan_to_num((readings.sum(dim=3) - self.target_mean) / self.target_scale)
 
 
 class CityModel(nn.Module):
@@ -80,7 +82,7 @@ class CityModel(nn.Module):
 
     def __init__(self, facts: Facts, table: CityModelTable) -> None:
         super().__init__()
-        encoder = ENCODERS[table.encoder](facts["history"] * facts["channels"], table.features, table.layers, table.dropout)
+        encoder = ENCODERS[table.encoder](facts["history"], table.features, table.layers, table.dropout)
         self.city = City(facts, table, cast("Encoder", encoder).reads)
         self.encoder = encoder
         self.head = nn.Linear(table.features, facts["steps"])

@@ -22,7 +22,7 @@ class CityData(_Strict):
     dataset: str
     city: str | None = None
     history: PositiveInt = 12
-    horizons: tuple[PositiveInt, ...] = (15, 30, 60)
+    horizons: tuple[PositiveInt, ...] = Field(default=(15, 30, 60), min_length=1)
     predict: Literal["readings", "congestion"] = "readings"
     train: float = Field(default=0.7, gt=0, lt=1)
     validation: float = Field(default=0.1, gt=0, lt=1)

@@ -29,7 +29,8 @@ class Parts:
     @staticmethod
     def of(steps: int, data: CityData) -> Parts:
         """The parts of a series of `steps`."""
-        return Parts(int(steps * data.train), int(steps * (data.train + data.validation)), steps)
+        # Whole steps, rounded down; 0.7 + 0.1 is a little less than 0.8 in binary.
+        return Parts(int(steps * data.train + 1e-9), int(steps * (data.train + data.validation) + 1e-9), steps)
 
     def spans(self) -> tuple[slice, slice, slice]:
         """Train, validation, test."""
@@ -59,11 +60,14 @@ def levels_of(series: Series, data: CityData, train: slice) -> tuple[NDArray[np.
     if series.level is not None:
         return np.repeat(series.level[:, np.newaxis], len(series.sensors), axis=1), series.levels
     readings = target_of(series)
+    # What is usual at a sensor that was silent throughout the training part, nobody knows.
+    silent = np.isnan(readings[train]).all(axis=0)
+    usual = np.where(silent, 0, readings[train])
     if series.unit.startswith("vehicles"):
-        congested = readings > np.nanquantile(readings[train], data.congested_volume, axis=0)
+        congested = readings > np.nanquantile(usual, data.congested_volume, axis=0)
     else:
-        congested = readings < data.congested_speed * np.nanquantile(readings[train], 0.95, axis=0)
-    return np.where(np.isnan(readings), MISSING_LABEL, congested).astype(np.int64), CONGESTION
+        congested = readings < data.congested_speed * np.nanquantile(usual, 0.95, axis=0)
+    return np.where(np.isnan(readings) | silent, MISSING_LABEL, congested).astype(np.int64), CONGESTION
 
 
 def forecasting_data(series: Series, data: CityData) -> ClientData:
@@ -88,10 +92,7 @@ def _windows(series: Series, levels: NDArray[np.int64], span: slice, sizes: tupl
     level, time = torch.from_numpy(levels[span]), series.time[span]
     count = len(values) - history - steps + 1
     if count < 1:
-        remedy = "Use a longer series, a shorter history or nearer horizons, or another share for training and validation."
-        raise PlanError(
-            f"{series.name}: a part of {len(values)} steps holds no window", key="data.history", value=history, remedy=remedy
-        )
+        raise _no_window(series, len(values), history)
     # Views, not copies: a batch copies only its own windows.
     past = values.unfold(0, history, 1)[:count].permute(0, 3, 1, 2)
     future = target[history:].unfold(0, steps, 1)[:count].permute(0, 2, 1)
@@ -99,6 +100,12 @@ def _windows(series: Series, levels: NDArray[np.int64], span: slice, sizes: tupl
     inputs = {"readings": past, "clock": clock_of(origins)}
     at = history - 1 + nearest
     return Examples(inputs, future, [str(stamp) for stamp in origins], {"level": level[at : at + count]})
+
+
+def _no_window(series: Series, steps: int, history: int) -> PlanError:
+    problem = f"{series.name}: a part of {steps} steps holds no window"
+    remedy = "Use a longer series, a shorter history or nearer horizons, or another share for training and validation."
+    return PlanError(problem, key="data.history", value=history, remedy=remedy)
 
 
 def clock_of(time: pd.DatetimeIndex) -> Tensor:
@@ -120,11 +127,17 @@ def _facts(series: Series, data: CityData, train: slice, steps: int, levels: tup
         "channels": len(series.channels),
         "levels": levels,
         "mean": torch.tensor(np.nanmean(values, axis=(0, 1)), dtype=torch.float32),
-        "scale": torch.tensor(np.nanstd(values, axis=(0, 1)) + 1e-6, dtype=torch.float32),
+        "scale": torch.tensor(_deviation(values, (0, 1)), dtype=torch.float32),
         "target_mean": torch.tensor([np.nanmean(target)], dtype=torch.float32),
-        "target_scale": torch.tensor([np.nanstd(target) + 1e-6], dtype=torch.float32),
+        "target_scale": torch.tensor([float(_deviation(target, (0, 1)))]),
         "adjacency": torch.from_numpy(np.divide(links, rows, out=np.zeros_like(links), where=rows > 0)),
     }
+
+
+def _deviation(values: NDArray[np.float32], axis: tuple[int, ...]) -> NDArray[np.float32]:
+    """The standard deviation; 1 where nothing varies, so that a change to come is not blown up."""
+    deviation = np.nanstd(values, axis=axis)
+    return np.where(deviation > 1e-6, deviation, 1).astype(np.float32)
 
 
 def congestion_data(series: Series, data: CityData, seed: int) -> ClientData:
@@ -135,8 +148,8 @@ def congestion_data(series: Series, data: CityData, seed: int) -> ClientData:
     spans = Parts.of(len(series.values), data).spans()
     congested = _congested(series, data, spans[0])
     readings = target_of(series)
-    mean, scale = np.nanmean(readings[spans[0]]), np.nanstd(readings[spans[0]]) + 1e-6
-    scaled = np.nan_to_num((readings - mean) / scale)
+    mean, scale = np.nanmean(readings[spans[0]]), _deviation(readings[spans[0]], (0, 1))
+    scaled = np.nan_to_num((readings - mean) / scale).astype(np.float32)
     rng = np.random.default_rng(seed)
     parts = [_thinned(_pairs(series, scaled, congested, span, data.history), data.examples, rng) for span in spans]
     train, validation, test = parts
@@ -151,11 +164,14 @@ def _congested(series: Series, data: CityData, train: slice) -> NDArray[np.int64
 
 def _pairs(series: Series, scaled: NDArray[np.float32], congested: NDArray[np.int64], span: slice, history: int) -> Examples:
     """Every (time, sensor) of a part whose level is known."""
+    steps = len(series.values[span])
+    if steps <= history:
+        raise _no_window(series, steps, history)
     past = np.lib.stride_tricks.sliding_window_view(scaled[span], history, axis=0)[:-1]
     target, time = congested[span][history:], series.time[span][history:]
     rows, sensors = np.nonzero(target != MISSING_LABEL)
     ids = [f"{time[row]} {series.sensors[sensor]}" for row, sensor in zip(rows.tolist(), sensors.tolist(), strict=True)]
-    inputs = {"history": torch.from_numpy(past[rows, sensors].astype(np.float32))}
+    inputs = {"history": torch.from_numpy(past[rows, sensors])}
     return Examples(inputs, torch.from_numpy(target[rows, sensors]), ids)
 
 
