@@ -139,6 +139,8 @@ def _receive(step: Step, client: Client, turn: Turn, round_number: int) -> Uploa
     if encoded is None:
         return None
     upload = Upload(round_number, client.name, step.label, encoded)
+    if not step.uploads(round_number):
+        return replace(upload, refused="nothing is due in this round")
     try:
         contents = Payload.decode(encoded)
         upload = replace(upload, contents=contents)
