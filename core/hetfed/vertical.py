@@ -70,7 +70,10 @@ def plan_text(vertical: Vertical, name: str) -> tuple[str, str]:
         return plans[name].read_text(encoding="utf-8"), f"{vertical.name} plan {name}"
     path = Path(name)
     if path.is_file():
-        return path.read_text(encoding="utf-8"), str(path)
+        try:
+            return path.read_text(encoding="utf-8"), str(path)
+        except UnicodeDecodeError as error:
+            raise PlanError(f"not text: {error}", file=path, remedy="A plan is TOML in UTF-8: save it so.") from None
     raise PlanError(
         "neither a shipped plan nor a file", key="PLAN", value=name, remedy=f"Shipped: {', '.join(plans)}; or give a TOML file."
     )

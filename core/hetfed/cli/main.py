@@ -36,19 +36,29 @@ def build_app() -> typer.Typer:
         app.add_typer(commands_of(vertical), name=vertical.name, help=vertical.help)
     for entry in entry_points(group="hetfed.commands"):
         app.add_typer(entry.load(), name=entry.name)
-    app.command("reproduce", help="Run the article's case studies on random input and on real data.")(reproduce)
-    app.command("report", help="Write the report of a run again.  Example: hetfed report runs/glioma-mri")(report)
+    app.command("reproduce")(reproduce)
+    app.command("report")(report)
     return app
 
 
-def _version_option(version: Annotated[bool, typer.Option("--version", help="Show the version and end.")] = False) -> None:
-    if version:
+def _show_version(asked: bool) -> None:
+    if asked:
         typer.echo(f"hetfed {__version__}")
         raise typer.Exit
 
 
+Version = Annotated[bool, typer.Option("--version", help="Show the version and end.", callback=_show_version, is_eager=True)]
+
+
+def _version_option(version: Version = False) -> None:
+    """What comes before a command."""
+
+
 def report(run: Annotated[Path, typer.Argument(help="The folder of a run that has ended.")]) -> None:
-    """Write report.html and the plots of a run again."""
+    """Write report.html and the plots of a run again.
+
+    Example: hetfed report runs/first
+    """
     from hetfed.report import write_report
     from hetfed.run.folder import RunFolder
 

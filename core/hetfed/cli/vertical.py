@@ -26,9 +26,11 @@ def commands_of(vertical: Vertical) -> typer.Typer:
     """The command group of one vertical."""
     app = typer.Typer(no_args_is_help=True)
 
-    @app.command("plans")
+    def example(what: str, words: str) -> str:
+        return f"{what}\n\nExample: hetfed {vertical.name} {words}"
+
+    @app.command("plans", help=example("List the shipped plans.", "plans"))
     def plans() -> None:
-        """List the shipped plans."""
         import tomllib
 
         table = Table("plan", "clients", "what it does", box=None)
@@ -37,7 +39,9 @@ def commands_of(vertical: Vertical) -> typer.Typer:
             table.add_row(name, str(len(plan["client"])), plan.get("title", ""))
         Console().print(table)
 
-    @app.command("run")
+    what = "Run a plan: federated, alone and pooled, with a report at the end."
+
+    @app.command("run", help=example(what, "run sample --seed 1 --out runs/first"))
     def run(
         plan: PlanName = "sample",
         out: Out = None,
@@ -46,10 +50,6 @@ def commands_of(vertical: Vertical) -> typer.Typer:
         seed: Seed = None,
         resume: Resume = False,
     ) -> None:
-        """Run a plan: federated, alone and pooled, with a report at the end.
-
-        Example: hetfed medical run glioma-mri --data-dir data --seed 1
-        """
         from hetfed.plan import read_plan
         from hetfed.run.launch import Launcher
 
@@ -60,7 +60,9 @@ def commands_of(vertical: Vertical) -> typer.Typer:
         console.print(outcome_table(summary))
         console.print(f"report: {where / 'report.html'}", highlight=False, soft_wrap=True)
 
-    @app.command("compare")
+    what = "Run a plan under several algorithms and seeds, and set the results side by side. Run again to go on after a stop."
+
+    @app.command("compare", help=example(what, "compare sample --algorithms plan,fedproto --seeds 5 --out runs/compare"))
     def compare(
         plan: PlanName = "sample",
         algorithms: Algorithms = "plan",
@@ -69,10 +71,6 @@ def commands_of(vertical: Vertical) -> typer.Typer:
         data_dir: DataDir = None,
         rounds: Rounds = None,
     ) -> None:
-        """Run a plan under several algorithms and seeds, and set the results side by side. Run again to go on after a stop.
-
-        Example: hetfed medical compare glioma-mri --algorithms plan,fedproto --seeds 5 --out runs/compare
-        """
         from hetfed.plan import read_plan
         from hetfed.run.compare import compare_plan
         from hetfed.run.launch import Launcher
