@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -15,7 +16,7 @@ ARMS = ("alone", "federated", "pooled")
 
 def number(value: float | None) -> str:
     """A metric in four figures, a dash where it is undefined."""
-    return "-" if value is None or value != value else f"{value:.4g}"  # noqa: PLR0124 (NaN)
+    return "-" if value is None or isnan(value) else f"{value:.4g}"
 
 
 def outcome_table(summary: Mapping[str, Any]) -> Table:
@@ -46,7 +47,14 @@ def comparison_table(frame: pd.DataFrame) -> Table:
 
     table = Table("algorithm", "client", "seeds", *ARMS, "federated minus alone", "wins", box=None)
     for row in aggregate(frame).to_dict("records"):
-        difference = f"{row['difference']:+.4f} +/- {row['half_width']:.4f}"
         values = [number(row[arm]) for arm in ARMS]
+        difference = interval(row["difference"], row["half_width"])
         table.add_row(row["algorithm"], row["client"], str(row["seeds"]), *values, difference, f"{row['wins']}/{row['seeds']}")
     return table
+
+
+def interval(middle: float, half_width: float) -> str:
+    """A difference and half the width of its interval; the latter is undefined for one seed, both without any value."""
+    if isnan(middle):
+        return "-"
+    return f"{middle:+.4f}" + ("" if isnan(half_width) else f" +/- {half_width:.4f}")

@@ -10,7 +10,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from hetfed.algorithms import NAMED
+from hetfed.errors import PlanError
 from hetfed.plan import AlgorithmTable, Plan, named_algorithm
+from hetfed.run.execute import prepare
 from hetfed.run.folder import SUMMARY, RunFolder
 from hetfed.run.launch import Launcher
 
@@ -25,8 +28,15 @@ def compare_plan(
     """Run every algorithm under every seed; a run that has ended below `out` is not run again.
 
     Returns one row per algorithm, seed and client, which is also written to `comparison.csv`.
+
+    Raises:
+        UsageError: plan or data do not suit one of the algorithms; that shows before the first run.
     """
+    if not algorithms:
+        raise PlanError("no algorithm to compare", key="--algorithms", remedy=f"Name some of: {', '.join([OWN, *NAMED])}.")
     variants = {name: under(plan, name) for name in algorithms}
+    for variant in variants.values():
+        prepare(variant, launcher.vertical, launcher.data_dir, file)
     rows: list[dict[str, Any]] = []
     for algorithm, variant in variants.items():
         for seed in range(seeds):
