@@ -11,14 +11,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from hetfed.client import ClientState, Tensors
-from hetfed.errors import RunFolderError
+from hetfed.errors import RunError, RunFolderError
 from hetfed.federation import FederationState, Row
 
-SEPARATOR = "|"
+SEPARATOR = "\x1f"
+"""Stands between the parts of a name: a control character, whereas a label may well hold a slash or a bar."""
 
 
 def save_state(state: FederationState, file: Path, plan_digest: str) -> None:
-    """Write `state`; a process that dies meanwhile leaves the checkpoint before."""
+    """Write `state`; a process that dies meanwhile leaves the checkpoint before.
+
+    Raises:
+        RunError: it cannot be written, as on a full disk.
+    """
     tensors: Tensors = {}
     for label, server in state.server.items():
         tensors |= _prefixed(server, "server", label)
@@ -37,10 +42,13 @@ def save_state(state: FederationState, file: Path, plan_digest: str) -> None:
         "rows": [asdict(row) for row in state.rows],
     }
     part = file.with_name(file.name + ".part")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, metadata={"state": json.dumps(about)})
-    with part.open("rb") as written:
-        os.fsync(written.fileno())
-    part.replace(file)
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, metadata={"state": json.dumps(about)})
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
+        part.replace(file)
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{file}: the checkpoint cannot be written: {error}") from error
 
 
 def load_state(file: Path, plan_digest: str) -> FederationState | None:

@@ -41,12 +41,21 @@ class RunFolder:
             raise RunFolderError("the output is a file", file=path, remedy="Give a folder with --out.")
         if path.is_dir() and any(path.iterdir()):
             folder._check_same_run(plan, resume=resume)
-        for part in (path, folder.checkpoints, folder.models, folder.predictions, folder.plots):
-            part.mkdir(parents=True, exist_ok=True)
-        if not (path / PLAN).exists():
-            write_text(path / PLAN, f"# digest {plan.digest()}\n{plan.resolved()}")
-        write_json(path / ENVIRONMENT, environment())
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            folder._lay_out(plan)
+        except OSError as error:
+            raise RunFolderError(f"cannot be written: {error}", file=path, remedy="Give another folder with --out.") from None
         return folder
+
+    def _lay_out(self, plan: Plan) -> None:
+        """The plan first: it is what makes the folder that of a run, however soon the run is interrupted."""
+        if not (self.path / PLAN).exists():
+            write_text(self.path / PLAN, f"# digest {plan.digest()}\n{plan.resolved()}")
+        for part in (self.checkpoints, self.models, self.predictions, self.plots):
+            part.mkdir(exist_ok=True)
+        if not (self.path / SUMMARY).exists():
+            write_json(self.path / ENVIRONMENT, environment())
 
     def _check_same_run(self, plan: Plan, *, resume: bool) -> None:
         if not (self.path / PLAN).is_file():
@@ -100,7 +109,10 @@ class RunFolder:
         file = self.path / SUMMARY
         if not file.is_file():
             raise RunFolderError("no ended run here", file=file, remedy="Give the folder of a run that has ended.")
-        summary: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            summary: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RunFolderError(f"not JSON: {error}", file=file, remedy="Run the plan again in a new folder.") from None
         return summary
 
 

@@ -37,4 +37,9 @@ class Launcher:
         prepared = prepare(plan, self.vertical, self.data_dir, file)
         folder = RunFolder.open(out, plan, resume=resume)
         with listener(self.console) as told:
-            return execute(prepared, Path(file.rsplit(" ", maxsplit=1)[-1]).stem, folder, told)
+            return execute(prepared, _name(file), folder, told)
+
+
+def _name(file: str) -> str:
+    """The plan's own name: that of its file, or the last word of what it is called in messages."""
+    return Path(file).stem if Path(file).is_file() else file.rsplit(" ", maxsplit=1)[-1]

@@ -53,7 +53,7 @@ class Lines:
 
     def round_done(self, arm: str, number: int, *, values: Mapping[str, float | None], metric: str) -> None:
         """One line a round."""
-        self.say(f"{arm}: round {number}/{self._rounds}  {shown(values, metric)}")
+        self.say(f"{arm}: round {number}/{self._rounds}  {shown(values, metric)}".rstrip())
 
     def say(self, text: str) -> None:
         """One line."""
