@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from hetfed.federation import Upload
 
@@ -19,8 +20,10 @@ class Ledger:
 
     def write(self, upload: Upload) -> None:
         """Record `upload`: what it was, how large, its digest, whether it was accepted."""
-        with self.file.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(_entry(upload)) + "\n")
+        with self.file.open("ab+") as lines:
+            if _cut_short(lines):
+                lines.write(b"\n")
+            lines.write(json.dumps(_entry(upload)).encode() + b"\n")
 
     def entries(self) -> list[dict[str, Any]]:
         """All lines; a last line that was cut short by an interruption is left out."""
@@ -33,6 +36,14 @@ class Ledger:
             except json.JSONDecodeError:
                 continue
         return entries
+
+
+def _cut_short(lines: BinaryIO) -> bool:
+    """Whether an interruption left the last line without its end: what is appended must not become part of it."""
+    if not lines.seek(0, os.SEEK_END):
+        return False
+    lines.seek(-1, os.SEEK_END)
+    return lines.read(1) != b"\n"
 
 
 def _entry(upload: Upload) -> dict[str, Any]:
