@@ -68,7 +68,10 @@ def read_npz(file: Path, names: Collection[str]) -> Mapping[str, NDArray[Any]]:
         DataError: it is damaged, or an array is missing.
     """
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        archive = np.load(file, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise DataError("one array where an .npz of several is expected", file=file, remedy=FETCH_AGAIN)
+        with archive:
             absent = sorted(set(names) - set(archive.files))
             if absent:
                 raise DataError("array is missing", file=file, key=absent[0], remedy=FETCH_AGAIN)
@@ -104,12 +107,14 @@ def numbers(frame: pd.DataFrame, file: Path, *, complete: bool = False) -> NDArr
     """The values of `frame` (rows, columns); an empty cell is NaN. `complete`: the publisher's file has no empty cell.
 
     Raises:
-        DataError: a cell that is not a number, or empty where none may be, by row and column.
+        DataError: a cell that is not a finite number, or empty where none may be, by row and column.
     """
     converted = frame.apply(pd.to_numeric, errors="coerce")
-    _refuse_cell(converted.isna() & frame.notna(), frame, file, "not a number", "Mend the cell, or fetch the file again.")
+    mend = "Mend the cell, or fetch the file again."
+    _refuse_cell(converted.isna() & frame.notna(), frame, file, "not a number", mend)
     if complete:
         _refuse_cell(frame.isna(), frame, file, "empty cell; the file may be cut short", FETCH_AGAIN)
+    _refuse_cell(converted.abs() > np.finfo(np.float32).max, frame, file, "not a finite number", mend)
     return np.asarray(converted, dtype=np.float32)
 
 
@@ -119,7 +124,9 @@ def _refuse_cell(wrong: pd.DataFrame, frame: pd.DataFrame, file: Path, problem: 
     if len(rows):
         row, column = int(rows[0]), int(columns[0])
         key = f"row {row + 1}, column {frame.columns[column]!r}"
-        raise DataError(problem, file=file, key=key, value=frame.iloc[row, column], remedy=remedy)
+        cell = frame.iloc[row, column]
+        value = cell.item() if isinstance(cell, np.generic) else cell
+        raise DataError(problem, file=file, key=key, value=value, remedy=remedy)
 
 
 def expect_labels(labels: NDArray[np.generic], classes: Sequence[str], file: Path, key: str) -> NDArray[np.int64]:
@@ -128,7 +135,10 @@ def expect_labels(labels: NDArray[np.generic], classes: Sequence[str], file: Pat
     Raises:
         DataError: one is none of 0..classes-1 and not MISSING_LABEL.
     """
-    values = np.asarray(labels, dtype=np.float64).reshape(-1)
+    try:
+        values = np.asarray(labels, dtype=np.float64).reshape(-1)
+    except ValueError as error:
+        raise DataError(f"labels are not numbers: {error}", file=file, key=key, remedy=FETCH_AGAIN) from None
     wrong = ~np.isin(values, [MISSING_LABEL, *range(len(classes))])
     if wrong.any():
         row = int(wrong.argmax())
@@ -150,19 +160,23 @@ def expect_images(images: NDArray[Any], file: Path, key: str, shape: tuple[int, 
     """The images (n, *shape) as bytes.
 
     Raises:
-        DataError: another shape, a NaN pixel, or one outside 0..255.
+        DataError: another shape, a NaN pixel, one outside 0..255, or one between two whole numbers.
     """
     if images.shape[1:] != shape:
         raise DataError(f"images of shape {shape} expected", file=file, key=key, value=images.shape[1:], remedy=FETCH_AGAIN)
     if images.dtype == np.uint8:
         return images
-    if not np.isfinite(images).all():
-        where = tuple(int(i) for i in np.argwhere(~np.isfinite(images))[0])
-        raise DataError("NaN or infinite pixel", file=file, key=f"{key}{list(where)}", remedy="Mend or leave out that image.")
-    if images.min() < 0 or images.max() > 255:
-        raise DataError(
-            "pixel outside 0..255", file=file, key=key, value=float(images.max()), remedy="Rescale the images to bytes."
-        )
+    if images.dtype.kind not in "biuf":
+        raise DataError("pixels are not numbers", file=file, key=key, value=str(images.dtype), remedy=FETCH_AGAIN)
+    rescale = "Rescale the images to bytes."
+    for problem, wrong, remedy in (
+        ("NaN or infinite pixel", ~np.isfinite(images), "Mend or leave out that image."),
+        ("pixel outside 0..255", (images < 0) | (images > 255), rescale),
+        ("pixel that is no whole number", images != np.floor(images), rescale),
+    ):
+        if wrong.any():
+            where = tuple(int(i) for i in np.argwhere(wrong)[0])
+            raise DataError(problem, file=file, key=f"{key}{list(where)}", value=images[where].item(), remedy=remedy)
     return images.astype(np.uint8)
 
 
@@ -173,6 +187,21 @@ def expect_square(adjacency: NDArray[np.float32], sensors: int, file: Path) -> N
     if not np.isfinite(adjacency).all() or (adjacency < 0).any():
         raise DataError("a weight is negative or missing", file=file, remedy="Weights are numbers from 0 upwards.")
     return adjacency
+
+
+def expect_times(column: pd.Series[str], file: Path, *, form: str) -> pd.DatetimeIndex:
+    """The stamps of `column`, which are written as `form` (strftime) says.
+
+    Raises:
+        DataError: one is not, by row.
+    """
+    stamps = pd.to_datetime(column, format=form, errors="coerce")
+    wrong = stamps.isna().to_numpy()
+    if wrong.any():
+        row = int(wrong.argmax())
+        key = f"{column.name}, row {row + 1}"
+        raise DataError("not a time", file=file, key=key, value=str(column.iloc[row]), remedy=f"Times are written {form}.")
+    return pd.DatetimeIndex(stamps)
 
 
 def expect_regular(time: pd.DatetimeIndex, minutes: int, file: Path) -> pd.DatetimeIndex:

@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hetfed_datasets.checks import expect_columns, expect_rows, numbers, read_csv, require_file
+from hetfed_datasets.checks import expect_columns, expect_rows, expect_times, numbers, read_csv, require_file
 from hetfed_datasets.records import Series
 
 ROWS, DAYS, PER_DAY, INTERVAL = 4192, 31, 96, 15
 FILE = "scats_october_2006.csv"
-COLUMNS = ["SCATS Number", "Location", "NB_LATITUDE", "NB_LONGITUDE", "Start Time"]
+POSITION = ["NB_LATITUDE", "NB_LONGITUDE"]
+COLUMNS = ["SCATS Number", "Location", *POSITION, "Start Time"]
 NEAR_KM = 1.0
 """Scale of the Gaussian kernel: approaches a kilometre apart weigh exp(-1)."""
 WEAKEST_LINK = 0.1
@@ -28,14 +29,15 @@ def load(folder: Path) -> Series:
     counts = frame.loc[:, "0:00":"23:45"]
     expect_columns(counts, file, count=PER_DAY)
     volumes = pd.DataFrame(numbers(counts, file, complete=True))
-    day = pd.to_datetime(frame["Start Time"], format="%d/%m/%Y")
+    day = pd.Series(expect_times(frame["Start Time"], file, form="%d/%m/%Y"))
     site = frame["SCATS Number"].astype(str) + " " + frame["Location"].astype(str)
     # One approach stands in the file twice; its first series counts.
     once = ~pd.DataFrame({"site": site, "day": day}).duplicated()
     kept = {name: rows for name, rows in frame[once].groupby(site[once]).groups.items() if len(rows) == DAYS}
     series = [volumes.loc[day[rows].sort_values().index].to_numpy().reshape(-1) for rows in kept.values()]
     first = [rows[0] for rows in kept.values()]
-    position = frame.loc[first, ["NB_LATITUDE", "NB_LONGITUDE"]].to_numpy(dtype=np.float64)
+    numbers(frame[POSITION], file, complete=True)
+    position = frame.loc[first, POSITION].to_numpy(dtype=np.float64)
     coordinates = np.where((position == 0).all(axis=1, keepdims=True), np.nan, position)
     return Series(
         name="melbourne-scats",

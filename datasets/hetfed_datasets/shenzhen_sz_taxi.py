@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
-from hetfed.errors import DataError
 from hetfed_datasets.checks import (
-    FETCH_AGAIN,
     expect_columns,
     expect_regular,
     expect_rows,
     expect_square,
+    expect_times,
     numbers,
     read_csv,
     require_file,
@@ -34,17 +32,10 @@ def load(folder: Path) -> Series:
     return Series(
         name="shenzhen-sz-taxi",
         values=np.where(speed == 0, np.nan, speed).astype(np.float32)[:, :, np.newaxis],
-        time=expect_regular(_stamps(frame["date"], file), 15, file),
+        time=expect_regular(expect_times(frame["date"], file, form="%m/%d/%Y %H:%M"), 15, file),
         sensors=tuple(str(column) for column in frame.columns[1:]),
         channels=("speed",),
         unit="km/h",
         interval=15,
         adjacency=expect_square(numbers(read_csv(links, header=None), links), SENSORS, links),
     )
-
-
-def _stamps(column: pd.Series[str], file: Path) -> pd.DatetimeIndex:
-    try:
-        return pd.DatetimeIndex(pd.to_datetime(column, format="%m/%d/%Y %H:%M"))
-    except ValueError as error:
-        raise DataError(f"not a time: {error}", file=file, key="date", remedy=FETCH_AGAIN) from None

@@ -7,10 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from hetfed_datasets import tcga_glioma_genomics, tcga_lgg_mri
-from hetfed_datasets.checks import expect_images, read_npz, require_file
 from hetfed_datasets.records import Cohort
-
-SIDE = 64
 
 
 def load(folder: Path) -> Cohort:
@@ -21,11 +18,10 @@ def load(folder: Path) -> Cohort:
     """
     root = folder.parent
     genomics = tcga_glioma_genomics.load(root / "tcga-glioma-genomics")
-    file = require_file(root / "tcga-lgg-mri", tcga_lgg_mri.SLICES)
-    arrays = read_npz(file, tcga_lgg_mri.ARRAYS)
-    slices = expect_images(arrays["images"], file, "images", (SIDE, SIDE, 3))
+    arrays = tcga_lgg_mri.read_slices(root / "tcga-lgg-mri")
+    slices = arrays["images"]
     scanned = list(tcga_lgg_mri.patient_names(arrays["patients"]))
-    images = np.zeros((len(genomics), SIDE, SIDE, 3), dtype=np.uint8)
+    images = np.zeros((len(genomics), *slices.shape[1:]), dtype=np.uint8)
     present = np.isin(genomics.patient, scanned)
     for row in np.flatnonzero(present):
         own = np.flatnonzero(arrays["patient_index"] == scanned.index(genomics.patient[row]))

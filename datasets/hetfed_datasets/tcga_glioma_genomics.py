@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
 
 from hetfed_datasets.checks import expect_columns, expect_labels, numbers, read_csv, require_file
 from hetfed_datasets.records import MISSING_LABEL, Cohort
@@ -35,12 +33,8 @@ def load(folder: Path) -> Cohort:
         # The tissue source site stands in the patient's name; the table's own `site` column has lost leading zeros.
         site=np.array([name[5:7] for name in names]),
         modalities={"genes": numbers(patients[genes], file, complete=True)},
-        labels={LABEL: expect_labels(_integers(patients[MUTATION]), classes, file, MUTATION)},
+        labels={LABEL: expect_labels(patients[MUTATION].fillna(MISSING_LABEL).to_numpy(), classes, file, MUTATION)},
         classes={LABEL: classes},
         columns={"genes": tuple(genes)},
         present={},
     )
-
-
-def _integers(column: pd.Series[float]) -> NDArray[np.int64]:
-    return np.asarray(column.fillna(MISSING_LABEL), dtype=np.int64)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from hetfed_datasets.checks import expect_columns, expect_labels, expect_rows, numbers, read_csv, require_file
-from hetfed_datasets.records import Cohort
+from hetfed_datasets.records import MISSING_LABEL, Cohort
 
 HOSPITALS = {"cleveland": 303, "hungarian": 294, "switzerland": 123, "va": 200}
 """Patients of each."""
@@ -26,7 +26,7 @@ def load(folder: Path) -> Cohort:
         values = numbers(frame, file)
         grade = expect_labels(values[:, -1], ("none", "1", "2", "3", "4"), file, "column 14")
         tables.append(values[:, :-1])
-        labels.append((grade > 0).astype(np.int64))
+        labels.append(np.where(grade == MISSING_LABEL, MISSING_LABEL, grade > 0).astype(np.int64))
         sites.append(np.full(len(frame), hospital))
     site = np.concatenate(sites)
     return Cohort(
