@@ -58,7 +58,11 @@ def every(rounds: int, exchange: Exchange) -> Step:
 
 
 def compose(*parts: Exchange | Step, name: str = "composed") -> Composition:
-    """A composition of exchanges; a label is the exchange's kind, numbered where the kind occurs more than once."""
+    """A composition of exchanges; a label is the exchange's kind, numbered where the kind occurs more than once.
+
+    Raises:
+        PlanError: two steps have the same label.
+    """
     steps = [part if isinstance(part, Step) else Step(part) for part in parts]
     kinds = {kind: word for word, kind in KINDS.items()}
     words = [kinds.get(type(step.exchange), type(step.exchange).__name__) for step in steps]
@@ -68,6 +72,9 @@ def compose(*parts: Exchange | Step, name: str = "composed") -> Composition:
         seen[word] += 1
         label = word if words.count(word) == 1 else f"{word}-{seen[word]}"
         labelled.append(replace(step, label=step.label or label))
+    for label, count in Counter(step.label for step in labelled).items():
+        if count > 1:
+            raise PlanError("two exchanges have the same label", key="exchange.label", value=label, remedy="Rename one.")
     return Composition(tuple(labelled), name)
 
 
@@ -94,7 +101,9 @@ def seat(composition: Composition, clients: Sequence[Client]) -> Seating:
             raise PlanError(
                 "no client can take part",
                 key=step.label,
-                remedy="; ".join(f"{name}: {reason}" for name, reason in sorted(reasons.items())) + ".",
+                remedy="; ".join(f"{name}: {reason}" for name, reason in sorted(reasons.items())) + "."
+                if step.clients is None
+                else "Name at least one under `clients`, or leave that key out.",
             )
         try:
             step.exchange.check(seated)

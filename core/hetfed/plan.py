@@ -69,13 +69,13 @@ class ExchangeTable(BaseModel):
     kind: str
     every: PositiveInt = 1
     clients: tuple[str, ...] | None = None
-    label: str = ""
+    label: str = Field(default="", pattern=r"^[\w .-]*$")
 
 
 class ClientTable(_Strict):
     """One `[[client]]` table. The vertical knows what may stand under `data` and `model`."""
 
-    name: str = Field(min_length=1, pattern=r"^[\w .-]+$")
+    name: str = Field(min_length=1, pattern=r"^\w[\w .-]*$")
     data: Table = Field(default_factory=dict)
     model: Table = Field(default_factory=dict)
     training: Training = Field(default_factory=Training)

@@ -18,7 +18,7 @@ from hetfed.data import Batch
 from hetfed.errors import PlanError
 from hetfed.exchanges.base import Exchange, weighted_mean
 from hetfed.model import Output
-from hetfed.parts import WHOLE, part_names, read_tensors, write_tensors
+from hetfed.parts import WHOLE, has_part, part_names, read_tensors, write_tensors
 from hetfed.payload import Declaration, Payload
 
 
@@ -50,7 +50,15 @@ class SharedParameters(Exchange):
         return None if self._names(client) else f"its model has no part {self.part!r}"
 
     def check(self, clients: Sequence[Client]) -> None:
-        """Unless groups are formed by shape, all must hold the same names and shapes."""
+        """What is to stay personal must exist; and unless groups are formed by shape, all hold the same names and shapes."""
+        for path in self.exclude:
+            if not any(has_part(client.module, path) for client in clients):
+                raise PlanError(
+                    "no client's model has this part, so that all of it would be shared",
+                    key="exclude",
+                    value=path,
+                    remedy="Name the submodule that stays personal.",
+                )
         if self.among == "same-shape":
             return
         first = clients[0]

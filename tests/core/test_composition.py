@@ -1,0 +1,158 @@
+"""Who takes part in what, how often, and under which label."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import pytest
+import toy
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hetfed.algorithms import alone, fedavg, fedper, fedprox
+from hetfed.client import Client
+from hetfed.composition import Composition, Step, compose, every, seat
+from hetfed.errors import PlanError
+from hetfed.exchanges import LogitDistillation, Prototypes, SharedParameters
+from hetfed.tasks import Regression
+
+
+def labels(composition: Composition) -> list[str]:
+    return [step.label for step in composition]
+
+
+def without_classes(name: str) -> Client:
+    return replace(toy.client(name), task=Regression())
+
+
+def test_a_label_is_the_kind_numbered_where_it_occurs_twice() -> None:
+    composition = compose(SharedParameters("head"), Prototypes(), every(3, SharedParameters("encoder")))
+    assert labels(composition) == ["shared-parameters-1", "prototypes", "shared-parameters-2"]
+    assert [step.every for step in composition] == [1, 1, 3]
+
+
+def test_a_label_of_its_own_is_kept() -> None:
+    composition = compose(Step(Prototypes(), label="classes"), Prototypes())
+    assert labels(composition) == ["classes", "prototypes-2"]
+    assert labels(compose(*composition)) == labels(composition)
+
+
+def test_an_exchange_of_no_known_kind_goes_by_its_class() -> None:
+    @dataclass(frozen=True)
+    class Gossip(Prototypes):
+        pass
+
+    assert labels(compose(Gossip())) == ["Gossip"]
+
+
+def test_two_exchanges_of_the_same_label_are_an_error() -> None:
+    with pytest.raises(PlanError, match=r"exchange.label: two exchanges have the same label \(value: 'prototypes'\)"):
+        compose(Step(SharedParameters(), label="prototypes"), Prototypes())
+
+
+@given(st.lists(st.sampled_from([SharedParameters(), Prototypes(), LogitDistillation()]), max_size=6))
+def test_labels_of_unnamed_steps_never_clash(exchanges: list[object]) -> None:
+    composition = compose(*exchanges)
+    assert len(set(labels(composition))) == len(exchanges)
+    assert [step.exchange for step in composition] == exchanges
+
+
+@given(st.integers(1, 12), st.integers(1, 60))
+def test_the_server_sends_in_the_round_after_clients_have(cadence: int, number: int) -> None:
+    step = every(cadence, Prototypes())
+    assert step.broadcasts(1)
+    assert step.broadcasts(number + 1) == step.uploads(number) == (number % cadence == 0)
+
+
+@given(st.integers(2, 60))
+def test_with_a_cadence_of_zero_there_is_a_common_start_and_no_more(number: int) -> None:
+    step = every(0, SharedParameters())
+    assert step.broadcasts(1)
+    assert not (step.broadcasts(number) or step.uploads(number) or step.uploads(1))
+
+
+def test_a_common_start_and_no_more() -> None:
+    clients = [toy.client("a"), toy.client("b")]
+    state, uploads = toy.federate(clients, compose(every(0, SharedParameters())), 2)
+    assert uploads == []
+    assert [row.bytes_down > 0 for row in state.rows] == [True, True, False, False]
+    assert not toy.same(state.clients["a"].model, toy.federate(clients, alone(), 2)[0].clients["a"].model)
+
+
+def test_a_step_has_the_clients_it_names_or_all() -> None:
+    some, all_of_them = Step(Prototypes(), clients=("a",), label="some"), Step(Prototypes(), label="all")
+    composition = Composition((some, all_of_them))
+    assert composition.of(toy.client("a")) == [some, all_of_them]
+    assert composition.of(toy.client("b")) == [all_of_them]
+
+
+def test_a_seated_step_names_its_clients_and_who_is_left_out_and_why() -> None:
+    clients = [toy.client("a"), without_classes("b"), replace(toy.client("c"), public=None)]
+    seating = seat(compose(Prototypes(), SharedParameters("head"), LogitDistillation(), name="mix"), clients)
+    assert seating.composition.name == "mix"
+    assert [step.clients for step in seating.composition] == [("a", "c"), ("a", "b", "c"), ("a", "b")]
+    assert seating.left_out == {
+        "prototypes": {"b": "its task has no classes"},
+        "logit-distillation": {"c": "it holds no public inputs"},
+    }
+    assert seat(seating.composition, clients).composition == seating.composition
+
+
+def test_who_is_not_named_is_not_left_out() -> None:
+    seating = seat(compose(Step(Prototypes(), clients=("a",))), [toy.client("a"), without_classes("b")])
+    assert seating.left_out == {}
+    assert seating.composition.steps[0].clients == ("a",)
+
+
+def test_a_composition_of_nothing_seats_nobody() -> None:
+    assert seat(alone(), [toy.client("a")]).composition == Composition()
+
+
+def test_a_named_client_that_cannot_take_part_is_an_error_that_says_what_it_lacks() -> None:
+    composition = compose(Step(Prototypes(), clients=("a", "b")))
+    with pytest.raises(PlanError) as raised:
+        seat(composition, [toy.client("a"), without_classes("b")])
+    assert raised.value.key == "prototypes.clients"
+    assert "client 'b' cannot take part: its task has no classes" in str(raised.value)
+    assert raised.value.remedy
+
+
+def test_a_named_client_that_does_not_exist_is_an_error_with_the_names_that_do() -> None:
+    with pytest.raises(PlanError, match=r"prototypes.clients: no such client \(value: 'x'\). There are: a, b"):
+        seat(compose(Step(Prototypes(), clients=("a", "x"))), [toy.client("a"), toy.client("b")])
+
+
+@pytest.mark.parametrize(
+    ("step", "remedy"),
+    [
+        (Step(Prototypes()), "a: its task has no classes; b: its task has no classes."),
+        (Step(Prototypes(), clients=()), "Name at least one under `clients`, or leave that key out."),
+    ],
+)
+def test_an_exchange_of_nobody_is_an_error(step: Step, remedy: str) -> None:
+    with pytest.raises(PlanError, match="prototypes: no client can take part") as raised:
+        seat(compose(step), [without_classes("b"), without_classes("a")])
+    assert raised.value.remedy == remedy
+
+
+def test_those_who_do_not_fit_together_are_an_error_under_the_label_of_the_step() -> None:
+    clients = [toy.client("a"), toy.client("b", width=5)]
+    with pytest.raises(PlanError) as raised:
+        seat(compose(Step(SharedParameters(), label="body")), clients)
+    assert raised.value.key == "body"
+    assert isinstance(raised.value.__cause__, PlanError)
+
+
+def test_a_part_that_is_to_stay_personal_and_does_not_exist_is_an_error() -> None:
+    """Else the head, under another name, would leave the client."""
+    with pytest.raises(PlanError, match=r"shared-parameters.exclude: no client's model has this part.*'classifier'"):
+        seat(fedper("classifier"), [toy.client("a"), toy.client("b")])
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "settings"),
+    [(fedavg, SharedParameters()), (lambda: fedprox(0.2), SharedParameters(proximal=0.2))],
+)
+def test_algorithms_are_compositions(algorithm: Callable[[], Composition], settings: SharedParameters) -> None:
+    assert algorithm() == compose(settings)
