@@ -18,11 +18,12 @@ BATCH_SIZE = 256
 
 @torch.no_grad()
 def predict(model: nn.Module, examples: Examples) -> Output:
-    """The output of `model` for all `examples`, in evaluation mode; the model's mode afterwards is as before."""
-    training = model.training
+    """The output of `model` for all `examples`, in evaluation mode; the mode of every module afterwards is as before."""
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     outputs: list[Output] = [model(batch.inputs) for batch in examples.batches(BATCH_SIZE)]
-    model.train(training)
+    for module, mode in modes:
+        module.training = mode
     features = [output.features for output in outputs if output.features is not None]
     return Output(
         torch.cat([output.logits for output in outputs]),
