@@ -3,11 +3,38 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+with warnings.catch_warnings():
+    # typer 0.20 touches names that click 8.5 deprecates.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import typer  # noqa: F401
+
 ROOT = Path(__file__).parent.parent
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command left on a terminal: its exit status, and plain text."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def complaint(self) -> str:
+        """The one line on standard error that an error is."""
+        (line,) = self.err.splitlines()
+        assert line.startswith("error: ")
+        return line
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +44,21 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set HETFED_DATA")
     return folder
+
+
+@pytest.fixture
+def hetfed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """The command line, run in this process."""
+    from hetfed.cli.main import main
+
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*words: object) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["hetfed", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = (COLOURS.sub("", text) for text in capsys.readouterr())
+        return Answer(int(end.value.code or 0), out, err)
+
+    return run

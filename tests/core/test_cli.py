@@ -1,0 +1,291 @@
+"""The command line as a user meets it: helps, exit statuses, one message for an error."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import toy
+import typer
+
+from hetfed import __version__
+from hetfed.cli.main import build_app
+from hetfed.cli.tables import gain, interval, number
+
+MAIN = "from hetfed.cli.main import main; main()"
+IMPORTED = """
+import sys
+from hetfed.cli.main import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+print(*sys.modules, file=sys.stderr)
+"""
+HEAVY = {"torch", "torchvision", "monai", "pandas", "sklearn", "scipy", "matplotlib"}
+BROKEN = toy.SAMPLE.replace('name = "b"', 'name = "b"\nmodel = { fragile = true }')
+
+
+def commands(group: typer.core.TyperGroup, *path: str) -> Iterator[tuple[tuple[str, ...], typer.core.TyperCommand]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, *path, name)
+        else:
+            yield (*path, name), command
+
+
+COMMANDS = dict(commands(typer.main.get_command(build_app())))
+
+
+@pytest.fixture
+def quick(tmp_path: Path) -> Path:
+    """The toy's plan without the other two arms."""
+    file = tmp_path / "quick.toml"
+    file.write_text(toy.SAMPLE.replace("rounds = 3", "rounds = 2\nalone = false\npooled = false"), encoding="utf-8")
+    return file
+
+
+def test_all_promised_commands_are_there() -> None:
+    verticals = [(vertical, name) for vertical in ("medical", "traffic") for name in ("plans", "run", "compare")]
+    datasets = [("datasets", name) for name in ("list", "describe", "fetch", "check")]
+    assert {*verticals, *datasets, ("report",), ("reproduce",)} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["medical", "run", "--help"], ["traffic", "plans"], ["--version"]])
+def test_help_imports_nothing_heavy(words: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-c", IMPORTED, *words], capture_output=True, text=True, check=True)
+    assert done.stdout.strip()
+    loaded = set(done.stderr.split())
+    assert "hetfed" in loaded
+    assert not loaded & HEAVY
+
+
+def test_version(hetfed) -> None:
+    assert hetfed("--version") == hetfed("--version", "report")
+    assert hetfed("--version").out == f"hetfed {__version__}\n"
+    assert hetfed("--version").status == 0
+
+
+def test_without_a_command_there_is_help(hetfed) -> None:
+    assert "hetfed medical run" in hetfed().out
+    assert hetfed("-h").out == hetfed("--help").out
+    assert "compare" in hetfed("medical").out
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_help_shows_an_example_that_the_command_takes(path: tuple[str, ...], hetfed) -> None:
+    answer = hetfed(*path, "--help")
+    assert answer.status == 0
+    (example,) = re.findall(r"Example: (hetfed .*?)\s*$", answer.out, flags=re.MULTILINE)
+    words = shlex.split(example)[1:]
+    assert tuple(words[: len(path)]) == path
+    COMMANDS[path].make_context(example, words[len(path) :])
+
+
+@pytest.mark.parametrize("group", ["medical", "traffic", "datasets"])
+def test_every_group_shows_an_example(group: str, hetfed) -> None:
+    assert f"Example: hetfed {group} " in hetfed(group, "--help").out
+
+
+WRONG = """
+fly
+medical fly
+medical run --fly
+medical run --rounds 0
+medical run --seed -1
+medical run --rounds two
+medical run sample sample
+medical compare --seeds 0
+report
+datasets describe
+"""
+
+
+@pytest.mark.parametrize("words", WRONG.strip().splitlines())
+def test_wrong_use_ends_with_status_2(words: str, hetfed) -> None:
+    answer = hetfed(*words.split())
+    assert answer.status == 2
+    assert answer.err
+    assert "Traceback" not in answer.err
+
+
+def test_plans_are_listed(hetfed) -> None:
+    for vertical, names in {"medical": ("sample", "glioma-mri"), "traffic": ("sample", "cities")}.items():
+        answer = hetfed(vertical, "plans")
+        assert answer.status == 0
+        for name in names:
+            assert re.search(rf"^ *{name} +\d+ +\S", answer.out, flags=re.MULTILINE)
+
+
+def test_a_vertical_that_is_installed_has_its_commands(toy_installed: Path, hetfed) -> None:
+    assert re.search(r"toy +A toy\.", hetfed("--help").out)
+    assert "Example: hetfed toy run" in hetfed("toy", "run", "--help").out
+    assert re.search(r"sample +3 +A toy", hetfed("toy", "plans").out)
+
+
+def test_run_without_a_plan_runs_the_sample_into_a_new_folder(
+    toy_installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hetfed
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    answer = hetfed("toy", "run", "--rounds", 2, "--seed", 5)
+    assert (answer.status, answer.err) == (0, "")
+    (folder,) = Path("runs").iterdir()
+    assert re.fullmatch(r"toy-sample-\d{8}-\d{6}", folder.name)
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    assert (summary["plan"], summary["rounds"], summary["seed"]) == ("sample", 2, 5)
+    assert f"report: {folder / 'report.html'}" in answer.out
+    for client in summary["clients"]:
+        values = [number(client[arm]) for arm in ("alone", "federated", "pooled")]
+        assert re.search(rf"^ *{client['name']} .* {' +'.join(map(re.escape, values))} ", answer.out, flags=re.MULTILINE)
+
+
+def test_run_takes_a_file_and_goes_on(toy_installed: Path, quick: Path, tmp_path: Path, hetfed) -> None:
+    out = tmp_path / "out"
+    first = hetfed("toy", "run", quick, "--out", out)
+    assert (first.status, first.err) == (0, "")
+    assert "federated: round 2/2" in first.out
+    again = hetfed("toy", "run", quick, "--out", out, "--resume")
+    assert again.status == 0
+    assert "going on after round 2" in again.out
+    assert "round 2/2" not in again.out
+
+
+def test_a_plan_is_called_by_its_file_even_with_spaces(toy_installed: Path, quick: Path, tmp_path: Path, hetfed) -> None:
+    file = quick.rename(quick.with_name("my first plan.toml"))
+    assert hetfed("toy", "run", file, "--out", tmp_path / "out").status == 0
+    assert json.loads((tmp_path / "out/summary.json").read_text(encoding="utf-8"))["plan"] == "my first plan"
+
+
+def test_report_writes_the_page_again(toy_installed: Path, quick: Path, tmp_path: Path, hetfed) -> None:
+    out = tmp_path / "out"
+    hetfed("toy", "run", quick, "--out", out)
+    page = out / "report.html"
+    before = page.read_text(encoding="utf-8")
+    page.unlink()
+    answer = hetfed("report", out)
+    assert (answer.status, answer.out) == (0, f"report: {page}\n")
+    assert page.read_text(encoding="utf-8") == before
+
+
+def test_compare_sets_algorithms_side_by_side(toy_installed: Path, quick: Path, tmp_path: Path, hetfed) -> None:
+    out = tmp_path / "out"
+    words = ("toy", "compare", quick, "--algorithms", "plan, fedproto", "--seeds", 2, "--rounds", 1, "--out", out)
+    answer = hetfed(*words)
+    assert (answer.status, answer.err) == (0, "")
+    frame = pd.read_csv(out / "comparison.csv")
+    assert sorted(zip(frame["algorithm"], frame["seed"], frame["client"], strict=True)) == sorted(
+        (algorithm, seed, client) for algorithm in ("plan", "fedproto") for seed in (0, 1) for client in "abc"
+    )
+    mean = frame[frame["algorithm"] == "fedproto"]["federated"].mean()
+    assert re.search(rf"fedproto +mean over clients +2 +- +{re.escape(number(mean))} +- +-", answer.out)
+    assert f"comparison: {out / 'comparison.csv'}" in answer.out
+
+
+def test_reproduce_lists_and_runs_studies(toy_installed: Path, tmp_path: Path, hetfed) -> None:
+    listed = hetfed("reproduce")
+    assert re.search(r"^tiny +A toy$", listed.out, flags=re.MULTILINE)
+    assert {"medical", "traffic", "distillation"} <= {line.split(" ")[0] for line in listed.out.splitlines()}
+    answer = hetfed("reproduce", "tiny", "--out", tmp_path / "out", "--seed", 3)
+    assert (answer.status, answer.err) == (0, "")
+    for kind in ("random", "real"):
+        summary = json.loads((tmp_path / "out" / kind / "summary.json").read_text(encoding="utf-8"))
+        assert (summary["plan"], summary["seed"]) == (f"tiny-{kind}", 3)
+
+
+def test_reproduce_all_gives_every_study_a_folder(
+    toy_installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hetfed
+) -> None:
+    from hetfed.cli import reproduce
+
+    alone = {name: study for name, study in reproduce.studies().items() if name == "tiny"}
+    monkeypatch.setattr(reproduce, "studies", lambda: alone)
+    assert hetfed("reproduce", "--all", "--out", tmp_path / "out").status == 0
+    assert (tmp_path / "out/tiny/real/summary.json").is_file()
+
+
+def test_a_failing_client_ends_with_status_1(toy_installed: Path, tmp_path: Path, hetfed) -> None:
+    file = tmp_path / "broken.toml"
+    file.write_text(BROKEN, encoding="utf-8")
+    answer = hetfed("toy", "run", file, "--out", tmp_path / "out")
+    assert answer.status == 1
+    assert answer.complaint == "error: client 'b' failed in round 1: out of memory"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["toy", "run", "nothing"], ["PLAN", "'nothing'", "Shipped: sample"]),
+        (["toy", "compare", "nothing"], ["PLAN", "'nothing'", "Shipped: sample"]),
+        (["toy", "compare", "--algorithms", "fedfoo"], ["federation.algorithm", "'fedfoo'", "Known: alone, fedavg"]),
+        (["toy", "compare", "--algorithms", ","], ["--algorithms", "no algorithm", "plan, alone, fedavg"]),
+        (["reproduce", "nothing"], ["NAME", "'nothing'", "There are: distillation"]),
+        (["report", "nowhere"], ["nowhere/summary.json", "no ended run here", "Give the folder"]),
+        (["toy", "run", "--resume", "--out", "nowhere"], ["nowhere", "nothing to resume", "--out"]),
+    ],
+)
+@pytest.mark.usefixtures("toy_installed")
+def test_an_error_is_one_line_with_a_remedy(
+    words: list[str], said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hetfed
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    answer = hetfed(*words)
+    assert answer.status == 2
+    for part in said:
+        assert part in answer.complaint
+    assert {path.name for path in tmp_path.iterdir()} == {"site"}
+
+
+def test_an_error_in_a_plan_names_file_key_value_and_remedy(toy_installed: Path, quick: Path, hetfed, tmp_path: Path) -> None:
+    quick.write_text(quick.read_text(encoding="utf-8").replace("rounds = 2", "rounds = -2"), encoding="utf-8")
+    answer = hetfed("toy", "run", quick, "--out", tmp_path / "out")
+    assert answer.status == 2
+    assert answer.complaint == (
+        f"error: {quick}: federation.rounds: input should be greater than 0 (value: -2). "
+        "docs/plans.md lists every key and its values."
+    )
+
+
+def test_a_plan_that_is_no_text(toy_installed: Path, tmp_path: Path, hetfed) -> None:
+    file = tmp_path / "picture.toml"
+    file.write_bytes(b"\xff\xd8\xff\xe0")
+    answer = hetfed("toy", "run", file)
+    assert answer.status == 2
+    assert f"{file}: not text" in answer.complaint
+
+
+def test_the_real_process_ends_like_that_too() -> None:
+    done = subprocess.run([sys.executable, "-c", MAIN, "reproduce", "nothing"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: NAME: no such case study (value: 'nothing'). There are: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_long_message_is_not_wrapped_and_brackets_are_text(toy_installed: Path, monkeypatch, hetfed) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    assert "[bold]x[/bold]" in hetfed("toy", "run", "[bold]x[/bold]" * 20).complaint
+
+
+def test_words_of_tables() -> None:
+    assert [number(value) for value in (None, float("nan"), 0.123456, 12345.6)] == ["-", "-", "0.1235", "1.235e+04"]
+    assert [interval(*pair) for pair in ((0.1, 0.05), (-0.1, float("nan")), (float("nan"), float("nan")))] == [
+        "+0.1000 +/- 0.0500",
+        "-0.1000",
+        "-",
+    ]
+    lower, higher = {"higher_is_better": False}, {"higher_is_better": True}
+    for alone, federated, summary, word in (
+        (0.5, 0.6, higher, "yes"),
+        (0.5, 0.6, lower, "no"),
+        (0.6, 0.5, lower, "yes"),
+        (0.5, 0.5, lower, "same"),
+        (None, 0.5, lower, "undefined"),
+        (0.5, None, higher, "undefined"),
+    ):
+        assert gain({"alone": alone, "federated": federated}, summary) == word
