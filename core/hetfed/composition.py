@@ -16,6 +16,7 @@ class Step:
     """One exchange of a composition.
 
     Clients upload in every round that `every` divides; what the server made of it goes out at the start of the next round.
+    With 0 the server sends once, before the first round, and nobody ever uploads: a common start and no more.
     `clients` are the names of those that take part; None stands for all that can. `label` is the step's name in the ledger.
     """
 
@@ -26,11 +27,11 @@ class Step:
 
     def broadcasts(self, round_number: int) -> bool:
         """Whether the server sends at the start of this round (1, 2, ...)."""
-        return (round_number - 1) % self.every == 0
+        return round_number == 1 if self.every == 0 else (round_number - 1) % self.every == 0
 
     def uploads(self, round_number: int) -> bool:
         """Whether clients send at the end of this round."""
-        return round_number % self.every == 0
+        return self.every > 0 and round_number % self.every == 0
 
     def includes(self, client: Client) -> bool:
         """Whether `client` takes part."""
