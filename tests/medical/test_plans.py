@@ -1,0 +1,147 @@
+"""The shipped plans and case studies of hospitals: they parse, find their data, and seat whom they should."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from wards import layers
+
+from hetfed.plan import read_plan
+from hetfed.run.execute import Prepared, prepare
+from hetfed.vertical import shipped, verticals
+from hetfed_medical import vertical
+
+PLANS, STUDIES = shipped(vertical.plans), {folder.name: shipped(folder) for folder in vertical.studies.iterdir()}
+HOSPITALS = {
+    "sample": {"north", "south", "east", "west"},
+    "glioma-mri": {"DU", "HT", "CS", "FG"},
+    "glioma-molecular": {"DU", "HT", "CS", "FG", "S9", "06", "DB", "QH"},
+    "xray-ultrasound": {"X-ray 1", "X-ray 2", "X-ray 3", "Ultrasound 1", "Ultrasound 2"},
+}
+LAYERS = {
+    "medical": ["Conv2d(1, 16, 3)", "ReLU", "Linear(10816, 128)", "Linear(128, 2)"],
+    "shared-personal": ["Linear(10, 5)", "Linear(5, 2)"],
+    "distillation": ["Linear(10, 2)"],
+}
+"""The article's networks; 10816 = 16 * 26 * 26."""
+
+
+@pytest.fixture(scope="module")
+def prepared(real_data):
+    """Plans with their data and their seating, each loaded once."""
+    done: dict[str, Prepared] = {}
+
+    def get(name: str) -> Prepared:
+        if name not in done:
+            done[name] = prepare(read_plan(PLANS[name].read_text(), name), vertical, real_data, name)
+        return done[name]
+
+    return get
+
+
+def shared(prepared: Prepared, label: str) -> tuple[dict[str, dict[str, tuple[int, ...]]], set[str]]:
+    """What each seated client would send in an exchange, and who is left out of it."""
+    (step,) = [step for step in prepared.seating.composition if step.label == label]
+    clients = [client for client in prepared.clients if step.includes(client)]
+    return {client.name: step.exchange.declare(client).shapes for client in clients}, set(
+        prepared.seating.left_out.get(label, {})
+    )
+
+
+def test_the_vertical_is_found():
+    assert verticals()["medical"] is vertical
+    assert set(PLANS) == set(HOSPITALS) and set(STUDIES) == set(LAYERS)
+    assert all(set(files) == {"random", "real"} for files in STUDIES.values())
+
+
+def test_the_sample_needs_no_data(tmp_path: Path):
+    prepared = prepare(read_plan(PLANS["sample"].read_text(), "sample"), vertical, tmp_path, "sample")
+    assert all(client.about["synthetic"] == "yes" for client in prepared.clients)
+    genes, without_genes = shared(prepared, "genes")
+    assert set(genes) == {"north", "south", "west"} and without_genes == {"east"}
+    image, without_image = shared(prepared, "image")
+    assert set(image) == {"north", "south", "east"} and without_image == {"west"}
+    assert image["north"] == image["south"] != image["east"]
+
+
+@pytest.mark.parametrize("name", HOSPITALS)
+def test_plan_seats_its_hospitals(prepared, name):
+    found = prepared(name)
+    assert {client.name for client in found.clients} == HOSPITALS[name]
+    assert found.plan.title and found.plan.description.strip() and len(list(found.seating.composition)) > 0
+    for client in found.clients:
+        data = client.data
+        assert min(len(data.train), len(data.validation), len(data.test)) > 0
+        assert set(data.train.target.tolist()) <= set(range(data.facts["classes"]))
+    assert read_plan(found.plan.resolved(), "again").digest() == found.plan.digest()
+
+
+def test_mri_hospitals_have_three_backbones_and_one_feature_size(prepared):
+    found = prepared("glioma-mri")
+    image, left_out = shared(found, "shared-parameters")
+    assert not left_out and len({tuple(sorted(shapes.items())) for shapes in image.values()}) >= 3
+    assert len({client.probe.features.shape[1] for client in found.clients}) == 1
+    prototypes, left_out = shared(found, "prototypes")
+    assert set(prototypes) == HOSPITALS["glioma-mri"] and not left_out
+    assert len({tuple(client.public.ids) for client in found.clients}) == 1 and len(found.clients[0].public) > 0
+
+
+def test_mri_public_inputs_are_of_no_hospital_that_learns(prepared):
+    used = {site for client in prepared("glioma-mri").plan.client for site in client.data["sites"]}
+    assert not used & set(prepared("glioma-mri").plan.public["sites"])
+
+
+def test_molecular_hospitals_share_genes_all_and_images_some(prepared):
+    genes, _ = shared(prepared("glioma-molecular"), "genes")
+    assert set(genes) == HOSPITALS["glioma-molecular"] and len({tuple(shapes.items()) for shapes in genes.values()}) == 1
+    image, without = shared(prepared("glioma-molecular"), "image")
+    assert set(image) == {"DU", "HT", "CS", "FG"} and without == HOSPITALS["glioma-molecular"] - set(image)
+    for client in prepared("glioma-molecular").clients:
+        assert client.data.facts["shapes"]["genes"] == (1544,)
+        assert client.task.names == ("wild type", "mutated")
+
+
+def test_xray_and_ultrasound_share_a_backbone_and_not_a_question(prepared):
+    found = prepared("xray-ultrasound")
+    image, left_out = shared(found, "shared-parameters")
+    assert set(image) == HOSPITALS["xray-ultrasound"] and not left_out
+    assert len({tuple(shapes.items()) for shapes in image.values()}) == 1
+    names = set(next(iter(image.values())))
+    assert names and all(name.startswith("encoders.image") for name in names)
+    assert not [name for name in names if "running" in name]
+    assert {client.task.names for client in found.clients} == {("normal", "pneumonia"), ("malignant", "benign")}
+
+
+def test_xray_hospitals_share_no_patient(prepared):
+    train = [set(client.data.train.ids) for client in prepared("xray-ultrasound").clients]
+    patients = [{identity.partition("/")[0] for identity in ids} for ids in train]
+    assert sum(map(len, patients)) == len(set.union(*patients)) == 4708 + 546
+
+
+@pytest.mark.parametrize("variant", ["random", "real"])
+@pytest.mark.parametrize("study", LAYERS)
+def test_study_has_the_article_s_layers(real_data, study, variant):
+    plan = read_plan(STUDIES[study][variant].read_text(), study)
+    found = prepare(plan, vertical, real_data if variant == "real" else None, study)
+    assert len(found.clients) >= 2
+    for client in found.clients:
+        assert layers(client.module) == LAYERS[study], client.name
+        assert client.about["synthetic"] == ("yes" if variant == "random" else "no")
+        assert client.probe.logits.shape == (2, 2)
+
+
+@pytest.mark.parametrize("study", LAYERS)
+def test_both_variants_of_a_study_federate_alike(study):
+    one, other = (read_plan(file.read_text(), study) for file in STUDIES[study].values())
+    assert one.exchange == other.exchange and one.federation == other.federation
+    assert {client.training for client in one.client} == {client.training for client in other.client}
+    assert [client.model for client in one.client] == [client.model for client in other.client][: len(one.client)]
+
+
+def test_study_heads_stay_personal(real_data):
+    for study, part in (("medical", "encoders.image"), ("shared-personal", "encoders.clinical")):
+        found = prepare(read_plan(STUDIES[study]["random"].read_text(), study), vertical, None, study)
+        sent, left_out = shared(found, "shared-parameters")
+        assert set(sent) == {client.name for client in found.clients} and not left_out
+        assert all(name.startswith(part) for shapes in sent.values() for name in shapes)
