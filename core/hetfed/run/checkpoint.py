@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from hetfed.client import ClientState, Tensors
-from hetfed.errors import RunError, RunFolderError
+from hetfed.errors import RunFolderError
 from hetfed.federation import FederationState, Row
+from hetfed.run.folder import write_bytes
 
 SEPARATOR = "\x1f"
 """Stands between the parts of a name: a control character, whereas a label may well hold a slash or a bar."""
@@ -41,14 +41,8 @@ def save_state(state: FederationState, file: Path, plan_digest: str) -> None:
         "clients": {name: {"score": c.score, "best_round": c.best_round} for name, c in state.clients.items()},
         "rows": [asdict(row) for row in state.rows],
     }
-    part = file.with_name(file.name + ".part")
-    try:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, metadata={"state": json.dumps(about)})
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
-        part.replace(file)
-    except (SafetensorError, OSError) as error:
-        raise RunError(f"{file}: the checkpoint cannot be written: {error}") from error
+    # Not `save_file`: it writes to a file of its own that only the user can read, and leaves it behind when it is killed.
+    write_bytes(file, save({name: tensor.contiguous() for name, tensor in tensors.items()}, {"state": json.dumps(about)}))
 
 
 def load_state(file: Path, plan_digest: str) -> FederationState | None:

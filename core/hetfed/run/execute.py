@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from hetfed.client import Client, ClientState
 from hetfed.composition import Composition, Seating, seat
@@ -22,7 +22,7 @@ from hetfed.plan import Plan
 from hetfed.pooled import kinds_of, train_pooled
 from hetfed.report import write_report
 from hetfed.run.checkpoint import load_state, save_state
-from hetfed.run.folder import LEDGER, ROUNDS, SUMMARY, RunFolder, write_json
+from hetfed.run.folder import LEDGER, ROUNDS, SUMMARY, RunFolder, write_bytes, write_json
 from hetfed.run.ledger import Ledger
 from hetfed.run.progress import Listener
 from hetfed.run.summary import summarise
@@ -115,7 +115,7 @@ def _leave_models(clients: tuple[Client, ...], states: Mapping[str, ClientState]
         home = folder.models / client.name
         home.mkdir(exist_ok=True)
         best = states[client.name].best
-        save_file({name: tensor.contiguous() for name, tensor in best.items()}, home / "model.safetensors")
+        write_bytes(home / "model.safetensors", save({name: tensor.contiguous() for name, tensor in best.items()}))
         write_json(home / "model.json", {"client": client.name, **client.about})
         outcomes[client.name] = _outcome(client, states[client.name])
         table = client.task.table(predict(client.module, client.data.test), client.data.test)

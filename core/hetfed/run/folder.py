@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from hetfed.errors import RunFolderError
+from hetfed.errors import RunError, RunFolderError
 from hetfed.plan import Plan
 
 PLAN, ENVIRONMENT, SUMMARY, ROUNDS, LEDGER = (
@@ -44,14 +44,14 @@ class RunFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
             folder._lay_out(plan)
-        except OSError as error:
+        except (OSError, RunError) as error:
             raise RunFolderError(f"cannot be written: {error}", file=path, remedy="Give another folder with --out.") from None
         return folder
 
     def _lay_out(self, plan: Plan) -> None:
         """The plan first: it is what makes the folder that of a run, however soon the run is interrupted."""
         if not (self.path / PLAN).exists():
-            write_text(self.path / PLAN, f"# digest {plan.digest()}\n{plan.resolved()}")
+            write_bytes(self.path / PLAN, f"# digest {plan.digest()}\n{plan.resolved()}".encode())
         for part in (self.checkpoints, self.models, self.predictions, self.plots):
             part.mkdir(exist_ok=True)
         if not (self.path / SUMMARY).exists():
@@ -132,13 +132,23 @@ def environment() -> dict[str, Any]:
     }
 
 
-def write_text(file: Path, text: str) -> None:
-    """Write a file as a whole or not at all."""
+def write_bytes(file: Path, content: bytes) -> None:
+    """Write a file as a whole or not at all: a process that dies meanwhile leaves what was there before.
+
+    Raises:
+        RunError: it cannot be written, as on a full disk.
+    """
     part = file.with_name(file.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(file)
+    try:
+        with part.open("wb") as opened:
+            opened.write(content)
+            opened.flush()
+            os.fsync(opened.fileno())
+        part.replace(file)
+    except OSError as error:
+        raise RunError(f"{file}: cannot be written: {error.strerror}") from error
 
 
 def write_json(file: Path, value: Any) -> None:
     """Write JSON as a whole or not at all; NaN is refused, since other readers choke on it."""
-    write_text(file, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    write_bytes(file, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
