@@ -67,7 +67,7 @@ class ExchangeTable(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     kind: str
-    every: PositiveInt = 1
+    every: NonNegativeInt = 1
     clients: tuple[str, ...] | None = None
     label: str = Field(default="", pattern=r"^[\w .-]*$")
 
@@ -112,7 +112,7 @@ class Plan(_Strict):
 
     def resolved(self) -> str:
         """The plan as TOML with every default written out."""
-        return tomli_w.dumps(_without_none(self.model_dump(mode="json", exclude={"defaults"})))
+        return tomli_w.dumps(_without_none(self.model_dump(exclude={"defaults"})))
 
     def digest(self) -> str:
         """The same for plans that ask for the same run, in whatever order they list their clients."""
@@ -204,7 +204,9 @@ def _as_plan_error(
     error: ValidationError, key: str, known: Sequence[str], *, file: str | Path | None = None, clients: Sequence[Any] = ()
 ) -> PlanError:
     """The first thing that pydantic found, as one message."""
-    first = error.errors()[0]
+    # Of a list whose only item is at fault, pydantic says besides that it is too short.
+    found = [each for each in error.errors() if each["type"] != "too_short"] or error.errors()
+    first, more = found[0], len(found) - 1
     location = [str(part) for part in first["loc"]]
     if len(location) > 1 and location[0] == "client":
         table = clients[int(location[1])] if location[1].isdigit() else {}
@@ -214,11 +216,12 @@ def _as_plan_error(
     problem = "unknown key" if unknown else first["msg"][0].lower() + first["msg"][1:]
     nested = len(location) > 1
     remedy = (
-        f"Known keys here: {', '.join(known)}." if unknown and not nested else "docs/plans.md lists every key and its values."
+        f"Known keys here: {', '.join(known) or 'none'}."
+        if unknown and not nested
+        else "docs/plans.md lists every key and its values."
     )
-    more = error.error_count() - 1
     return PlanError(
-        problem + (f" ({more} more such finding{'s' if more > 1 else ''} in this table)" if more else ""),
+        problem + (f" ({more} more finding{'s' if more > 1 else ''})" if more else ""),
         file=file,
         key=where,
         value=None if first["type"] == "missing" else first["input"],
@@ -230,4 +233,4 @@ def _without_none(value: Any) -> Any:
     """TOML has no null: a key without a value is left out."""
     if isinstance(value, dict):
         return {key: _without_none(item) for key, item in value.items() if item is not None}
-    return [_without_none(item) for item in value] if isinstance(value, list) else value
+    return [_without_none(item) for item in value] if isinstance(value, list | tuple) else value

@@ -23,7 +23,7 @@ Loss = Callable[[Batch], Tensor | None]
 class Training(BaseModel):
     """How one client trains in each round: the `training` table of a plan."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
     lr: PositiveFloat = 1e-3

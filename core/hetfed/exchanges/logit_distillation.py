@@ -19,7 +19,7 @@ from hetfed.payload import Declaration, Payload
 from hetfed.training import descend, set_training_mode, shuffled
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class LogitDistillation(Exchange):
     """Every client predicts the public inputs; the mean of their logits is what each then digests (FedMD, Li and Wang 2019).
 

@@ -20,7 +20,7 @@ from hetfed.model import Output
 from hetfed.payload import Declaration, Payload
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Prototypes(Exchange):
     """Class means of features pull the features of every client together (FedProto, Tan et al. 2022).
 

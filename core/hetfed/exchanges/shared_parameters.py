@@ -22,7 +22,7 @@ from hetfed.parts import WHOLE, has_part, part_names, read_tensors, write_tensor
 from hetfed.payload import Declaration, Payload
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class SharedParameters(Exchange):
     """Averages the parameters under `part`, weighted by training examples.
 

@@ -21,7 +21,7 @@ from hetfed.parts import write_tensors
 from hetfed.payload import Declaration, Payload
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class TeacherDistillation(Exchange):
     """The teachers' softened predictions train students of any architecture (Hinton et al. 2015).
 

@@ -1,0 +1,280 @@
+"""What a plan may say, and what is said of one that cannot be followed."""
+
+from __future__ import annotations
+
+import tomllib
+from itertools import permutations
+
+import pytest
+import toy
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hetfed.algorithms import NAMED, fedper, fedprox
+from hetfed.composition import Step, compose
+from hetfed.errors import PlanError
+from hetfed.exchanges import KINDS, LogitDistillation, Prototypes, SharedParameters, TeacherDistillation
+from hetfed.plan import FederationTable, Plan, named_algorithm, read_plan, validate
+from hetfed.training import Training
+
+A = '[[client]]\nname = "a"\n'
+
+
+def read(text: str) -> Plan:
+    return read_plan(text, "toy.toml")
+
+
+def test_a_client_is_all_that_a_plan_needs() -> None:
+    plan = read(A)
+    assert (plan.federation.rounds, plan.federation.seed, plan.federation.quorum) == (10, 0, 1)
+    assert plan.federation.alone
+    assert plan.federation.pooled
+    assert plan.client[0].training == Training()
+    assert plan.composition().steps == ()
+
+
+def test_defaults_are_merged_key_by_key_under_what_a_client_says() -> None:
+    plan = read("""
+        [defaults]
+        data = { dataset = "x", split = { train = 0.5, validation = 0.1 } }
+        training = { lr = 0.5, epochs = 3 }
+        [[client]]
+        name = "a"
+        [[client]]
+        name = "b"
+        data = { dataset = "y", split = { train = 0.7 } }
+        model = { width = 5 }
+        training = { lr = 0.1 }
+        """)
+    a, b = plan.client
+    assert a.data == {"dataset": "x", "split": {"train": 0.5, "validation": 0.1}}
+    assert (a.training.lr, a.training.epochs, a.model) == (0.5, 3, {})
+    assert b.data == {"dataset": "y", "split": {"train": 0.7, "validation": 0.1}}
+    assert (b.training.lr, b.training.epochs, b.model) == (0.1, 3, {"width": 5})
+
+
+def test_every_exchange_table_becomes_a_step() -> None:
+    plan = read("""
+        [[exchange]]
+        kind = "shared-parameters"
+        part = "encoder"
+        exclude = ["encoder.1"]
+        every = 2
+        label = "body"
+        [[exchange]]
+        kind = "prototypes"
+        weight = 0.5
+        clients = ["a", "b"]
+        [[exchange]]
+        kind = "logit-distillation"
+        mean = "examples"
+        [[exchange]]
+        kind = "teacher-distillation"
+        teachers = ["a"]
+        [[client]]
+        name = "a"
+        """)
+    assert plan.composition() == compose(
+        Step(SharedParameters("encoder", exclude=("encoder.1",)), 2, label="body"),
+        Step(Prototypes(weight=0.5), clients=("a", "b")),
+        LogitDistillation(mean="examples"),
+        TeacherDistillation(("a",)),
+    )
+    assert {type(step.exchange) for step in plan.composition()} == set(KINDS.values())
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_an_algorithm_goes_by_its_name(name: str) -> None:
+    composition = read(f'[federation]\nalgorithm = "{name}"\n{A}').composition()
+    assert composition.steps == NAMED[name]().steps
+    assert composition.name == name
+
+
+def test_an_algorithm_takes_its_arguments() -> None:
+    text = '[federation]\nalgorithm = { name = "fedprox", mu = 0.5 }\n' + A
+    assert read(text).composition().steps == fedprox(0.5).steps
+    assert named_algorithm("fedper", {"head": "tail"}).steps == fedper("tail").steps
+
+
+def exchange(kind: str, settings: str = "") -> str:
+    return f'[[exchange]]\nkind = "{kind}"\n{settings}\n'
+
+
+def federation(settings: str) -> str:
+    return f"[federation]\n{settings}\n"
+
+
+def training(settings: str) -> str:
+    return f"{A}training = {{ {settings} }}\n"
+
+
+WRONG = {
+    "unknown key at the top": ("colour = 1\n" + A, "colour: unknown key (value: 1). Known keys here: client, defaults,"),
+    "unknown key of the federation": (federation("round = 3") + A, "federation.round: unknown key (value: 3)."),
+    "unknown key of a client": (A + 'colour = "red"', "client.'a'.colour: unknown key (value: 'red')."),
+    "unknown key of training": (training("rate = 1"), "client.'a'.training.rate: unknown key (value: 1)."),
+    "unknown default": ("[defaults.trainig]\nlr = 1\n" + A, "client.'a'.trainig: unknown key"),
+    "defaults that are no table": ("defaults = 3\n" + A, "defaults: input should be a valid dictionary (value: 3)."),
+    "negative learning rate": (training("lr = -0.1"), "client.'a'.training.lr: input should be greater than 0 (value: -0.1)"),
+    "no learning rate": (training("lr = 0"), "client.'a'.training.lr: input should be greater than 0 (value: 0)"),
+    "infinite learning rate": (training("lr = inf"), "client.'a'.training.lr: input should be a finite number (value: inf)"),
+    "momentum of one": (training("momentum = 1"), "client.'a'.training.momentum: input should be less than 1 (value: 1)"),
+    "unknown optimiser": (training('optimizer = "adamm"'), "should be 'adam', 'adamw', 'sgd' or 'rmsprop' (value: 'adamm')"),
+    "an empty batch": (training("batch_size = 0"), "client.'a'.training.batch_size: input should be greater than 0 (value: 0)"),
+    "no rounds": (federation("rounds = 0") + A, "federation.rounds: input should be greater than 0 (value: 0)"),
+    "no quorum": (federation("quorum = 0") + A, "federation.quorum: input should be greater than 0 (value: 0)"),
+    "a word for a number": (federation('rounds = "many"') + A, "federation.rounds: input should be a valid integer"),
+    "negative seed": (federation("seed = -1") + A, "federation.seed: input should be greater than or equal to 0 (value: -1)"),
+    "no client": ('title = "x"', "client: tuple should have at least 1 item"),
+    "a client without a name": ("[[client]]", "client.0.name: field required."),
+    "one client table": ('[client]\nname = "a"', "client: input should be a valid tuple"),
+    "clients that are no tables": ("client = [3]", "client.0: input should be a valid dictionary"),
+    "no kind": ("[[exchange]]\nevery = 2\n" + A, "exchange.0.kind: field required."),
+    "negative cadence": (
+        exchange("prototypes", "every = -1") + A,
+        "exchange.0.every: input should be greater than or equal to 0",
+    ),
+    "a label of odd signs": (exchange("prototypes", 'label = "a|b"') + A, "exchange.0.label: string should match"),
+    "the same name twice": (A + A, "client.name: two clients have the same name (value: 'a'). Rename one."),
+    "no TOML": ("x = = 3", "not valid TOML: Invalid value (at line 1, column 5). Mend the line that is named."),
+}
+
+
+@pytest.mark.parametrize(("text", "said"), WRONG.values(), ids=WRONG)
+def test_a_wrong_plan_is_one_message_with_file_key_value_and_remedy(text: str, said: str) -> None:
+    with pytest.raises(PlanError) as raised:
+        read(text)
+    assert str(raised.value).startswith("toy.toml: ")
+    assert said in str(raised.value)
+    assert str(raised.value.file) == "toy.toml"
+    assert raised.value.remedy.endswith(".")
+    assert "finding" not in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+WRONG_COMPOSITIONS = {
+    "unknown exchange": (exchange("gossip"), "exchange[0].kind: unknown exchange (value: 'gossip'). Known: logit-distil"),
+    "unknown setting": (
+        exchange("prototypes", "wieght = 1"),
+        "exchange[0] (prototypes).wieght: unknown key (value: 1). Known keys here: mean, weight.",
+    ),
+    "negative weight": (exchange("prototypes", "weight = -1"), "weight: input should be greater than 0 (value: -1)"),
+    "infinite weight": (exchange("prototypes", "weight = inf"), "weight: input should be a finite number (value: inf)"),
+    "unknown mean": (exchange("prototypes", 'mean = "any"'), "mean: input should be 'counted' or 'equal' (value: 'any')"),
+    "no teachers": (exchange("teacher-distillation"), "exchange[0] (teacher-distillation).teachers: field required"),
+    "no teacher": (exchange("teacher-distillation", "teachers = []"), "teachers: tuple should have at least 1 item"),
+    "the same label twice": (exchange("prototypes", 'label = "x"') * 2, "two exchanges have the same label (value: 'x')"),
+    "unknown algorithm": (federation('algorithm = "fedavvg"'), "unknown algorithm (value: 'fedavvg'). Known: alone, fed"),
+    "unknown argument": (
+        federation('algorithm = { name = "fedprox", nu = 1 }'),
+        "federation.algorithm (fedprox).nu: unknown key (value: 1). Known keys here: mu.",
+    ),
+    "an argument of none": (
+        federation('algorithm = { name = "alone", mu = 1 }'),
+        "federation.algorithm (alone).mu: unknown key (value: 1). Known keys here: none.",
+    ),
+    "an argument out of range": (
+        federation('algorithm = { name = "fedprox", mu = -1 }'),
+        "federation.algorithm (fedprox).proximal: input should be greater than or equal to 0",
+    ),
+    "both": (
+        federation('algorithm = "fedavg"') + exchange("prototypes"),
+        "federation.algorithm: a plan has either a named algorithm or [[exchange]] tables, not both (value: 'fedavg')",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "said"), WRONG_COMPOSITIONS.values(), ids=WRONG_COMPOSITIONS)
+def test_a_wrong_composition_is_one_message_with_key_value_and_remedy(text: str, said: str) -> None:
+    plan = read(text + A)
+    with pytest.raises(PlanError) as raised:
+        plan.composition()
+    assert said in str(raised.value)
+    assert raised.value.key
+    assert raised.value.remedy.endswith(".")
+
+
+def test_further_findings_are_counted() -> None:
+    with pytest.raises(PlanError, match=r"client.'a'.colour: unknown key \(1 more finding\)"):
+        read(A + "colour = 1\n" + A.replace('"a"', '"b"') + "shape = 2")
+    with pytest.raises(PlanError, match=r"\(2 more findings\)"):
+        read(A + "colour = 1\nshape = 2\nsize = 3")
+    with pytest.raises(PlanError, match=r"defaults.data: input should be a valid dictionary \(1 more finding\)"):
+        read("[defaults]\ndata = 3\n" + A)
+
+
+@pytest.mark.parametrize("name", ["..", ".", "../x", "a/b", "a|b", "", " a", "-a", "a\\n", "x\\u0000"])
+def test_a_client_s_name_can_be_that_of_a_folder(name: str) -> None:
+    with pytest.raises(PlanError, match="name: string should"):
+        read(f'[[client]]\nname = "{name}"')
+
+
+@pytest.mark.parametrize("name", ["a", "Los Angeles", "TCGA-DU", "v1.2", "Zürich", "_x", "7"])
+def test_a_client_s_name_may_be_that_of_a_place(name: str) -> None:
+    assert read(f'[[client]]\nname = "{name}"').client[0].name == name
+
+
+BLOCKS = [
+    '[[client]]\nname = "b"\ndata = { n = 17, parts = [0.5, 0.5] }\n',
+    '[[client]]\nname = "a"\ntraining = { optimizer = "sgd", lr = 0.3, clip_norm = 2.0 }\n',
+    '[[client]]\nname = "c"\nmodel = { width = 5, names = ["x"] }\n',
+]
+
+
+def test_the_digest_does_not_depend_on_the_order_of_clients_and_on_everything_else() -> None:
+    digests = {read(toy.SAMPLE.split("[[client]]")[0] + "".join(blocks)).digest() for blocks in permutations(BLOCKS)}
+    assert len(digests) == 1
+    others = [BLOCKS[:2], [*BLOCKS[:2], BLOCKS[2].replace("5", "6")], [BLOCKS[0], BLOCKS[1].replace("0.3", "0.4"), BLOCKS[2]]]
+    digests |= {read(toy.SAMPLE.split("[[client]]")[0] + "".join(blocks)).digest() for blocks in others}
+    plan = read(toy.SAMPLE)
+    digests |= {plan.digest(), plan.with_federation(rounds=4).digest(), plan.with_federation(seed=9).digest()}
+    assert len(digests) == 7
+
+
+VALUES = st.one_of(st.integers(-9, 9), st.booleans(), st.floats(allow_nan=False), st.dates(), st.text(max_size=5))
+FEDERATIONS = st.builds(
+    "rounds = {}\nseed = {}\n{}".format,
+    st.integers(1, 99),
+    st.integers(0, 2**40),
+    st.sampled_from(["pooled = false", 'algorithm = "fedavg"', 'algorithm = { name = "fedprox", mu = 0.25 }']),
+)
+
+
+@given(FEDERATIONS, st.floats(1e-9, 1e3), st.dictionaries(st.text(max_size=8), VALUES, max_size=3))
+def test_a_resolved_plan_reads_as_the_same_plan(settings: str, lr: float, data: dict[str, object]) -> None:
+    plan = read(federation(settings) + f"[defaults]\ntraining = {{ lr = {lr!r} }}\n" + "".join(BLOCKS))
+    first = plan.client[0].model_copy(update={"data": data})
+    plan = plan.model_copy(update={"client": (first, *plan.client[1:])})
+    again = read(plan.resolved())
+    assert again == plan.model_copy(update={"defaults": {}})
+    assert again.resolved() == plan.resolved()
+    assert again.digest() == plan.digest()
+    assert again.composition() == plan.composition()
+
+
+def test_a_resolved_plan_writes_every_default_out() -> None:
+    resolved = tomllib.loads(read(toy.SAMPLE).resolved())
+    assert "defaults" not in resolved
+    assert resolved["federation"]["quorum"] == 1
+    assert resolved["client"][0]["training"]["batch_size"] == 32
+    assert resolved["exchange"] == [
+        {"kind": "shared-parameters", "every": 1, "label": "", "part": "head"},
+        {"kind": "prototypes", "every": 2, "label": ""},
+    ]
+
+
+def test_options_of_the_command_line_go_over_the_plan() -> None:
+    plan = read(toy.SAMPLE)
+    assert plan.with_federation(rounds=None, seed=None) == plan
+    changed = plan.with_federation(rounds=7, alone=False, algorithm="fedavg")
+    assert (changed.federation.rounds, changed.federation.alone, changed.federation.seed) == (7, False, 0)
+    assert changed.federation.algorithm.name == "fedavg"
+    assert changed.client == plan.client
+    with pytest.raises(PlanError, match=r"federation.rounds: input should be greater than 0 \(value: -3\)"):
+        plan.with_federation(rounds=-3)
+
+
+def test_a_table_of_a_vertical_is_checked_the_same_way() -> None:
+    assert validate(FederationTable, {"rounds": 3}, key="x").rounds == 3
+    with pytest.raises(PlanError, match=r"client 'a'.data.round: unknown key \(value: 1\). Known keys here: algorithm, alone,"):
+        validate(FederationTable, {"round": 1}, key="client 'a'.data")
