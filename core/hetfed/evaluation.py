@@ -58,10 +58,14 @@ class Outcome:
 
     @staticmethod
     def of(evaluation: Evaluation, round_number: int) -> Outcome:
-        """The outcome that an evaluation on test data amounts to."""
-        metrics = evaluation.metrics
-        note = "; ".join(f"{name} is undefined: {reason}" for name, reason in metrics.reasons.items()) or None
-        return Outcome(evaluation.value, dict(metrics.values), dict(metrics.reasons), round_number, note)
+        """The outcome that an evaluation on test data amounts to; a metric that is not a finite number counts as undefined."""
+        found = evaluation.metrics
+        wild = [name for name, value in found.values.items() if value is not None and not math.isfinite(value)]
+        values = {**found.values, **dict.fromkeys(wild)}
+        reasons = {**found.reasons, **dict.fromkeys(wild, "the model's predictions are beyond all measure")}
+        note = "; ".join(f"{name} is undefined: {reason}" for name, reason in reasons.items()) or None
+        value = evaluation.value if evaluation.value is not None and math.isfinite(evaluation.value) else None
+        return Outcome(value, values, reasons, round_number, note)
 
 
 def evaluate(model: nn.Module, task: Task, examples: Examples) -> Evaluation:
