@@ -8,6 +8,7 @@ parts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from hetfed.client import Client, Tensors
 from hetfed.data import Batch, Examples
-from hetfed.evaluation import Outcome, evaluate
+from hetfed.evaluation import Outcome, evaluate, predict
 from hetfed.federation import Federation
 from hetfed.parts import inside, local_parts
 from hetfed.seeding import generator, isolated
@@ -62,13 +63,14 @@ def train_pooled(
     The batches of all worlds are mixed in random order; each member keeps the model that does best on its own validation
     data. Returns what came out for each member, by name.
     """
-    first, name = members[0], f"pooled {members[0].name}"
+    name = f"pooled {members[0].name}"
+    nobody = Outcome(note="no other client's data fits its model")
     with isolated(federation.seed, name, "initial"):
         worlds = build_worlds(members, federation.clients)
     if sum(len(world.clients) for world in worlds) == 1:
-        return {first.name: Outcome(note="no other client's data fits its model")}
+        return {member.name: nobody for member in members}
     best = {member.name: Best() for member in members}
-    training = first.training
+    training = members[0].training
     parameters = {id(p): p for world in worlds for p in world.model.parameters()}
     optimizer = training.new_optimizer(parameters.values(), training.lr)
     for round_number in range(1, federation.rounds + 1):
@@ -80,11 +82,10 @@ def train_pooled(
                 _epoch(worlds, optimizer, chance, training.batch_size, training.clip_norm)
         _keep_best(worlds, best, round_number)
         on_epoch(round_number)
+    homes = {client.name: world for world in worlds for client in world.clients}
     return {
-        client.name: _outcome(world, client, best[client.name])
-        for world in worlds
-        for client in world.clients
-        if client.name in best
+        member.name: _outcome(homes[member.name], member, best[member.name]) if member.name in homes else nobody
+        for member in members
     }
 
 
@@ -131,8 +132,8 @@ def _tied_model(kind: Client, client: Client, worlds: Sequence[World]) -> nn.Mod
         return kind.blueprint(client.data.facts)
     try:
         model = kind.blueprint(client.data.facts)
-        model(client.data.train.take(torch.arange(min(2, len(client.data.train)))).inputs)
-    except (KeyError, RuntimeError, ValueError, TypeError):
+        predict(model, client.data.train.take(torch.arange(1)))
+    except (KeyError, RuntimeError, ValueError, TypeError, IndexError):
         return None
     return model if tie(model, worlds[0].model) else None
 
@@ -157,7 +158,7 @@ def _epoch(
     """One pass over everybody's batches, the worlds mixed."""
     losses: list[Loss] = [_loss_of(world) for world in worlds]
     for world in worlds:
-        set_training_mode(world.model, len(world.examples))
+        set_training_mode(world.model, min(len(world.examples), batch_size))
     streams = [iter(shuffled(world.examples, batch_size, chance, world.augment)) for world in worlds]
     turns = torch.tensor([i for i, world in enumerate(worlds) for _ in range(_batch_count(len(world.examples), batch_size))])
     for index in turns[torch.randperm(len(turns), generator=chance)].tolist():
@@ -166,8 +167,9 @@ def _epoch(
 
 def _batch_count(examples: int, size: int) -> int:
     """How many batches `Examples.batches` makes."""
-    full, rest = divmod(examples, size)
-    return full + (rest > 1 or (rest == 1 and full == 0))
+    count = max(math.ceil(examples / size), 1)
+    last = examples - (count - 1) * size
+    return count - (count > 1 and last == 1)
 
 
 def _loss_of(world: World) -> Loss:

@@ -1,0 +1,318 @@
+"""The arm that has everybody's data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+import torch
+import toy
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hetfed.algorithms import alone
+from hetfed.client import Client
+from hetfed.data import Batch, ClientData, Examples, Facts
+from hetfed.evaluation import evaluate
+from hetfed.federation import Federation
+from hetfed.model import Output
+from hetfed.pooled import build_worlds, fits, kinds_of, tie, train_pooled
+from hetfed.seeding import generator, isolated
+from hetfed.tasks import Classification, Regression
+from hetfed.training import Training
+
+
+def federation(*clients: Client, rounds: int = 3, seed: int = 0) -> Federation:
+    return Federation.of(clients, alone(), rounds, seed)
+
+
+class Pair(nn.Module):
+    """Two modalities, each of which an example may lack (then it is NaN), summed before the head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleDict({"point": nn.Linear(2, 3), "extra": nn.Linear(4, 3)})
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Output:
+        features = [encoder(inputs[name].nan_to_num()) for name, encoder in self.encoders.items() if name in inputs]
+        total = torch.stack(features).sum(dim=0)
+        return Output(self.head(total), total)
+
+
+def pair(name: str, *, extra: bool = True, n: int = 10) -> Client:
+    """A client with a point, and with something extra."""
+    client = toy.client(name, n=n)
+
+    def with_extra(examples: Examples) -> Examples:
+        more = torch.randn(len(examples), 4, generator=generator(name, len(examples)))
+        return replace(examples, inputs={**examples.inputs, **({"extra": more} if extra else {})})
+
+    data = ClientData(with_extra(client.data.train), with_extra(client.data.validation), with_extra(client.data.test))
+    return replace(client, data=data, blueprint=lambda facts: Pair(), kind="pair" if extra else "")
+
+
+class City(nn.Module):
+    """Sensors of its own, an encoder that knows no sensor, a head."""
+
+    local_parts = ("sensors",)
+
+    def __init__(self, sensors: int, outputs: int = 1) -> None:
+        super().__init__()
+        self.sensors = nn.Embedding(sensors, 3)
+        self.encoder = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+        self.head = nn.Linear(3, outputs)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Output:
+        features = self.encoder((inputs["x"][..., None] * self.sensors.weight).sum(dim=1))
+        return Output(self.head(features), features)
+
+
+def city(name: str, sensors: int, *, n: int = 12, training: Training | None = None) -> Client:
+    def part(split: str) -> Examples:
+        x = torch.randn(n, sensors, generator=generator(name, split))
+        return Examples({"x": x}, x.mean(dim=1, keepdim=True), [f"{name}-{split}-{i}" for i in range(n)])
+
+    data = ClientData(part("train"), part("validation"), part("test"), {"sensors": sensors})
+    training = training or Training(lr=0.05, batch_size=4)
+    return Client(name, data, Regression(), lambda facts: City(facts["sensors"]), training, kind="city")
+
+
+def test_kinds_are_those_of_the_clients_and_who_has_none_stands_alone() -> None:
+    clients = [toy.client("a"), toy.client("b", width=7), toy.client("c"), replace(toy.client("d"), kind="")]
+    assert [[client.name for client in kind] for kind in kinds_of(clients)] == [["a", "c"], ["b"], ["d"]]
+
+
+def test_data_of_clients_that_ask_the_same_are_joined_whatever_their_models() -> None:
+    a, b, c = toy.client("a", n=8), toy.client("b", n=6, width=9), toy.client("c", n=4)
+    (world,) = build_worlds([a, c], [a, b, c])
+    assert [client.name for client in world.clients] == ["a", "c", "b"]
+    expected = torch.cat([x.data.train.inputs["point"] for x in (a, c, b)])
+    assert torch.equal(world.examples.inputs["point"], expected)
+    assert list(world.examples.ids) == [*a.data.train.ids, *c.data.train.ids, *b.data.train.ids]
+    assert world.model.encoder[0].weight.shape == (4, 2)
+
+
+def test_a_modality_that_a_client_lacks_is_not_a_number_in_its_rows() -> None:
+    a, b = pair("a", n=5), pair("b", extra=False, n=3)
+    (world,) = build_worlds([a], [a, b])
+    extra = world.examples.inputs["extra"]
+    assert torch.equal(extra[:5], a.data.train.inputs["extra"])
+    assert extra[5:].isnan().all()
+    assert extra.shape == (8, 4)
+    assert torch.equal(world.examples.inputs["point"][5:], b.data.train.inputs["point"])
+
+
+def test_a_modality_that_the_model_does_not_read_is_left_out() -> None:
+    a, b = pair("a", extra=False), pair("b")
+    (world,) = build_worlds([a], [a, b])
+    assert set(world.examples.inputs) == {"point"}
+    assert len(world.examples) == 20
+
+
+def another_shape(client: Client) -> Client:
+    return replace(client, data=replace(client.data, train=replace(client.data.train, inputs={"point": torch.zeros(24, 3)})))
+
+
+def another_modality(client: Client) -> Client:
+    return replace(client, data=replace(client.data, train=replace(client.data.train, inputs={"image": torch.zeros(24, 2)})))
+
+
+def another_question(client: Client) -> Client:
+    return replace(client, task=Classification(("cold", "warm")))
+
+
+def another_target(client: Client) -> Client:
+    return replace(client, data=replace(client.data, train=replace(client.data.train, target=torch.zeros(24, 2))))
+
+
+def further_heads(client: Client) -> Client:
+    train = client.data.train
+    return replace(client, data=replace(client.data, train=replace(train, further={"level": train.target})))
+
+
+@pytest.mark.parametrize("change", [another_shape, another_modality, another_question, another_target, further_heads])
+def test_only_answers_to_the_same_question_over_the_same_shapes_are_joined(change: object) -> None:
+    a, b = toy.client("a"), toy.client("b")
+    (world,) = build_worlds([a], [a])
+    assert fits(b, world)
+    assert not fits(change(b), world)
+
+
+NOBODY = "no other client's data fits its model"
+
+
+@pytest.mark.parametrize("change", [another_shape, another_modality])
+def test_when_nobody_else_s_data_can_be_read_there_is_a_note_and_no_value(change: object) -> None:
+    clients = [toy.client("a"), change(toy.client("b"))]
+    (outcome,) = train_pooled(federation(*clients), clients[:1]).values()
+    assert (outcome.value, outcome.note) == (None, NOBODY)
+
+
+def test_members_whose_data_do_not_fit_each_other_each_get_the_note() -> None:
+    members = [toy.client("a"), another_shape(toy.client("b"))]
+    found = train_pooled(federation(*members), members)
+    assert {name: outcome.note for name, outcome in found.items()} == {"a": NOBODY, "b": NOBODY}
+
+
+def test_a_member_whose_data_do_not_fit_gets_the_note_beside_the_others() -> None:
+    members = [toy.client("a"), another_shape(toy.client("b")), toy.client("c")]
+    found = train_pooled(federation(*members), members)
+    assert found["b"].note == NOBODY
+    assert found["a"].value is not None
+    assert found["c"].value is not None
+
+
+KINDS = ("weight", "bias")
+
+
+def test_tied_models_share_all_but_head_and_local_parts() -> None:
+    one, other = City(5), City(5)
+    assert tie(other, one)
+    pairs = zip(one.named_parameters(), other.parameters(), strict=True)
+    assert {name for (name, theirs), mine in pairs if mine is theirs} == {f"encoder.{i}.{k}" for i in "01" for k in KINDS}
+
+
+def test_parameters_of_another_shape_are_not_tied() -> None:
+    one, other = toy.Net(2, 4), toy.Net(3, 4)
+    assert tie(other, one)
+    assert other.encoder[0].weight is not one.encoder[0].weight
+    assert other.encoder[0].bias is one.encoder[0].bias
+    assert other.head.weight is not one.head.weight
+    assert not tie(nn.Linear(2, 2), one)
+
+
+def test_each_city_is_a_world_of_its_own_around_one_encoder() -> None:
+    cities = [city("a", 4), city("b", 7), city("c", 4)]
+    worlds = build_worlds(cities, cities)
+    assert [[client.name for client in world.clients] for world in worlds] == [["a"], ["b"], ["c"]]
+    assert len({id(world.model.encoder[0].weight) for world in worlds}) == 1
+    assert len({id(world.model.sensors.weight) for world in worlds}) == 3
+    assert len({id(world.model.head.weight) for world in worlds}) == 3
+
+
+def test_a_city_is_told_apart_by_its_pooled_model_too() -> None:
+    cities = [city("a", 4), city("b", 7)]
+    found = train_pooled(federation(*cities, rounds=8), cities)
+    for client in cities:
+        model = client.new_model(0)
+        untrained = evaluate(model, client.task, client.data.test).value
+        assert found[client.name].value < untrained
+    assert found["a"].value != found["b"].value
+
+
+def test_pooled_training_is_plain_pytorch_on_the_joined_data() -> None:
+    a, b = toy.client("a", n=20), toy.client("b", n=12)
+    found = train_pooled(federation(a, b, rounds=1, seed=4), [a, b])
+    points = torch.cat([a.data.train.inputs["point"], b.data.train.inputs["point"]])
+    target = torch.cat([a.data.train.target, b.data.train.target])
+    with isolated(4, "pooled a", "initial"):
+        model = toy.Net(2, 4)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    with isolated(4, "pooled a", 1):
+        chance = generator(4, "pooled a", 1, 0)
+        torch.randperm(4, generator=chance)  # which world's turn it is: there is one
+        for index in torch.randperm(32, generator=chance).split(8):
+            optimizer.zero_grad()
+            F.cross_entropy(model({"point": points[index]}).logits, target[index]).backward()
+            optimizer.step()
+    for client in (a, b):
+        assert found[client.name].value == evaluate(model, client.task, client.data.test).value
+        assert found[client.name].round == 1
+
+
+def test_selection_is_on_validation_data_and_the_test_data_decide_nothing() -> None:
+    def flipped(client: Client, split: str) -> Client:
+        part = getattr(client.data, split)
+        return replace(client, data=replace(client.data, **{split: replace(part, target=1 - part.target)}))
+
+    clients = [toy.client("a"), toy.client("b")]
+    plain = train_pooled(federation(*clients, rounds=6), clients)
+    for name in "ab":
+        test_flipped = [flipped(client, "test") if client.name == name else client for client in clients]
+        found = train_pooled(federation(*test_flipped, rounds=6), test_flipped)
+        assert found[name].round == plain[name].round
+        assert found[name].value == pytest.approx(1 - plain[name].value)
+    validation_flipped = [flipped(client, "validation") for client in clients]
+    found = train_pooled(federation(*validation_flipped, rounds=6), validation_flipped)
+    assert [found[name].round for name in "ab"] != [plain[name].round for name in "ab"]
+
+
+def test_pooled_training_does_not_depend_on_the_order_of_a_plan() -> None:
+    clients = [toy.client("a"), toy.client("b"), toy.client("c", width=5)]
+    ordered = kinds_of(federation(*clients).clients)
+    reversed_ = kinds_of(federation(*clients[::-1]).clients)
+    results = [
+        {name: outcome for members in kinds for name, outcome in train_pooled(federation(*clients), members).items()}
+        for kinds in (ordered, reversed_)
+    ]
+    assert results[0] == results[1]
+    assert set(results[0]) == {"a", "b", "c"}
+
+
+def test_pooled_training_leaves_no_trace() -> None:
+    clients = [toy.client("a"), toy.client("b")]
+    before, module = torch.get_rng_state(), {k: v.clone() for k, v in clients[0].module.state_dict().items()}
+    epochs: list[int] = []
+    train_pooled(federation(*clients), clients, epochs.append)
+    assert epochs == [1, 2, 3]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert toy.same(dict(clients[0].module.state_dict()), module)
+
+
+def test_each_client_s_own_augmentation_does_not_touch_what_it_holds() -> None:
+    def shift(batch: Batch, chance: torch.Generator) -> Batch:
+        batch.inputs["point"].add_(torch.rand(1, generator=chance) * 9)
+        return batch
+
+    clients = [replace(toy.client(name), augment=shift) for name in "ab"]
+    plain = train_pooled(federation(toy.client("a"), toy.client("b")), [toy.client("a"), toy.client("b")])
+    assert train_pooled(federation(*clients), clients) != plain
+    assert torch.equal(clients[0].data.train.inputs["point"], toy.client("a").data.train.inputs["point"])
+
+
+@given(st.integers(1, 4), st.lists(st.integers(1, 9), min_size=2, max_size=3))
+def test_every_batch_of_every_world_is_trained_on_whatever_the_sizes(size: int, counts: list[int]) -> None:
+    seen: list[int] = []
+
+    def watch(batch: Batch, chance: torch.Generator) -> Batch:
+        seen.append(len(batch))
+        return batch
+
+    training = Training(batch_size=size, lr=0.01)
+    cities = [replace(city(f"c{i}", 3 + i, n=n, training=training), augment=watch) for i, n in enumerate(counts)]
+    train_pooled(federation(*cities, rounds=1), cities)
+    assert sum(seen) == sum(counts)
+    assert sorted(seen) == sorted(len(batch) for c in cities for batch in c.data.train.batches(size))
+
+
+def test_a_schedule_holds_for_pooled_training_too() -> None:
+    def values(schedule: str, rounds: int) -> list[float]:
+        training = Training(lr=0.02, batch_size=4, schedule=schedule)
+        cities = [city(name, 4, training=training) for name in "ab"]
+        return [outcome.value for outcome in train_pooled(federation(*cities, rounds=rounds), cities).values()]
+
+    assert values("cosine", 1) == values("constant", 1)
+    assert values("cosine", 3) != values("constant", 3)
+
+
+def test_a_model_that_cannot_be_built_for_other_data_joins_nothing() -> None:
+    def only_four(facts: Facts) -> nn.Module:
+        if facts["sensors"] != 4:
+            raise ValueError("too many sensors")
+        return City(4)
+
+    clients = [replace(city("a", 4), blueprint=only_four), city("b", 7)]
+    assert train_pooled(federation(*clients), clients[:1])["a"].note == NOBODY
+
+
+def test_looking_whether_a_model_can_read_other_data_changes_nothing_in_it() -> None:
+    cities = [city("a", 4), city("b", 7, n=1)]
+    worlds = build_worlds(cities, cities)
+    assert len(worlds) == 2
+    for world in worlds:
+        assert world.model.encoder[1].num_batches_tracked == 0
+        assert world.model.training
