@@ -168,9 +168,9 @@ def _pairs(series: Series, scaled: NDArray[np.float32], congested: NDArray[np.in
     if steps <= history:
         raise _no_window(series, steps, history)
     past = np.lib.stride_tricks.sliding_window_view(scaled[span], history, axis=0)[:-1]
-    target, time = congested[span][history:], series.time[span][history:]
+    target, stamps = congested[span][history:], [str(stamp) for stamp in series.time[span][history:]]
     rows, sensors = np.nonzero(target != MISSING_LABEL)
-    ids = [f"{time[row]} {series.sensors[sensor]}" for row, sensor in zip(rows.tolist(), sensors.tolist(), strict=True)]
+    ids = [f"{stamps[row]} {series.sensors[sensor]}" for row, sensor in zip(rows.tolist(), sensors.tolist(), strict=True)]
     inputs = {"history": torch.from_numpy(past[rows, sensors])}
     return Examples(inputs, torch.from_numpy(target[rows, sensors]), ids)
 
