@@ -35,13 +35,13 @@ class Payload:
 
     @staticmethod
     def decode(encoded: bytes) -> Payload:
-        """The payload that `encoded` holds.
+        """The payload that `encoded` holds, its tensors by name in sorted order (safetensors keeps none).
 
         Raises:
             PayloadRefused: the bytes are no payload.
         """
         try:
-            return Payload(load(encoded), float(_metadata(encoded)["weight"]))
+            return Payload(dict(sorted(load(encoded).items())), float(_metadata(encoded)["weight"]))
         except (SafetensorError, KeyError, ValueError) as error:
             raise PayloadRefused(f"not a payload: {error!r}") from error
 
