@@ -313,7 +313,7 @@ def test_every_named_algorithm_has_its_row() -> None:
 
 @pytest.mark.parametrize(("name", "arguments"), LEARNS.items(), ids=LEARNS)
 def test_a_named_algorithm_runs_and_learns(name: str, arguments: dict[str, object]) -> None:
-    training = Training(lr=0.02, batch_size=8, epochs=4)
+    training = Training(lr=0.02, batch_size=8, epochs=8)
     clients = [toy.client(name, training=training, n=32) for name in "abc"]
     composition = seat(NAMED[name](**arguments), clients).composition
     untrained = start(Federation.of(clients, composition, 2, 0))
@@ -405,6 +405,20 @@ def test_the_best_model_is_the_first_of_the_highest_score() -> None:
     assert state.clients["a"].best_round == best + 1
     assert state.clients["a"].score == scores[best]
     assert toy.same(state.clients["a"].best, models[best])
+
+
+def test_a_model_that_does_no_better_does_not_replace_the_best() -> None:
+    state, _ = toy.federate([toy.client("a", training=Training(epochs=0))], alone(), 3)
+    assert state.clients["a"].best_round == 1
+
+
+def test_a_client_s_steps_are_clipped() -> None:
+    training = Training(optimizer="sgd", lr=1.0, batch_size=99, clip_norm=1e-3)
+    client = toy.client("a", training=training)
+    state, _ = toy.federate([client], alone(), 1)
+    before = client.new_model(0, "a", "initial")
+    moved = [(state.clients["a"].model[name] - parameter).detach().norm() for name, parameter in before.named_parameters()]
+    assert float(torch.stack(moved).norm()) == pytest.approx(1e-3, rel=1e-3)
 
 
 @dataclass(frozen=True)
