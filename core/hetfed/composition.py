@@ -16,7 +16,8 @@ class Step:
     """One exchange of a composition.
 
     Clients upload in every round that `every` divides; what the server made of it goes out at the start of the next round.
-    With 0 the server sends once, before the first round, and nobody ever uploads: a common start and no more.
+    `until` is the last round in which they upload; after it everybody goes on with what has arrived. With 0 the server sends
+    once, before the first round: a common start and no more.
     `clients` are the names of those that take part; None stands for all that can. `label` is the step's name in the ledger.
     """
 
@@ -24,14 +25,18 @@ class Step:
     every: int = 1
     clients: tuple[str, ...] | None = None
     label: str = ""
+    until: int | None = None
 
     def broadcasts(self, round_number: int) -> bool:
         """Whether the server sends at the start of this round (1, 2, ...)."""
-        return round_number == 1 if self.every == 0 else (round_number - 1) % self.every == 0
+        return (round_number - 1) % self.every == 0 and self._goes_on(round_number - 1)
 
     def uploads(self, round_number: int) -> bool:
         """Whether clients send at the end of this round."""
-        return self.every > 0 and round_number % self.every == 0
+        return round_number % self.every == 0 and self._goes_on(round_number)
+
+    def _goes_on(self, round_number: int) -> bool:
+        return self.until is None or round_number <= self.until
 
     def includes(self, client: Client) -> bool:
         """Whether `client` takes part."""

@@ -67,7 +67,8 @@ class ExchangeTable(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     kind: str
-    every: NonNegativeInt = 1
+    every: PositiveInt = 1
+    until: NonNegativeInt | None = None
     clients: tuple[str, ...] | None = None
     label: str = Field(default="", pattern=r"^[\w .-]*$")
 
@@ -151,7 +152,7 @@ def _step(table: ExchangeTable, index: int) -> Step:
         exchange = TypeAdapter(kind).validate_python(table.model_extra or {})
     except ValidationError as error:
         raise _as_plan_error(error, f"{where} ({table.kind})", sorted(kind.__dataclass_fields__)) from None
-    return Step(exchange, table.every, table.clients, table.label)
+    return Step(exchange, table.every, table.clients, table.label, table.until)
 
 
 def validate(table_class: type[AnyModel], table: Mapping[str, Any], *, key: str) -> AnyModel:

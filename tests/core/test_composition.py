@@ -65,16 +65,17 @@ def test_the_server_sends_in_the_round_after_clients_have(cadence: int, number: 
     assert step.broadcasts(number + 1) == step.uploads(number) == (number % cadence == 0)
 
 
-@given(st.integers(2, 60))
-def test_with_a_cadence_of_zero_there_is_a_common_start_and_no_more(number: int) -> None:
-    step = every(0, SharedParameters())
+@given(st.integers(1, 4), st.integers(0, 20), st.integers(1, 60))
+def test_after_the_last_upload_its_outcome_goes_out_and_then_nothing(cadence: int, until: int, number: int) -> None:
+    step = Step(SharedParameters(), cadence, until=until)
     assert step.broadcasts(1)
-    assert not (step.broadcasts(number) or step.uploads(number) or step.uploads(1))
+    assert step.broadcasts(number + 1) == step.uploads(number)
+    assert not (step.uploads(number) and number > until)
 
 
 def test_a_common_start_and_no_more() -> None:
     clients = [toy.client("a"), toy.client("b")]
-    state, uploads = toy.federate(clients, compose(every(0, SharedParameters())), 2)
+    state, uploads = toy.federate(clients, compose(Step(SharedParameters(), until=0)), 2)
     assert uploads == []
     assert [row.bytes_down > 0 for row in state.rows] == [True, True, False, False]
     assert not toy.same(state.clients["a"].model, toy.federate(clients, alone(), 2)[0].clients["a"].model)

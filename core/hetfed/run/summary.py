@@ -56,6 +56,7 @@ def _exchange(step: Step, seating: Seating) -> dict[str, Any]:
         "label": step.label,
         "kind": kinds.get(type(step.exchange), type(step.exchange).__name__),
         "every": step.every,
+        "until": step.until,
         "settings": asdict(step.exchange),
         "clients": list(step.clients or ()),
         "left_out": seating.left_out.get(step.label, {}),
