@@ -68,10 +68,11 @@ def read_npz(file: Path, names: Collection[str]) -> Mapping[str, NDArray[Any]]:
         DataError: it is damaged, or an array is missing.
     """
     try:
-        archive = np.load(file, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise DataError("one array where an .npz of several is expected", file=file, remedy=FETCH_AGAIN)
-        with archive:
+        # numpy leaves a file that it opened itself open when that is no archive.
+        with file.open("rb") as opened:
+            archive = np.load(opened, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DataError("one array where an .npz of several is expected", file=file, remedy=FETCH_AGAIN)
             absent = sorted(set(names) - set(archive.files))
             if absent:
                 raise DataError("array is missing", file=file, key=absent[0], remedy=FETCH_AGAIN)
@@ -123,7 +124,9 @@ def _refuse_cell(wrong: pd.DataFrame, frame: pd.DataFrame, file: Path, problem: 
     rows, columns = np.nonzero(wrong.to_numpy())
     if len(rows):
         row, column = int(rows[0]), int(columns[0])
-        key = f"row {row + 1}, column {frame.columns[column]!r}"
+        name = frame.columns[column]
+        # Without a header pandas counts columns from 0.
+        key = f"row {row + 1}, column {repr(name) if isinstance(name, str) else column + 1}"
         cell = frame.iloc[row, column]
         value = cell.item() if isinstance(cell, np.generic) else cell
         raise DataError(problem, file=file, key=key, value=value, remedy=remedy)
