@@ -111,7 +111,12 @@ class Recorder:
 
 
 def test_each_exchange_keeps_its_own_cadence() -> None:
-    composition = compose(SharedParameters("head"), every(2, SharedParameters("encoder")), every(3, Prototypes()))
+    composition = compose(
+        SharedParameters("head"),
+        every(2, SharedParameters("encoder")),
+        every(3, Prototypes()),
+        Step(LogitDistillation(), 2, until=5),
+    )
     recorder = Recorder({}, {})
     toy.federate([toy.client("a")], composition, 7, engine=recorder)
 
@@ -124,6 +129,8 @@ def test_each_exchange_keeps_its_own_cadence() -> None:
     assert rounds(recorder.down, "shared-parameters-1") == [1, 2, 3, 4, 5, 6, 7]
     assert rounds(recorder.down, "shared-parameters-2") == [1, 3, 5, 7]
     assert rounds(recorder.down, "prototypes") == [4, 7]
+    assert rounds(recorder.up, "logit-distillation") == [2, 4]
+    assert rounds(recorder.down, "logit-distillation") == [3, 5]
 
 
 def test_what_the_server_made_goes_out_at_the_start_of_the_next_round() -> None:

@@ -60,6 +60,7 @@ def test_every_exchange_table_becomes_a_step() -> None:
         part = "encoder"
         exclude = ["encoder.1"]
         every = 2
+        until = 6
         label = "body"
         [[exchange]]
         kind = "prototypes"
@@ -75,7 +76,7 @@ def test_every_exchange_table_becomes_a_step() -> None:
         name = "a"
         """)
     assert plan.composition() == compose(
-        Step(SharedParameters("encoder", exclude=("encoder.1",)), 2, label="body"),
+        Step(SharedParameters("encoder", exclude=("encoder.1",)), 2, label="body", until=6),
         Step(Prototypes(weight=0.5), clients=("a", "b")),
         LogitDistillation(mean="examples"),
         TeacherDistillation(("a",)),
@@ -130,10 +131,8 @@ WRONG = {
     "one client table": ('[client]\nname = "a"', "client: input should be a valid tuple"),
     "clients that are no tables": ("client = [3]", "client.0: input should be a valid dictionary"),
     "no kind": ("[[exchange]]\nevery = 2\n" + A, "exchange.0.kind: field required."),
-    "negative cadence": (
-        exchange("prototypes", "every = -1") + A,
-        "exchange.0.every: input should be greater than or equal to 0",
-    ),
+    "no cadence": (exchange("prototypes", "every = 0") + A, "exchange.0.every: input should be greater than 0 (value: 0)"),
+    "an end before the start": (exchange("prototypes", "until = -1") + A, "exchange.0.until: input should be greater than or"),
     "a label of odd signs": (exchange("prototypes", 'label = "a|b"') + A, "exchange.0.label: string should match"),
     "the same name twice": (A + A, "client.name: two clients have the same name (value: 'a'). Rename one."),
     "no TOML": ("x = = 3", "not valid TOML: Invalid value (at line 1, column 5). Mend the line that is named."),
