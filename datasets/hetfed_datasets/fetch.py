@@ -64,6 +64,9 @@ def _retrieve(path: Path, url: str, file: File) -> Path:
     try:
         pooch.retrieve(url, f"sha256:{file.sha256}", fname=path.name, path=path.parent, downloader=downloader)
     except OSError as error:  # what requests raises, too
+        answer = getattr(error, "response", None)
+        if answer is not None:  # pooch leaves one that says no open
+            answer.close()
         remedy = f"Try again later, or get {url} another way and put it there."
         raise DataError(f"could not be fetched: {error}", file=path, remedy=remedy) from None
     except ValueError:
