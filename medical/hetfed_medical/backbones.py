@@ -7,6 +7,7 @@ Each is one function and one row of `BACKBONES`, built from (channels, height, w
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 from torch import Tensor, nn
@@ -59,7 +60,9 @@ def torchvision_mobilenet(shape: Shape, features: int) -> nn.Module:
     prepare_torchvision()
     from torchvision.models import mobilenet_v3_small
 
-    return nn.Sequential(ThreeChannels(), mobilenet_v3_small(weights=None, num_classes=features))
+    # Its own momentum of 0.01 takes a thousand batches until evaluation follows training: more than a hospital may have.
+    norm_layer = partial(nn.BatchNorm2d, eps=0.001, momentum=0.1)
+    return nn.Sequential(ThreeChannels(), mobilenet_v3_small(weights=None, num_classes=features, norm_layer=norm_layer))
 
 
 def torchvision_resnet18(shape: Shape, features: int) -> nn.Module:

@@ -55,7 +55,7 @@ training = { batch_size = 1 }
 [[client]]
 name = "other backbone"
 data = { sites = ["east"], modalities = ["image"], limit = 40, balanced = true }
-model = { image = "torchvision-resnet18" }
+model = { image = "monai-densenet" }
 training = { batch_size = 13 }
 """
 
