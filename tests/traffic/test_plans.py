@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
+from hetfed.exchanges import SharedParameters
 from hetfed.plan import read_plan
 from hetfed.run.execute import Prepared, prepare
 from hetfed.vertical import shipped, verticals
@@ -25,9 +26,9 @@ def prepared_plan(name: str, data_dir: Path) -> Prepared:
 
 
 def assert_encoder_is_shared(prepared: Prepared) -> None:
-    """All cities average one encoder, and nothing but it."""
-    (step,) = prepared.seating.composition
-    assert not prepared.seating.left_out
+    """All cities average one encoder, and no other parameters."""
+    (step,) = [step for step in prepared.seating.composition if isinstance(step.exchange, SharedParameters)]
+    assert not prepared.seating.left_out.get(step.label)
     declared = [step.exchange.declare(client).shapes for client in prepared.clients]
     assert declared[0] and all(shapes == declared[0] for shapes in declared)
     assert all(name.startswith("encoder.") for name in declared[0])
@@ -73,8 +74,7 @@ def test_study_has_the_article_s_layers(real_data, variant):
         assert client.task.names == ("free", "congested") and set(client.data.train.target.tolist()) == {0, 1}
         assert client.about["synthetic"] == ("yes" if variant == "random" else "no")
     assert_encoder_is_shared(prepared)
-    (step,) = prepared.seating.composition
-    assert step.every == 2
+    assert [step.every for step in prepared.seating.composition] == [2]
 
 
 def test_both_variants_of_the_study_federate_alike():
