@@ -23,6 +23,7 @@ from hetfed.data import ClientData, Examples
 from hetfed.errors import DataError, PlanError, RunError, RunFolderError, UsageError
 from hetfed.model import Output
 from hetfed.plan import Plan, read_plan
+from hetfed.run import folder
 from hetfed.run.folder import RunFolder, write_bytes, write_json
 from hetfed.run.launch import Launcher
 from hetfed.tasks import Regression
@@ -139,6 +140,12 @@ def test_the_environment_is_named(whole: Path) -> None:
     environment = strictly(whole / "environment.json")
     assert set(environment) == {"python", "system", "cpus", "packages"}
     assert environment["packages"]["torch"] == torch.__version__
+
+
+def test_a_package_that_is_not_installed_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder, "PACKAGES", ("numpy", "no-such-package"))
+    packages = folder.environment()["packages"]
+    assert packages["no-such-package"] == "absent" != packages["numpy"]
 
 
 def test_the_summary_has_the_promised_keys(summary: dict[str, Any]) -> None:
@@ -289,6 +296,14 @@ def test_nothing_is_written_when_the_plan_is_at_fault(wrong: str, tmp_path: Path
         run(wrong, tmp_path / "new/out")
     assert error.value.file == "toy.toml"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_that_names_its_file_keeps_it(tmp_path: Path) -> None:
+    def elsewhere(client: Client) -> NoReturn:
+        raise PlanError("unknown key", file="included.toml", key="x", remedy="Remove it.")
+
+    with pytest.raises(PlanError, match=r"^included\.toml: x: unknown key"):
+        run(toy.SAMPLE, tmp_path / "out", OtherVertical(elsewhere))
 
 
 def test_nothing_is_written_when_the_data_are_at_fault(tmp_path: Path) -> None:
