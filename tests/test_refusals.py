@@ -252,6 +252,8 @@ PLANS = {
     ),
     "two clients of one name": (XRAY.replace('"two"', '"one"'), ["client.name", "same name", "'one'", "Rename"]),
     "no client": ("[federation]\nrounds = 1\n", ["client", "at least 1 item"]),
+    "defaults that are no tables": ("defaults = 3\n", ["defaults", "valid dictionary", "3"]),
+    "clients that are no tables": ("client = 3\n", ["client", "tuple", "3"]),
     "negative learning rate": (
         XRAY.replace("lr = 0.01", "lr = -0.01"),
         ["client.'one'.training.lr", "greater than 0", "-0.01", "docs/plans.md"],

@@ -184,7 +184,7 @@ def read_plan(text: str, file: str | Path) -> Plan:
     try:
         plan = Plan.model_validate(table)
     except ValidationError as error:
-        raise _as_plan_error(error, "", sorted(Plan.model_fields), file=file, clients=table["client"]) from None
+        raise _as_plan_error(error, "", sorted(Plan.model_fields), file=file, clients=table.get("client", ())) from None
     names = [client.name for client in plan.client]
     for name in names:
         if names.count(name) > 1:
