@@ -220,7 +220,7 @@ PLANS = {
         XRAY.replace("modalities =", 'modality = "image"\nmodalities ='),
         ["client 'one'.data.modality", "unknown key", "Known keys here: augment"],
     ),
-    "unknown key of a client's training": (XRAY.replace("lr =", "rate ="), ["client.'one'.training.rate", "unknown key"]),
+    "unknown key of a client's training": (XRAY.replace("lr =", "rate ="), ["client 'one'.training.rate", "unknown key"]),
     "unknown setting of an exchange": (
         XRAY.replace('kind = "shared', 'weights = 2\nkind = "shared'),
         ["exchange[0] (shared-parameters).weights", "unknown key", "Known keys here: among"],
@@ -256,7 +256,7 @@ PLANS = {
     "clients that are no tables": ("client = 3\n", ["client", "tuple", "3"]),
     "negative learning rate": (
         XRAY.replace("lr = 0.01", "lr = -0.01"),
-        ["client.'one'.training.lr", "greater than 0", "-0.01", "docs/plans.md"],
+        ["client 'one'.training.lr", "greater than 0", "-0.01", "docs/plans.md"],
     ),
     "no rounds": (XRAY.replace("rounds = 1", "rounds = 0"), ["federation.rounds", "greater than 0", "0"]),
     "unknown backbone": (XRAY.replace("small-conv", "huge-conv"), ["client 'one'.model.image", "'huge-conv'", "small-conv"]),

@@ -114,8 +114,7 @@ def seat(composition: Composition, clients: Sequence[Client]) -> Seating:
         try:
             step.exchange.check(seated)
         except PlanError as error:
-            key = f"{step.label}.{error.key}" if error.key else step.label
-            raise PlanError(error.problem, key=key, value=error.value, remedy=error.remedy) from error
+            raise error.seen_from(key=step.label) from error
         steps.append(replace(step, clients=tuple(client.name for client in seated)))
         if reasons and step.clients is None:
             left_out[step.label] = reasons

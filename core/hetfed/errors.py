@@ -12,6 +12,7 @@ HetfedError
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
 
 class HetfedError(Exception):
@@ -37,6 +38,11 @@ class UsageError(HetfedError):
         where = ": ".join(str(part) for part in (file, key) if part is not None)
         shown = "" if value is None else f" (value: {value!r})"
         super().__init__(f"{where + ': ' if where else ''}{problem}{shown}. {remedy}")
+
+    def seen_from(self, *, file: str | Path | None = None, key: str | None = None) -> Self:
+        """The same error as its caller knows it: in `file`, its key below `key`."""
+        below = ".".join(part for part in (key, self.key) if part)
+        return type(self)(self.problem, remedy=self.remedy, file=self.file or file, key=below or None, value=self.value)
 
 
 class PlanError(UsageError):

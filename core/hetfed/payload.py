@@ -16,6 +16,8 @@ from torch import Tensor
 
 from hetfed.errors import PayloadRefused
 
+MAX_WEIGHT = 1e9
+"""No client trains on more examples; one that claims so would make the mean its own."""
 MAX_NORM = 1e6
 """No tensor of a model that trains comes near this Euclidean norm; one that does would drown every other upload."""
 
@@ -79,7 +81,7 @@ class Declaration:
             raise PayloadRefused(f"unknown name {unknown[0]!r}")
         if absent:
             raise PayloadRefused(f"tensor {absent[0]!r} is missing")
-        if not (math.isfinite(payload.weight) and payload.weight >= 0):
+        if not 0 <= payload.weight <= MAX_WEIGHT:
             raise PayloadRefused(f"weight {payload.weight} is not a number of examples")
         for name, tensor in payload.tensors.items():
             self._check_tensor(name, tensor)

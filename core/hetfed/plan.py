@@ -211,7 +211,8 @@ def _as_plan_error(
     location = [str(part) for part in first["loc"]]
     if len(location) > 1 and location[0] == "client":
         table = clients[int(location[1])] if location[1].isdigit() else {}
-        location[1:2] = [repr(table["name"])] if isinstance(table, dict) and "name" in table else [location[1]]
+        if isinstance(table, dict) and "name" in table:
+            location[:2] = [f"client {table['name']!r}"]
     where = ".".join(part for part in (key, *location) if part)
     unknown = first["type"] in {"extra_forbidden", "unexpected_keyword_argument"}
     problem = "unknown key" if unknown else first["msg"][0].lower() + first["msg"][1:]

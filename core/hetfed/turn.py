@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hetfed.bench import Bench
 from hetfed.client import Client, ClientState, Tensors
@@ -64,7 +64,8 @@ class Turn:
 def take_turn(job: Job, this: Round) -> Turn:
     """Apply what arrived, train with the summed losses, upload; keep the model that does best on validation data.
 
-    The model is judged both as it arrived, where anything arrived, and as it is after training.
+    The model is judged both as it arrived, where anything arrived, and as it is after training. A client whose training
+    diverged goes on from where it stood before this round: its upload shows what happened, and is refused.
     """
     began = time.perf_counter()
     client, state, steps = job.client, job.state, this.composition.of(job.client)
@@ -73,19 +74,18 @@ def take_turn(job: Job, this: Round) -> Turn:
     memories = {step.label: dict(state.exchanges.get(step.label, {})) for step in steps}
     bench = Bench(client, model, this.seed, this.number, {}, this.peers)
     seats = [(step, bench.of(memories[step.label])) for step in steps]
-    candidates: list[tuple[Evaluation, Tensors]] = []
     with isolated(this.seed, client.name, this.number, "turn"):
         _apply(seats, job.inbox)
         if job.inbox:
-            candidates.append(_candidate(bench))
+            _, state = _judged(bench, state)
         train_loss, optimizer = _train(bench, seats, state.optimizer, this)
         outbox = _upload(seats, this)
-    candidates.append(_candidate(bench))
-    after = candidates[-1][0]
-    state = ClientState(candidates[-1][1], optimizer, memories, state.best, state.score, state.best_round)
-    for evaluation, tensors in candidates:
-        if state.score is None or evaluation.score > state.score:
-            state = replace(state, best=tensors, score=evaluation.score, best_round=this.number)
+    after, state = _judged(bench, state)
+    trained = _tensors(model)
+    if all(tensor.isfinite().all() for tensor in trained.values()):
+        state = replace(state, model=trained, optimizer=optimizer, exchanges=memories)
+    else:
+        state = replace(state, optimizer={})
     return Turn(state, outbox, Report(train_loss, after.value, after.loss, time.perf_counter() - began))
 
 
@@ -95,10 +95,16 @@ def _apply(seats: list[tuple[Step, Bench]], inbox: Mapping[str, bytes]) -> None:
             step.exchange.apply(bench, Payload.decode(inbox[step.label]))
 
 
-def _candidate(bench: Bench) -> tuple[Evaluation, Tensors]:
-    """The model as it stands, and how it does on validation data."""
+def _judged(bench: Bench, state: ClientState) -> tuple[Evaluation, ClientState]:
+    """How the model as it stands does on validation data, and the state that keeps it if it is the best so far."""
     evaluation = evaluate(bench.model, bench.client.task, bench.client.data.validation)
-    return evaluation, {name: tensor.detach().clone() for name, tensor in bench.model.state_dict().items()}
+    if state.score is None or evaluation.score > state.score:
+        state = replace(state, best=_tensors(bench.model), score=evaluation.score, best_round=bench.round)
+    return evaluation, state
+
+
+def _tensors(model: nn.Module) -> Tensors:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
 def _train(bench: Bench, seats: list[tuple[Step, Bench]], moments: Tensors, this: Round) -> tuple[float, Tensors]:

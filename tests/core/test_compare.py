@@ -45,7 +45,7 @@ class WithoutPublicInputs(toy.ToyVertical):
 
 
 def row(seed: int, client: str, alone: float | None, federated: float | None, **other: Any) -> dict[str, Any]:
-    values = {"algorithm": "x", "seed": seed, "client": client, "metric": "AUROC", "higher_is_better": True}
+    values = {"algorithm": "x", "seed": seed, "client": client, "metric": "AUROC", "unit": "", "higher_is_better": True}
     return values | {"alone": alone, "federated": federated, "pooled": None, "bytes": 1, "seconds": 1.0} | other
 
 
@@ -130,7 +130,10 @@ def test_the_table_on_the_terminal_has_a_row_per_mean() -> None:
 def test_rows_are_those_of_the_runs(tmp_path: Path) -> None:
     frame = compare(read_plan(QUICK, "x"), tmp_path / "out", algorithms=["plan", "fedproto", "alone"], seeds=2)
     assert len(frame) == 3 * 2 * 3
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "out/comparison.csv"), frame.assign(pooled=float("nan")))
+    pd.testing.assert_frame_equal(
+        pd.read_csv(tmp_path / "out/comparison.csv", keep_default_na=False, na_values={"pooled": [""]}),
+        frame.assign(pooled=float("nan")),
+    )
     for algorithm, seed in {(r.algorithm, r.seed) for r in frame.itertuples()}:
         summary = json.loads((tmp_path / f"out/{algorithm}/seed-{seed}/summary.json").read_text(encoding="utf-8"))
         assert summary["seed"] == seed

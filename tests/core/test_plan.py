@@ -112,16 +112,16 @@ def training(settings: str) -> str:
 WRONG = {
     "unknown key at the top": ("colour = 1\n" + A, "colour: unknown key (value: 1). Known keys here: client, defaults,"),
     "unknown key of the federation": (federation("round = 3") + A, "federation.round: unknown key (value: 3)."),
-    "unknown key of a client": (A + 'colour = "red"', "client.'a'.colour: unknown key (value: 'red')."),
-    "unknown key of training": (training("rate = 1"), "client.'a'.training.rate: unknown key (value: 1)."),
-    "unknown default": ("[defaults.trainig]\nlr = 1\n" + A, "client.'a'.trainig: unknown key"),
+    "unknown key of a client": (A + 'colour = "red"', "client 'a'.colour: unknown key (value: 'red')."),
+    "unknown key of training": (training("rate = 1"), "client 'a'.training.rate: unknown key (value: 1)."),
+    "unknown default": ("[defaults.trainig]\nlr = 1\n" + A, "client 'a'.trainig: unknown key"),
     "defaults that are no table": ("defaults = 3\n" + A, "defaults: input should be a valid dictionary (value: 3)."),
-    "negative learning rate": (training("lr = -0.1"), "client.'a'.training.lr: input should be greater than 0 (value: -0.1)"),
-    "no learning rate": (training("lr = 0"), "client.'a'.training.lr: input should be greater than 0 (value: 0)"),
-    "infinite learning rate": (training("lr = inf"), "client.'a'.training.lr: input should be a finite number (value: inf)"),
-    "momentum of one": (training("momentum = 1"), "client.'a'.training.momentum: input should be less than 1 (value: 1)"),
+    "negative learning rate": (training("lr = -0.1"), "client 'a'.training.lr: input should be greater than 0 (value: -0.1)"),
+    "no learning rate": (training("lr = 0"), "client 'a'.training.lr: input should be greater than 0 (value: 0)"),
+    "infinite learning rate": (training("lr = inf"), "client 'a'.training.lr: input should be a finite number (value: inf)"),
+    "momentum of one": (training("momentum = 1"), "client 'a'.training.momentum: input should be less than 1 (value: 1)"),
     "unknown optimiser": (training('optimizer = "adamm"'), "should be 'adam', 'adamw', 'sgd' or 'rmsprop' (value: 'adamm')"),
-    "an empty batch": (training("batch_size = 0"), "client.'a'.training.batch_size: input should be greater than 0 (value: 0)"),
+    "an empty batch": (training("batch_size = 0"), "client 'a'.training.batch_size: input should be greater than 0 (value: 0)"),
     "no rounds": (federation("rounds = 0") + A, "federation.rounds: input should be greater than 0 (value: 0)"),
     "no quorum": (federation("quorum = 0") + A, "federation.quorum: input should be greater than 0 (value: 0)"),
     "a word for a number": (federation('rounds = "many"') + A, "federation.rounds: input should be a valid integer"),
@@ -194,7 +194,7 @@ def test_a_wrong_composition_is_one_message_with_key_value_and_remedy(text: str,
 
 
 def test_further_findings_are_counted() -> None:
-    with pytest.raises(PlanError, match=r"client.'a'.colour: unknown key \(1 more finding\)"):
+    with pytest.raises(PlanError, match=r"client 'a'.colour: unknown key \(1 more finding\)"):
         read(A + "colour = 1\n" + A.replace('"a"', '"b"') + "shape = 2")
     with pytest.raises(PlanError, match=r"\(2 more findings\)"):
         read(A + "colour = 1\nshape = 2\nsize = 3")

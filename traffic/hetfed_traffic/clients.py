@@ -30,14 +30,19 @@ def build_clients(plan: Plan, data_dir: Path | None) -> Sequence[Client]:
     """
     if plan.public is not None:
         raise PlanError("cities have no public inputs", key="public", remedy="Remove the [public] table.")
-    return [_client(table, plan.federation.seed, data_dir) for table in plan.client]
+    clients = []
+    for table in plan.client:
+        try:
+            clients.append(_client(table, plan.federation.seed, data_dir))
+        except PlanError as error:
+            raise error.seen_from(key=f"client {table.name!r}") from error
+    return clients
 
 
 def _client(table: ClientTable, seed: int, data_dir: Path | None) -> Client:
-    key = f"client {table.name!r}"
-    data_table = validate(CityData, table.data, key=f"{key}.data")
-    model_table = validate(CityModelTable, table.model, key=f"{key}.model")
-    series = _series(data_table, key, data_dir)
+    data_table = validate(CityData, table.data, key="data")
+    model_table = validate(CityModelTable, table.model, key="model")
+    series = _series(data_table, data_dir)
     about = {
         "model": model_table.encoder,
         "data": series.name if data_table.city is None else f"{series.name}: {data_table.city}",
@@ -52,7 +57,7 @@ def _client(table: ClientTable, seed: int, data_dir: Path | None) -> Client:
         data = congestion_data(series, data_table, seed)
         blueprint = partial(_congestion_model, table=model_table)
         return Client(table.name, data, Classification(CONGESTION), blueprint, table.training, kind=kind, about=about)
-    _check_sizes(model_table, key)
+    _check_sizes(model_table)
     data = forecasting_data(series, data_table)
     forecasting = _forecasting(series, data_table, model_table, data)
     task: Task = forecasting
@@ -71,26 +76,26 @@ def _client(table: ClientTable, seed: int, data_dir: Path | None) -> Client:
     )
 
 
-def _check_sizes(table: CityModelTable, key: str) -> None:
+def _check_sizes(table: CityModelTable) -> None:
     taken = table.sensor_embedding + 2 * table.time_embedding
     if table.encoder in {"mlp", "graph"} and table.features <= taken:
         raise PlanError(
             f"the embeddings take {taken} features (sensor_embedding + 2 * time_embedding) and leave none for the readings",
-            key=f"{key}.model.features",
+            key="model.features",
             value=table.features,
             remedy="Use more features or smaller embeddings.",
         )
     if table.encoder == "gru" and not table.layers:
-        raise PlanError("a gru has at least one layer", key=f"{key}.model.layers", value=0, remedy="Set layers to 1 or more.")
+        raise PlanError("a gru has at least one layer", key="model.layers", value=0, remedy="Set layers to 1 or more.")
 
 
-def _series(table: CityData, key: str, data_dir: Path | None) -> Series:
+def _series(table: CityData, data_dir: Path | None) -> Series:
     entry = entry_of(table.dataset)
     if entry.kind != "series":
-        raise PlanError("not a traffic data set", key=f"{key}.data.dataset", value=table.dataset, remedy="Name a series.")
+        raise PlanError("not a traffic data set", key="data.dataset", value=table.dataset, remedy="Name a series.")
     options = {} if table.city is None else {"city": table.city}
     if options and not entry.generated:
-        raise PlanError("this data set has one city", key=f"{key}.data.city", value=table.city, remedy="Remove the key.")
+        raise PlanError("this data set has one city", key="data.city", value=table.city, remedy="Remove the key.")
     series = load(table.dataset, data_dir, **options)
     assert isinstance(series, Series)  # its entry says so
     return series

@@ -73,6 +73,7 @@ def _row(algorithm: str, seed: int, client: dict[str, Any], summary: dict[str, A
         "seed": seed,
         "client": client["name"],
         "metric": client["metric"],
+        "unit": client["about"].get("unit", ""),
         "higher_is_better": summary["higher_is_better"],
         **{arm: client[arm] for arm in ("alone", "federated", "pooled")},
         "bytes": sum(summary["communication_bytes"].values()),
@@ -83,12 +84,13 @@ def _row(algorithm: str, seed: int, client: dict[str, Any], summary: dict[str, A
 def aggregate(frame: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds, per algorithm and client and over all clients, with a 95 % interval of federated minus alone.
 
-    `wins` counts the seeds in which federated beats alone.
+    `wins` counts the seeds in which federated beats alone. Clients that differ in metric or unit have no mean.
     """
     arms = ["alone", "federated", "pooled"]
     numbers = frame.astype(dict.fromkeys(arms, float))
     everyone = numbers.groupby(["algorithm", "seed", "higher_is_better"], sort=False)[arms].mean().reset_index()
-    both = pd.concat([numbers, everyone.assign(client=EVERYONE)], ignore_index=True)
+    comparable = len(numbers[["metric", "unit"]].drop_duplicates()) == 1
+    both = pd.concat([numbers, everyone.assign(client=EVERYONE)], ignore_index=True) if comparable else numbers
     rows = []
     for (algorithm, client), group in both.groupby(["algorithm", "client"], sort=False):
         difference = (group["federated"] - group["alone"]).dropna()

@@ -56,9 +56,7 @@ def prepare(plan: Plan, vertical: Vertical, data_dir: Path | None, file: str) ->
         clients = tuple(vertical.clients(plan, data_dir))
         return Prepared(plan, clients, seat(composition, clients))
     except PlanError as error:
-        if error.file is not None:
-            raise
-        raise PlanError(error.problem, file=file, key=error.key, value=error.value, remedy=error.remedy) from error
+        raise error.seen_from(file=file) from error
 
 
 def execute(prepared: Prepared, name: str, folder: RunFolder, listener: Listener) -> dict[str, Any]:
