@@ -118,7 +118,7 @@ def _train(bench: Bench, seats: list[tuple[Step, Bench]], moments: Tensors, this
         output = model(batch.inputs)
         terms = [client.task.loss(output, batch), *(step.exchange.loss(seat, batch, output) for step, seat in seats)]
         known = [term for term in terms if term is not None]
-        return torch.stack(known).sum() if known else None
+        return sum(known[1:], start=known[0]) if known else None
 
     set_training_mode(model, min(len(client.data.train), training.batch_size))
     losses = []
