@@ -116,7 +116,7 @@ def test_xray_and_ultrasound_share_a_backbone_and_not_a_question(prepared):
 def test_xray_hospitals_share_no_patient(prepared):
     train = [set(client.data.train.ids) for client in prepared("xray-ultrasound").clients]
     patients = [{identity.partition("/")[0] for identity in ids} for ids in train]
-    assert sum(map(len, patients)) == len(set.union(*patients)) == 4708 + 546
+    assert sum(map(len, patients)) == len(set.union(*patients))
 
 
 @pytest.mark.parametrize("variant", ["random", "real"])
