@@ -17,7 +17,7 @@ CITIES = ("one", "two", "three")
 INTERVAL = 15
 
 
-def table(columns: int = 10, patients: int = 200, seed: int = 0) -> Cohort:
+def table(columns: int = 10, patients: int = 1600, seed: int = 0) -> Cohort:
     """Standard normal columns, modality `clinical` (patients, columns) float32; label `coin` is a coin toss."""
     rng = np.random.default_rng(seed)
     values = rng.standard_normal((patients, columns), dtype=np.float32)
@@ -25,7 +25,7 @@ def table(columns: int = 10, patients: int = 200, seed: int = 0) -> Cohort:
     return _cohort("random-table", {"clinical": values}, names, rng)
 
 
-def images(side: int = 28, patients: int = 200, seed: int = 0) -> Cohort:
+def images(side: int = 28, patients: int = 1600, seed: int = 0) -> Cohort:
     """Uniform noise, modality `image` (patients, side, side, 1) uint8; label `coin` is a coin toss."""
     rng = np.random.default_rng(seed)
     values = rng.integers(0, 256, (patients, side, side, 1), dtype=np.uint8)
