@@ -223,11 +223,11 @@ PLANS = {
     "unknown key of a client's training": (XRAY.replace("lr =", "rate ="), ["client 'one'.training.rate", "unknown key"]),
     "unknown setting of an exchange": (
         XRAY.replace('kind = "shared', 'weights = 2\nkind = "shared'),
-        ["exchange[0] (shared-parameters).weights", "unknown key", "Known keys here: among"],
+        ["exchange[0] (shared-parameters).weights", "unknown key", "Known keys here: aggregation, among"],
     ),
     "unknown exchange": (
         XRAY.replace("shared-parameters", "telepathy"),
-        ["exchange[0].kind", "unknown exchange", "'telepathy'", "Known: logit-distillation, prototypes"],
+        ["exchange[0].kind", "unknown exchange", "'telepathy'", "Known: control-variates, distilled-parameters"],
     ),
     "unknown algorithm": (HEART.replace("fedavg", "fedfoo"), ["federation.algorithm", "'fedfoo'", "Known: alone, fedavg"]),
     "an exchange that a client cannot join": (

@@ -1,11 +1,37 @@
-"""Published algorithms as named compositions: add one in a few lines here."""
+"""Published algorithms as named compositions: add one in a few lines here.
+
+Where models differ, averaging goes on within each group of clients whose tensors agree (`among = "same-shape"`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
-from hetfed.composition import Composition, compose
-from hetfed.exchanges import LogitDistillation, Prototypes, SharedParameters
+from hetfed.composition import Composition, Step, compose
+from hetfed.compression import Compression
+from hetfed.exchanges import (
+    ControlVariates,
+    DistilledParameters,
+    FeatureGenerator,
+    LogitDistillation,
+    MixedModels,
+    MutualLearning,
+    NestedFeatures,
+    Prototypes,
+    ProximalCopy,
+    SharedParameters,
+    Slices,
+    TeacherDistillation,
+    TrainedHead,
+    TrainedPrototypes,
+)
+from hetfed.exchanges.companions import COMPANION
+from hetfed.exchanges.groups import Among
+from hetfed.server_optimizer import ServerOptimizer
+from hetfed.training import Phase
+
+SAME: Among = "same-shape"
 
 
 def alone() -> Composition:
@@ -13,24 +39,87 @@ def alone() -> Composition:
     return Composition()
 
 
-def fedavg() -> Composition:
+def fedavg(among: Among = SAME) -> Composition:
     """The whole model is averaged (McMahan et al. 2017)."""
-    return compose(SharedParameters())
+    return compose(SharedParameters(among=among))
 
 
-def fedprox(mu: float = 0.01) -> Composition:
+def fedprox(mu: float = 0.01, among: Among = SAME) -> Composition:
     """FedAvg with mu/2 times the squared distance to the server's model in the local loss (Li et al. 2020)."""
-    return compose(SharedParameters(proximal=mu))
+    return compose(SharedParameters(proximal=mu, among=among))
 
 
-def fedper(head: str = "head") -> Composition:
+def fedadam(lr: float = 0.1, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3, among: Among = SAME) -> Composition:
+    """FedAvg whose mean change is a gradient for Adam at the server (Reddi et al. 2021)."""
+    return compose(SharedParameters(server=ServerOptimizer("adam", lr, beta1, beta2, tau), among=among))
+
+
+def fedyogi(lr: float = 0.01, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3, among: Among = SAME) -> Composition:
+    """The same with Yogi (Reddi et al. 2021)."""
+    return compose(SharedParameters(server=ServerOptimizer("yogi", lr, beta1, beta2, tau), among=among))
+
+
+def fedadagrad(lr: float = 0.1, tau: float = 1e-3, among: Among = SAME) -> Composition:
+    """The same with Adagrad (Reddi et al. 2021)."""
+    return compose(SharedParameters(server=ServerOptimizer("adagrad", lr, beta1=0.0, tau=tau), among=among))
+
+
+def scaffold(lr: float = 1.0, among: Among = SAME) -> Composition:
+    """FedAvg with control variates against client drift (Karimireddy et al. 2020)."""
+    return compose(SharedParameters(among=among), ControlVariates(lr=lr, among=among))
+
+
+def fedbn(among: Among = SAME) -> Composition:
+    """All but the normalisation layers is averaged (Li et al. 2021)."""
+    return compose(SharedParameters(norm="local", among=among))
+
+
+def fedper(head: str = "head", among: Among = SAME) -> Composition:
     """All but the head is averaged (Arivazhagan et al. 2019)."""
-    return compose(SharedParameters(exclude=(head,)))
+    return compose(SharedParameters(exclude=(head,), among=among))
 
 
-def lg_fedavg(head: str = "head") -> Composition:
+def fedrep(head: str = "head", head_epochs: int = 5, body_epochs: int = 1, among: Among = SAME) -> Composition:
+    """FedPer in which the head trains first and alone, then the body (Collins et al. 2021)."""
+    phases = (Phase(epochs=head_epochs, only=(head,)), Phase(epochs=body_epochs, frozen=(head,)))
+    return compose(SharedParameters(exclude=(head,), among=among), phases=phases)
+
+
+def fedbabu(head: str = "head", finetune: int = 2, among: Among = SAME) -> Composition:
+    """The body is averaged under one frozen head for all; in the last rounds everybody fine-tunes alone (Oh et al. 2022)."""
+    body = Step(SharedParameters(exclude=(head,), among=among), until=-finetune, label="body")
+    first_head = Step(SharedParameters(head, among=among), until=0, label="first head")
+    return compose(body, first_head, phases=(Phase(frozen=(head,), until=-finetune), Phase(after=-finetune)))
+
+
+def lg_fedavg(head: str = "head", among: Among = SAME) -> Composition:
     """Only the head is averaged, so that what stands before it may differ (Liang et al. 2020)."""
-    return compose(SharedParameters(head))
+    return compose(SharedParameters(head, among=among))
+
+
+def ditto(weight: float = 0.1, among: Among = SAME) -> Composition:
+    """A copy is averaged, the client's own model is pulled towards it (Li et al. 2021)."""
+    return compose(ProximalCopy(weight=weight), SharedParameters(COMPANION, among=among))
+
+
+def pfedme(weight: float = 15.0, among: Among = SAME) -> Composition:
+    """The client's own model is the proximal point of a copy that is averaged (Dinh et al. 2020)."""
+    return compose(ProximalCopy(weight=weight, anchor="current"), SharedParameters(COMPANION, among=among))
+
+
+def apfl(mixture: float = 0.5, adaptive: bool = True, among: Among = SAME) -> Composition:
+    """The client predicts with a mixture of its own model and a copy that is averaged (Deng et al. 2020)."""
+    return compose(MixedModels(mixture=mixture, adaptive=adaptive), SharedParameters(COMPANION, among=among))
+
+
+def heterofl() -> Composition:
+    """Narrow models are the first channels of wide ones (Diao et al. 2021)."""
+    return compose(Slices())
+
+
+def fedrolex() -> Composition:
+    """Narrow models are a window on wide ones that moves on each round (Alam et al. 2022)."""
+    return compose(Slices(window="rolling"))
 
 
 def fedmd(temperature: float = 1.0, epochs: int = 1, batch_size: int = 256) -> Composition:
@@ -38,18 +127,82 @@ def fedmd(temperature: float = 1.0, epochs: int = 1, batch_size: int = 256) -> C
     return compose(LogitDistillation(temperature=temperature, epochs=epochs, batch_size=batch_size))
 
 
-def fedproto(weight: float = 1.0) -> Composition:
+def feddf(temperature: float = 1.0, epochs: int = 20, lr: float = 1e-3) -> Composition:
+    """FedAvg per architecture, then distillation of the ensemble at the server on public inputs (Lin et al. 2020)."""
+    return compose(DistilledParameters(temperature=temperature, epochs=epochs, lr=lr))
+
+
+def fedproto(weight: float = 1.0, mean: Literal["counted", "equal"] = "counted") -> Composition:
     """Class means of features (Tan et al. 2022)."""
-    return compose(Prototypes(weight=weight))
+    return compose(Prototypes(weight=weight, mean=mean))
+
+
+def fedtgp(weight: float = 10.0, epochs: int = 100, margin_cap: float = 100.0) -> Composition:
+    """Prototypes that the server trains with a margin between classes (Zhang et al. 2024)."""
+    return compose(TrainedPrototypes(weight=weight, epochs=epochs, margin_cap=margin_cap))
+
+
+def fml(alpha: float = 0.5, beta: float = 0.5, among: Among = SAME) -> Composition:
+    """A small common model is averaged; it and the client's own teach each other (Shen et al. 2020)."""
+    return compose(MutualLearning(alpha=alpha, beta=beta), SharedParameters(COMPANION, among=among))
+
+
+def fedkd(energy: float = 0.95, hint: float = 1.0, among: Among = SAME) -> Composition:
+    """FML with adaptive distillation, a hint on features, and low-rank payloads (Wu et al. 2022)."""
+    compression = Compression("low-rank", energy=energy, both_ways=True)
+    shared = Step(SharedParameters(COMPANION, among=among), compression=compression)
+    return compose(MutualLearning(adaptive=True, hint=hint), shared)
+
+
+def fedgen(weight: float = 1.0, epochs: int = 50) -> Composition:
+    """A generator of features, trained at the server against the clients' heads (Zhu et al. 2021)."""
+    return compose(FeatureGenerator(weight=weight, epochs=epochs))
+
+
+def fedgh(epochs: int = 10, lr: float = 0.01) -> Composition:
+    """One head for all, trained at the server on class means of features (Yi et al. 2023)."""
+    return compose(TrainedHead(epochs=epochs, lr=lr))
+
+
+def fedmrl(size: int | None = None, among: Among = SAME) -> Composition:
+    """A small common model is averaged; its features and the client's own are fused at two sizes (Yi et al. 2024)."""
+    return compose(NestedFeatures(size=size), SharedParameters(COMPANION, among=among))
+
+
+def peers(
+    temperature: float = 2.0, weight: float = 1.0, every: int = 2, weighting: Literal["equal", "fit"] = "fit"
+) -> Composition:
+    """Everybody's model teaches everybody else on the learner's own data (after Anil et al. 2018, codistillation)."""
+    return compose(Step(TeacherDistillation(temperature=temperature, weight=weight, weighting=weighting), every=every))
 
 
 NAMED: dict[str, Callable[..., Composition]] = {
     "alone": alone,
     "fedavg": fedavg,
     "fedprox": fedprox,
+    "fedadam": fedadam,
+    "fedyogi": fedyogi,
+    "fedadagrad": fedadagrad,
+    "scaffold": scaffold,
+    "fedbn": fedbn,
     "fedper": fedper,
+    "fedrep": fedrep,
+    "fedbabu": fedbabu,
     "lg-fedavg": lg_fedavg,
+    "ditto": ditto,
+    "pfedme": pfedme,
+    "apfl": apfl,
+    "heterofl": heterofl,
+    "fedrolex": fedrolex,
     "fedmd": fedmd,
+    "feddf": feddf,
     "fedproto": fedproto,
+    "fedtgp": fedtgp,
+    "fml": fml,
+    "fedkd": fedkd,
+    "fedgen": fedgen,
+    "fedgh": fedgh,
+    "fedmrl": fedmrl,
+    "peers": peers,
 }
 """What `[federation] algorithm` may name; its further keys are the function's arguments."""

@@ -15,6 +15,14 @@ from hetfed.model import Output
 from hetfed.seeding import generator
 
 
+@dataclass
+class Work:
+    """What local training did in this turn: the optimiser's steps and its learning rate."""
+
+    steps: int = 0
+    lr: float = 0.0
+
+
 @dataclass(frozen=True)
 class Bench:
     """A client at work in one turn, as an exchange sees it.
@@ -30,6 +38,7 @@ class Bench:
     memory: Tensors
     peers: Mapping[str, Client]
     scratch: dict[str, object] = field(default_factory=dict)
+    work: Work = field(default_factory=Work)
 
     def of(self, memory: Tensors) -> Bench:
         """The same bench as seen by the exchange that owns `memory`."""

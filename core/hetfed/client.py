@@ -23,7 +23,8 @@ Tensors = dict[str, Tensor]
 class Client:
     """One participant.
 
-    `blueprint` builds a model of this client's kind for data with the given facts. `kind` is the same text for clients whose
+    `blueprint` builds a model of this client's kind for data with the given facts; `common` one that every client of the plan
+    can hold beside its own, None where there is no such model. `kind` is the same text for clients whose
     model and training are the same. `public` are inputs that all clients hold in the same order, `about` is what a report says
     of the client, and `references` computes, by name, the test metrics of simple methods to be held beside the model.
     """
@@ -38,6 +39,7 @@ class Client:
     kind: str = ""
     about: Mapping[str, str] = field(default_factory=dict)
     references: Callable[[], Mapping[str, Metrics]] = field(default=dict)
+    common: Callable[[Facts], nn.Module] | None = None
 
     def new_model(self, *seed_path: object) -> nn.Module:
         """A freshly initialised model, the same for the same `seed_path`."""

@@ -6,9 +6,16 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from torch import nn
+
 from hetfed.client import Client
+from hetfed.compression import Compression, decode
+from hetfed.data import Facts
 from hetfed.errors import PlanError
 from hetfed.exchanges import KINDS, Exchange
+from hetfed.parts import has_part
+from hetfed.payload import Payload
+from hetfed.training import Phase, last_round
 
 
 @dataclass(frozen=True)
@@ -17,8 +24,9 @@ class Step:
 
     Clients upload in every round that `every` divides; what the server made of it goes out at the start of the next round.
     `until` is the last round in which they upload; after it everybody goes on with what has arrived. With 0 the server sends
-    once, before the first round: a common start and no more.
+    once, before the first round: a common start and no more; below zero it counts from the last round.
     `clients` are the names of those that take part; None stands for all that can. `label` is the step's name in the ledger.
+    `compression` makes its payloads smaller.
     """
 
     exchange: Exchange
@@ -26,6 +34,7 @@ class Step:
     clients: tuple[str, ...] | None = None
     label: str = ""
     until: int | None = None
+    compression: Compression | None = None
 
     def broadcasts(self, round_number: int) -> bool:
         """Whether the server sends at the start of this round (1, 2, ...)."""
@@ -42,13 +51,26 @@ class Step:
         """Whether `client` takes part."""
         return self.clients is None or client.name in self.clients
 
+    def write(self, payload: Payload) -> bytes:
+        """What travels from the server to a client."""
+        return (self.compression.down(payload) if self.compression else payload).encoded
+
+    def read(self, encoded: bytes) -> Payload:
+        """What a client makes of it."""
+        payload = Payload.decode(encoded)
+        return Payload(decode(payload.tensors), payload.weight) if self.compression else payload
+
 
 @dataclass(frozen=True)
 class Composition:
-    """The steps in their order, with unique labels; no steps at all means that everybody trains alone."""
+    """The steps in their order, with unique labels; no steps at all means that everybody trains alone.
+
+    `phases` say what trains when in the local epochs of a round; without any, each client's own `training` does.
+    """
 
     steps: tuple[Step, ...] = ()
     name: str = "alone"
+    phases: tuple[Phase, ...] = ()
 
     def __iter__(self) -> Iterator[Step]:
         return iter(self.steps)
@@ -57,13 +79,18 @@ class Composition:
         """The steps that `client` takes part in."""
         return [step for step in self.steps if step.includes(client)]
 
+    def over(self, rounds: int) -> Composition:
+        """The same for so many rounds: no step's end counts from the last one any more."""
+        steps = [step if step.until is None else replace(step, until=last_round(step.until, rounds)) for step in self.steps]
+        return replace(self, steps=tuple(steps))
+
 
 def every(rounds: int, exchange: Exchange) -> Step:
     """`exchange`, but only every so many rounds."""
     return Step(exchange, every=rounds)
 
 
-def compose(*parts: Exchange | Step, name: str = "composed") -> Composition:
+def compose(*parts: Exchange | Step, name: str = "composed", phases: Sequence[Phase] = ()) -> Composition:
     """A composition of exchanges; a label is the exchange's kind, numbered where the kind occurs more than once.
 
     Raises:
@@ -81,14 +108,18 @@ def compose(*parts: Exchange | Step, name: str = "composed") -> Composition:
     for label, count in Counter(step.label for step in labelled).items():
         if count > 1:
             raise PlanError("two exchanges have the same label", key="exchange.label", value=label, remedy="Rename one.")
-    return Composition(tuple(labelled), name)
+    return Composition(tuple(labelled), name, tuple(phases))
 
 
 @dataclass(frozen=True)
 class Seating:
-    """A composition in which each step names its clients; `left_out` says which client sits out which step, and why."""
+    """A composition in which each step names its clients; `left_out` says which client sits out which step, and why.
+
+    `clients` are those given, their models extended by what the exchanges need.
+    """
 
     composition: Composition
+    clients: tuple[Client, ...]
     left_out: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
@@ -99,6 +130,7 @@ def seat(composition: Composition, clients: Sequence[Client]) -> Seating:
         PlanError: a client that a step names cannot take part; nobody can; or those who can do not fit together.
     """
     steps, left_out = [], {}
+    _check_phases(composition, clients)
     for step in composition:
         reasons = {client.name: reason for client in clients if (reason := step.exchange.missing(client))}
         _check_named(step, reasons, clients)
@@ -118,7 +150,28 @@ def seat(composition: Composition, clients: Sequence[Client]) -> Seating:
         steps.append(replace(step, clients=tuple(client.name for client in seated)))
         if reasons and step.clients is None:
             left_out[step.label] = reasons
-    return Seating(replace(composition, steps=tuple(steps)), left_out)
+        clients = [_extended(client, step.exchange, seated) if client in seated else client for client in clients]
+    return Seating(replace(composition, steps=tuple(steps)), tuple(clients), left_out)
+
+
+def _extended(client: Client, exchange: Exchange, seated: Sequence[Client]) -> Client:
+    """The client with what `exchange` adds to its model."""
+    if type(exchange).extend is Exchange.extend:
+        return client
+
+    def blueprint(facts: Facts) -> nn.Module:
+        model = client.blueprint(facts)
+        exchange.extend(client, model, seated)
+        return model
+
+    return replace(client, blueprint=blueprint)
+
+
+def _check_phases(composition: Composition, clients: Sequence[Client]) -> None:
+    for phase in composition.phases:
+        for path in (*phase.only, *phase.frozen):
+            if not any(has_part(client.module, path) for client in clients):
+                raise PlanError("no client's model has this part", key="phase", value=path, remedy="Name a submodule.")
 
 
 def _check_named(step: Step, reasons: dict[str, str], clients: Sequence[Client]) -> None:

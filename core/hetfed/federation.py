@@ -32,7 +32,7 @@ class Federation:
     def of(clients: Sequence[Client], composition: Composition, rounds: int, seed: int, quorum: int = 1) -> Federation:
         """A federation of `clients`, put in order."""
         ordered = tuple(sorted(clients, key=lambda client: client.name))
-        return Federation(ordered, composition, rounds, seed, quorum)
+        return Federation(ordered, composition.over(rounds), rounds, seed, quorum)
 
     def members(self, step: Step) -> list[Client]:
         """Those who take part in `step`."""
@@ -47,13 +47,15 @@ class Federation:
 class Upload:
     """One payload that left a client: what the ledger records.
 
-    `contents` is what the bytes decode to, None where they do not; `refused` is the reason, or None if it was accepted.
+    `travelled` is what the bytes decode to, None where they do not; `contents` is the payload that the exchange gets,
+    decompressed, None where it was refused; `refused` is the reason, or None if it was accepted.
     """
 
     round: int
     client: str
     exchange: str
     encoded: bytes
+    travelled: Payload | None = None
     contents: Payload | None = None
     refused: str | None = None
 
@@ -111,7 +113,8 @@ def advance(
         on_turn(this.number, name, turn.report)
     server, uploads = dict(state.server), []
     for step in federation.composition:
-        received = [_receive(step, client, turns[client.name], this.number) for client in federation.members(step)]
+        members = federation.members(step)
+        received = [_receive(step, client, turns[client.name], inboxes[client.name], this.number) for client in members]
         arrived = [upload for upload in received if upload is not None]
         accepted = {u.client: u.contents for u in arrived if u.contents is not None and u.refused is None}
         if len(accepted) >= max(federation.quorum, 1):
@@ -130,11 +133,12 @@ def _inbox(federation: Federation, state: FederationState, client: Client, round
         step.label: step.exchange.broadcast(federation.desk(step, round_number), state.server[step.label], client)
         for step in due
     }
-    return {label: payload.encoded for label, payload in sent.items() if payload is not None}
+    steps = {step.label: step for step in due}
+    return {label: steps[label].write(payload) for label, payload in sent.items() if payload is not None}
 
 
-def _receive(step: Step, client: Client, turn: Turn, round_number: int) -> Upload | None:
-    """Decode and check one upload; None where the client sent nothing."""
+def _receive(step: Step, client: Client, turn: Turn, inbox: Mapping[str, bytes], round_number: int) -> Upload | None:
+    """Decode and check one upload; None where the client sent nothing. `inbox` is what it had been sent."""
     encoded = turn.outbox.get(step.label)
     if encoded is None:
         return None
@@ -142,12 +146,17 @@ def _receive(step: Step, client: Client, turn: Turn, round_number: int) -> Uploa
     if not step.uploads(round_number):
         return replace(upload, refused="nothing is due in this round")
     try:
-        contents = Payload.decode(encoded)
-        upload = replace(upload, contents=contents)
-        step.exchange.declare(client).check(contents)
+        travelled = Payload.decode(encoded)
+        upload = replace(upload, travelled=travelled)
+        declared = step.exchange.declare(client)
+        contents = travelled
+        if step.compression:
+            sent = step.read(inbox[step.label]).tensors if step.label in inbox else {}
+            contents = step.compression.arrived(travelled, sent, declared.shapes)
+        declared.check(contents)
     except PayloadRefused as error:
         return replace(upload, refused=str(error))
-    return upload
+    return replace(upload, contents=contents)
 
 
 def _row(round_number: int, name: str, turn: Turn, inbox: Mapping[str, bytes], uploads: Sequence[Upload]) -> Row:

@@ -30,8 +30,12 @@ def has_part(model: nn.Module, path: str) -> bool:
 
 
 def local_parts(model: nn.Module) -> tuple[str, ...]:
-    """The paths that mean nothing at another client, as the model itself says."""
-    return tuple(getattr(model, "local_parts", ()))
+    """The paths that mean nothing at another client, as the model and the models inside it say."""
+    return tuple(
+        f"{path}.{part}" if path else part
+        for path, module in model.named_modules()
+        for part in getattr(module, "local_parts", ())
+    )
 
 
 def part_names(model: nn.Module, path: str, *, exclude: Collection[str] = (), with_norm: bool = True) -> list[str]:

@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -24,9 +25,10 @@ from pydantic import (
 
 from hetfed.algorithms import NAMED
 from hetfed.composition import Composition, Step, compose
+from hetfed.compression import Setting as CompressionSetting
 from hetfed.errors import PlanError
 from hetfed.exchanges import KINDS
-from hetfed.training import Training
+from hetfed.training import Phase, Training
 
 Table = dict[str, Any]
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
@@ -68,7 +70,8 @@ class ExchangeTable(BaseModel):
 
     kind: str
     every: PositiveInt = 1
-    until: NonNegativeInt | None = None
+    until: int | None = None
+    compression: CompressionSetting | None = None
     clients: tuple[str, ...] | None = None
     label: str = Field(default="", pattern=r"^[\w .-]*$")
 
@@ -91,6 +94,7 @@ class Plan(_Strict):
     public: Table | None = None
     defaults: dict[str, Table] = Field(default_factory=dict)
     exchange: tuple[ExchangeTable, ...] = ()
+    phase: tuple[Phase, ...] = ()
     client: tuple[ClientTable, ...] = Field(min_length=1)
 
     def composition(self) -> Composition:
@@ -101,10 +105,10 @@ class Plan(_Strict):
         """
         algorithm = self.federation.algorithm
         if algorithm is None:
-            return compose(*(_step(table, index) for index, table in enumerate(self.exchange)))
-        if self.exchange:
+            return compose(*(_step(table, index) for index, table in enumerate(self.exchange)), phases=self.phase)
+        if self.exchange or self.phase:
             raise PlanError(
-                "a plan has either a named algorithm or [[exchange]] tables, not both",
+                "a plan has either a named algorithm or [[exchange]] and [[phase]] tables, not both",
                 key="federation.algorithm",
                 value=algorithm.name,
                 remedy="Remove the one or the other.",
@@ -140,7 +144,7 @@ def named_algorithm(name: str, settings: Mapping[str, Any]) -> Composition:
         composition: Composition = validate_call(NAMED[name])(**settings)
     except ValidationError as error:
         raise _as_plan_error(error, f"federation.algorithm ({name})", known) from None
-    return Composition(composition.steps, name)
+    return replace(composition, name=name)
 
 
 def _step(table: ExchangeTable, index: int) -> Step:
@@ -152,7 +156,7 @@ def _step(table: ExchangeTable, index: int) -> Step:
         exchange = TypeAdapter(kind).validate_python(table.model_extra or {})
     except ValidationError as error:
         raise _as_plan_error(error, f"{where} ({table.kind})", sorted(kind.__dataclass_fields__)) from None
-    return Step(exchange, table.every, table.clients, table.label, table.until)
+    return Step(exchange, table.every, table.clients, table.label, table.until, table.compression)
 
 
 def validate(table_class: type[AnyModel], table: Mapping[str, Any], *, key: str) -> AnyModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -11,13 +12,45 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegative
 from torch import Tensor, nn
 
 from hetfed.data import Batch, Examples
-from hetfed.parts import NORM_LAYERS
+from hetfed.parts import NORM_LAYERS, inside
 
 Augment = Callable[[Batch, torch.Generator], Batch]
 """Changes a training batch at random; the generator is the only source of chance."""
 
 Loss = Callable[[Batch], Tensor | None]
 """The loss of a batch, a scalar; None where there is nothing to learn from."""
+
+
+class Phase(BaseModel):
+    """A part of the local epochs of a round in which only some of the model trains.
+
+    `only` are the paths that train (all, where empty), `frozen` those that do not. `epochs` is the client's own number unless
+    it is given. The phase belongs to the rounds after `after` and up to `until`; below zero, both count from the end.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: PositiveInt | None = None
+    only: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()
+    after: int = 0
+    until: int | None = None
+
+    def active(self, round_number: int, rounds: int) -> bool:
+        """Whether the phase belongs to this round of so many."""
+        return last_round(self.after, rounds) < round_number <= last_round(self.until, rounds)
+
+    def trains(self, name: str) -> bool:
+        """Whether the parameter `name` learns in this phase."""
+        chosen = not self.only or any(inside(name, path) for path in self.only)
+        return chosen and not any(inside(name, path) for path in self.frozen)
+
+
+def last_round(until: int | None, rounds: int) -> int:
+    """The round that `until` names: the last one of `rounds` where it is None, counted from the end where it is below zero."""
+    if until is None:
+        return rounds
+    return until if until >= 0 else max(rounds + until, 0)
 
 
 class Training(BaseModel):
@@ -34,6 +67,7 @@ class Training(BaseModel):
     schedule: Literal["constant", "cosine"] = "constant"
     clip_norm: PositiveFloat | None = None
     keep_optimizer: bool = True
+    phases: tuple[Phase, ...] = ()
 
     def lr_at(self, round_number: int, rounds: int) -> float:
         """The learning rate in round 1..rounds."""
@@ -81,8 +115,24 @@ def set_training_mode(model: nn.Module, together: int) -> None:
                 module.eval()
 
 
-def descend(optimizer: torch.optim.Optimizer, batches: Iterable[Batch], loss: Loss, clip_norm: float | None = None) -> float:
-    """One optimiser step per batch that has a loss; the mean loss over those steps, NaN without any."""
+@dataclass(frozen=True)
+class Descent:
+    """What a pass over batches did: how many steps, and the sum of their losses."""
+
+    steps: int
+    total: float
+
+    def __add__(self, other: Descent) -> Descent:
+        return Descent(self.steps + other.steps, self.total + other.total)
+
+    @property
+    def loss(self) -> float:
+        """The mean loss of a step, NaN without any."""
+        return self.total / self.steps if self.steps else math.nan
+
+
+def descend(optimizer: torch.optim.Optimizer, batches: Iterable[Batch], loss: Loss, clip_norm: float | None = None) -> Descent:
+    """One optimiser step per batch that has a loss."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     total, steps = torch.zeros(()), 0
     for batch in batches:
@@ -95,7 +145,7 @@ def descend(optimizer: torch.optim.Optimizer, batches: Iterable[Batch], loss: Lo
             nn.utils.clip_grad_norm_(parameters, clip_norm)
         optimizer.step()
         total, steps = total + value.detach(), steps + 1
-    return float(total / steps) if steps else math.nan
+    return Descent(steps, float(total))
 
 
 def shuffled(examples: Examples, size: int, generator: torch.Generator, augment: Augment | None) -> Iterable[Batch]:

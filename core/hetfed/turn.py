@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import count, islice
 
 from torch import Tensor, nn
 
@@ -15,7 +16,15 @@ from hetfed.data import Batch
 from hetfed.evaluation import Evaluation, evaluate
 from hetfed.payload import Payload
 from hetfed.seeding import isolated
-from hetfed.training import descend, load_optimizer_tensors, optimizer_tensors, set_training_mode, shuffled
+from hetfed.training import (
+    Descent,
+    Phase,
+    descend,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    set_training_mode,
+    shuffled,
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,11 @@ class Round:
     seed: int
     composition: Composition
     peers: Mapping[str, Client]
+
+    def phases(self, client: Client) -> list[Phase]:
+        """The phases of local training: the composition's, else the client's own, else one in which everything trains."""
+        phases = self.composition.phases or client.training.phases or (Phase(),)
+        return [phase for phase in phases if phase.active(self.number, self.rounds)]
 
 
 @dataclass(frozen=True)
@@ -70,15 +84,17 @@ def take_turn(job: Job, this: Round) -> Turn:
     client, state, steps = job.client, job.state, this.composition.of(job.client)
     model = client.module
     model.load_state_dict(state.model)
-    memories = {step.label: dict(state.exchanges.get(step.label, {})) for step in steps}
+    memories = {label: dict(memory) for label, memory in state.exchanges.items()}
     bench = Bench(client, model, this.seed, this.number, {}, this.peers)
-    seats = [(step, bench.of(memories[step.label])) for step in steps]
+    seats = [(step, bench.of(memories.setdefault(step.label, {}))) for step in steps]
     with isolated(this.seed, client.name, this.number, "turn"):
-        _apply(seats, job.inbox)
+        received = _apply(seats, job.inbox)
+        for step, seat in seats:
+            step.exchange.begin(seat)
         if job.inbox:
             _, state = _judged(bench, state)
         train_loss, optimizer = _train(bench, seats, state.optimizer, this)
-        outbox = _upload(seats, this)
+        outbox = _upload(seats, received, memories, this)
     after, state = _judged(bench, state)
     trained = _tensors(model)
     if all(tensor.isfinite().all() for tensor in trained.values()):
@@ -88,10 +104,13 @@ def take_turn(job: Job, this: Round) -> Turn:
     return Turn(state, outbox, Report(train_loss, after.value, after.loss, time.perf_counter() - began))
 
 
-def _apply(seats: list[tuple[Step, Bench]], inbox: Mapping[str, bytes]) -> None:
+def _apply(seats: list[tuple[Step, Bench]], inbox: Mapping[str, bytes]) -> dict[str, Payload]:
+    """Take in what arrived; returns it by step label."""
+    received = {step.label: step.read(inbox[step.label]) for step, _ in seats if step.label in inbox}
     for step, bench in seats:
-        if step.label in inbox:
-            step.exchange.apply(bench, Payload.decode(inbox[step.label]))
+        if step.label in received:
+            step.exchange.apply(bench, received[step.label])
+    return received
 
 
 def _judged(bench: Bench, state: ClientState) -> tuple[Evaluation, ClientState]:
@@ -109,7 +128,8 @@ def _tensors(model: nn.Module) -> Tensors:
 def _train(bench: Bench, seats: list[tuple[Step, Bench]], moments: Tensors, this: Round) -> tuple[float, Tensors]:
     """The local epochs of one round: the mean loss, and the optimiser's moments afterwards."""
     client, model, training = bench.client, bench.model, bench.client.training
-    optimizer = training.new_optimizer(model.parameters(), training.lr_at(this.number, this.rounds))
+    lr = training.lr_at(this.number, this.rounds)
+    optimizer = training.new_optimizer(model.parameters(), lr)
     if training.keep_optimizer:
         load_optimizer_tensors(optimizer, model, moments)
 
@@ -120,14 +140,36 @@ def _train(bench: Bench, seats: list[tuple[Step, Bench]], moments: Tensors, this
         return sum(known[1:], start=known[0]) if known else None
 
     set_training_mode(model, min(len(client.data.train), training.batch_size))
-    losses = []
-    for epoch in range(training.epochs):
-        batches = shuffled(client.data.train, training.batch_size, bench.generator("order", epoch), client.augment)
-        losses.append(descend(optimizer, batches, loss, training.clip_norm))
-    mean = sum(losses) / len(losses) if losses else float("nan")
-    return mean, optimizer_tensors(optimizer, model) if training.keep_optimizer else {}
+    done, epochs = Descent(0, 0.0), count()
+    for phase in this.phases(client):
+        _set_trainable(model, phase)
+        for epoch in islice(epochs, phase.epochs or training.epochs):
+            batches = shuffled(client.data.train, training.batch_size, bench.generator("order", epoch), client.augment)
+            done += descend(optimizer, batches, loss, training.clip_norm)
+    _set_trainable(model, Phase())
+    bench.work.steps, bench.work.lr = done.steps, lr
+    return done.loss, optimizer_tensors(optimizer, model) if training.keep_optimizer else {}
 
 
-def _upload(seats: list[tuple[Step, Bench]], this: Round) -> dict[str, bytes]:
-    payloads = {step.label: step.exchange.upload(bench) for step, bench in seats if step.uploads(this.number)}
-    return {label: payload.encoded for label, payload in payloads.items() if payload is not None}
+def _set_trainable(model: nn.Module, phase: Phase) -> None:
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(phase.trains(name))
+        if not parameter.requires_grad:
+            # Else the optimiser would go on with the gradient of the phase before.
+            parameter.grad = None
+
+
+def _upload(
+    seats: list[tuple[Step, Bench]], received: Mapping[str, Payload], memories: dict[str, Tensors], this: Round
+) -> dict[str, bytes]:
+    """What goes to the server, as bytes by step label."""
+    outbox = {}
+    for step, bench in seats:
+        payload = step.exchange.upload(bench) if step.uploads(this.number) else None
+        if payload is None:
+            continue
+        if step.compression:
+            sent = received[step.label].tensors if step.label in received else {}
+            payload = step.compression.up(payload, sent, memories.setdefault(f"{step.label} residual", {}))
+        outbox[step.label] = payload.encoded
+    return outbox

@@ -153,7 +153,10 @@ def test_a_part_that_is_to_stay_personal_and_does_not_exist_is_an_error() -> Non
 
 @pytest.mark.parametrize(
     ("algorithm", "settings"),
-    [(fedavg, SharedParameters()), (lambda: fedprox(0.2), SharedParameters(proximal=0.2))],
+    [
+        (fedavg, SharedParameters(among="same-shape")),
+        (lambda: fedprox(0.2, "all"), SharedParameters(proximal=0.2)),
+    ],
 )
 def test_algorithms_are_compositions(algorithm: Callable[[], Composition], settings: SharedParameters) -> None:
     assert algorithm() == compose(settings)

@@ -15,15 +15,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from hetfed.algorithms import NAMED, alone, fedavg, fedper
+from hetfed.aggregation import weighted_mean
+from hetfed.algorithms import alone, fedavg, fedper
 from hetfed.bench import Bench, Desk
 from hetfed.client import Client, Tensors
 from hetfed.composition import Composition, Step, compose, every, seat
 from hetfed.engines.local import Engine, local
 from hetfed.errors import PlanError, RunError
-from hetfed.evaluation import evaluate
 from hetfed.exchanges import Exchange, LogitDistillation, Prototypes, SharedParameters, TeacherDistillation
-from hetfed.exchanges.base import weighted_mean
 from hetfed.federation import Federation, FederationState, advance, start
 from hetfed.payload import Declaration, Payload
 from hetfed.seeding import generator, isolated
@@ -300,40 +299,6 @@ def test_personal_tensors_are_in_no_upload() -> None:
                 assert not [upload for upload in last if secret in upload.encoded or name.encode() in upload.encoded]
             body = client.model["encoder.0.weight"].numpy().tobytes()
             assert [upload for upload in last if body in upload.encoded]  # the search would find it
-
-
-LEARNS = {
-    "alone": {},
-    "fedavg": {},
-    "fedprox": {"mu": 0.1},
-    "fedper": {},
-    "lg-fedavg": {},
-    "fedmd": {"temperature": 2.0, "epochs": 2, "batch_size": 4},
-    "fedproto": {"weight": 0.5},
-}
-"""One row for each named algorithm: the settings that it is tried with."""
-
-
-def test_every_named_algorithm_has_its_row() -> None:
-    assert LEARNS.keys() == NAMED.keys()
-
-
-@pytest.mark.parametrize(("name", "arguments"), LEARNS.items(), ids=LEARNS)
-def test_a_named_algorithm_runs_and_learns(name: str, arguments: dict[str, object]) -> None:
-    training = Training(lr=0.02, batch_size=8, epochs=8)
-    clients = [toy.client(name, training=training, n=32) for name in "abc"]
-    composition = seat(NAMED[name](**arguments), clients).composition
-    untrained = start(Federation.of(clients, composition, 2, 0))
-    trained, uploads = toy.federate(clients, composition, 2)
-
-    def loss(state: FederationState) -> float:
-        for client in clients:
-            client.module.load_state_dict(state.clients[client.name].model)
-        return sum(evaluate(client.module, client.task, client.data.validation).loss for client in clients)
-
-    assert loss(trained) < 0.8 * loss(untrained)
-    assert all(row.validation > 0.6 for row in trained.rows if row.round == 2)
-    assert [upload.refused for upload in uploads] == [None] * (len(composition.steps) * 3 * 2)
 
 
 def plain_pytorch(client: Client, rounds: int, optimizer_of: Callable[[object], torch.optim.Optimizer], keep: bool) -> Tensors:

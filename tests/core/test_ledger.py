@@ -71,7 +71,7 @@ def test_one_line_for_every_upload_of_a_federation(tmp_path: Path) -> None:
 
 def test_bytes_that_are_no_payload_are_recorded_too(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.jsonl")
-    ledger.write(Upload(1, "a", "x", b"junk", None, "not a payload"))
+    ledger.write(Upload(1, "a", "x", b"junk", refused="not a payload"))
     (entry,) = ledger.entries()
     assert (entry["tensors"], entry["bytes"], entry["accepted"], entry["refused"]) == ({}, 4, False, "not a payload")
 

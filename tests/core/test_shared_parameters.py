@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from hetfed.aggregation import weighted_mean
 from hetfed.algorithms import fedavg, fedper, fedprox, lg_fedavg
 from hetfed.client import Client
 from hetfed.composition import compose, seat
 from hetfed.data import ClientData, Examples, Facts
 from hetfed.errors import PlanError
 from hetfed.exchanges import SharedParameters
-from hetfed.exchanges.base import weighted_mean
 from hetfed.federation import FederationState
 from hetfed.model import Output
 from hetfed.payload import Payload
@@ -181,7 +181,7 @@ def test_everybody_starts_from_the_same_initialisation() -> None:
 def test_shapes_that_differ_are_an_error_that_names_both_clients_and_the_tensor() -> None:
     clients = [toy.client("a"), toy.client("b", width=5)]
     with pytest.raises(PlanError, match=r"'a' and 'b' cannot share part ''.*encoder.0.bias.*\(4,\).*\(5,\).*same-shape"):
-        seat(fedavg(), clients)
+        seat(fedavg("all"), clients)
 
 
 def test_a_part_that_nobody_has_is_an_error() -> None:

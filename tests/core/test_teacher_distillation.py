@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 import torch
 import toy
-from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -51,7 +50,7 @@ def test_the_loss_is_the_softened_divergence_from_the_mean_of_the_teachers(tempe
     own = F.softmax(output.logits.detach() / temperature, dim=1)
     assert torch.allclose(output.logits.grad, 0.3 * temperature * (own - softened) / 7, atol=1e-6)
     assert all(parameter.grad is None for teacher in teachers for parameter in teacher.module.parameters())
-    assert not [p for teacher in exchange._teachers(bench) for p in teacher.parameters() if p.requires_grad]
+    assert not [p for teacher in exchange._teachers(bench).modules.values() for p in teacher.parameters() if p.requires_grad]
 
 
 def test_numbers_are_taught_by_the_squared_distance() -> None:
@@ -176,6 +175,47 @@ def test_a_teacher_that_does_not_exist_is_an_error_with_the_names_that_do() -> N
         seat(compose(TeacherDistillation(("t", "x"))), [toy.client("t"), toy.client("a")])
 
 
-def test_there_is_at_least_one_teacher() -> None:
-    with pytest.raises(ValidationError, match="at least 1"):
-        TeacherDistillation(())
+def test_without_named_teachers_everybody_teaches_everybody_else_and_is_sent_anew() -> None:
+    clients = [toy.client("a"), toy.client("b", width=7), toy.client("c", width=3)]
+    state, uploads = toy.federate(clients, compose(Step(TeacherDistillation(), every=2)), 4)
+    assert [(u.round, u.client) for u in uploads] == [(r, name) for r in (2, 4) for name in "abc"]
+    second, _ = toy.federate(clients, compose(Step(TeacherDistillation(), every=2)), 2)
+    remembered = state.clients["a"].exchanges[LABEL]
+    assert {key.split("/")[0] for key in remembered} == {"b", "c"}
+    assert toy.same(remembered, {f"{n}/{k}": t for n in "bc" for k, t in second.clients[n].model.items()})
+
+
+def test_teachers_that_know_the_students_labels_weigh_more() -> None:
+    good, bad, student = (toy.client(name) for name in ("good", "bad", "a"))
+    with torch.no_grad():
+        good.module.head.weight.copy_(torch.zeros(2, 3))
+        bad.module.head.bias.copy_(torch.tensor([50.0, 0.0]))
+    one_class = replace(student, data=replace(student.data, train=toy.examples(8, "x", one_class=True)))
+    one_class.data.train.target.fill_(1)
+    bench = toy.bench(one_class, memory=sent_by(good, bad), peers=[good, bad])
+    weights = TeacherDistillation(weighting="fit")._teachers(bench)
+    assert list(weights.modules) == ["bad", "good"]
+    assert weights.weights[1] > 0.99
+    assert TeacherDistillation()._teachers(replace(bench, scratch={})).weights.tolist() == [0.5, 0.5]
+
+
+def test_the_hint_pulls_features_towards_the_teachers_and_the_projector_stays_at_home() -> None:
+    clients = [toy.client("t"), toy.client("a.b", width=7)]
+    seating = seat(compose(TeacherDistillation(("t",), hint=5.0)), clients)
+    student = seating.clients[1]
+    assert [name for name, _ in student.module.named_parameters() if "projectors" in name] == [
+        "projectors.t.weight",
+        "projectors.t.bias",
+    ]
+    state, uploads = toy.federate(clients, compose(TeacherDistillation(("t",), hint=5.0)), 6)
+    assert not [name for upload in uploads for name in upload.contents.tensors if "projector" in name]
+    client = seating.clients[1]
+    client.module.load_state_dict(state.clients["a.b"].model)
+    bench = toy.bench(client, memory=state.clients["a.b"].exchanges[LABEL], peers=[seating.clients[0]])
+    batch = client.data.train.batch(torch.arange(24))
+    output = client.module.eval()(batch.inputs)
+    teacher = TeacherDistillation(("t",))._teachers(bench).modules["t"]
+    plain = TeacherDistillation(("t",)).loss(bench, batch, output)
+    hinted = TeacherDistillation(("t",), hint=5.0).loss(replace(bench, scratch={}), batch, output)
+    projected = client.module.projectors["t"](output.features)
+    assert torch.allclose(hinted - plain, 5.0 * (projected - teacher(batch.inputs).features).square().mean(), atol=1e-5)

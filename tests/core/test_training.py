@@ -149,7 +149,7 @@ def test_a_batch_without_a_loss_makes_no_step() -> None:
             return None
         return weight.sum() + 10 * batch.target.item()
 
-    assert descend(optimizer, batches(3), loss) == pytest.approx(((0) + (-2 + 20)) / 2)
+    assert descend(optimizer, batches(3), loss).loss == pytest.approx(((0) + (-2 + 20)) / 2)
     assert seen == [0, 1, 2]
     assert weight.tolist() == [-2, -2]  # two steps of one
 
@@ -157,8 +157,8 @@ def test_a_batch_without_a_loss_makes_no_step() -> None:
 @pytest.mark.parametrize("value", [None, torch.ones(())], ids=["no loss", "a loss that depends on no parameter"])
 def test_without_any_step_the_mean_loss_is_not_a_number(value: Tensor | None) -> None:
     weight, optimizer = one_weight(1.0)
-    assert math.isnan(descend(optimizer, batches(3), lambda batch: value))
-    assert math.isnan(descend(optimizer, [], lambda batch: weight.sum()))
+    assert math.isnan(descend(optimizer, batches(3), lambda batch: value).loss)
+    assert math.isnan(descend(optimizer, [], lambda batch: weight.sum()).loss)
     assert weight.tolist() == [1, 1]
 
 

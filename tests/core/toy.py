@@ -107,7 +107,8 @@ def federate(
     seed: int = 0,
 ) -> tuple[FederationState, list[Upload]]:
     """The state after so many rounds, and every upload of them."""
-    federation = Federation.of(clients, seat(composition, clients).composition, rounds, seed, quorum)
+    seating = seat(composition, clients)
+    federation = Federation.of(seating.clients, seating.composition, rounds, seed, quorum)
     uploads: list[Upload] = []
     state = start(federation)
     for _ in range(rounds):

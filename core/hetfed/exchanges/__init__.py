@@ -1,17 +1,51 @@
 """Exchanges: each kind of knowledge that clients can share is one file, and one row of `KINDS`."""
 
 from hetfed.exchanges.base import Exchange
+from hetfed.exchanges.companions import MixedModels, MutualLearning, NestedFeatures, ProximalCopy
+from hetfed.exchanges.control_variates import ControlVariates
+from hetfed.exchanges.distilled_parameters import DistilledParameters
+from hetfed.exchanges.feature_generator import FeatureGenerator
 from hetfed.exchanges.logit_distillation import LogitDistillation
 from hetfed.exchanges.prototypes import Prototypes
 from hetfed.exchanges.shared_parameters import SharedParameters
+from hetfed.exchanges.slices import Slices
 from hetfed.exchanges.teacher_distillation import TeacherDistillation
+from hetfed.exchanges.trained_head import TrainedHead
+from hetfed.exchanges.trained_prototypes import TrainedPrototypes
 
 KINDS: dict[str, type[Exchange]] = {
+    "control-variates": ControlVariates,
+    "distilled-parameters": DistilledParameters,
+    "feature-generator": FeatureGenerator,
     "logit-distillation": LogitDistillation,
+    "mixed-models": MixedModels,
+    "mutual-learning": MutualLearning,
+    "nested-features": NestedFeatures,
     "prototypes": Prototypes,
+    "proximal-copy": ProximalCopy,
     "shared-parameters": SharedParameters,
+    "slices": Slices,
     "teacher-distillation": TeacherDistillation,
+    "trained-head": TrainedHead,
+    "trained-prototypes": TrainedPrototypes,
 }
 """The `kind` of an [[exchange]] table in a plan. A test or a plug-in may add to it."""
 
-__all__ = ["KINDS", "Exchange", "LogitDistillation", "Prototypes", "SharedParameters", "TeacherDistillation"]
+__all__ = [
+    "KINDS",
+    "ControlVariates",
+    "DistilledParameters",
+    "Exchange",
+    "FeatureGenerator",
+    "LogitDistillation",
+    "MixedModels",
+    "MutualLearning",
+    "NestedFeatures",
+    "Prototypes",
+    "ProximalCopy",
+    "SharedParameters",
+    "Slices",
+    "TeacherDistillation",
+    "TrainedHead",
+    "TrainedPrototypes",
+]

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from hetfed.bench import Bench, Desk
 from hetfed.client import Client, Tensors
@@ -19,9 +19,17 @@ from hetfed.payload import Declaration, Payload
 class Exchange(ABC):
     """A value: it stores its settings and nothing else. State lives with the server and with each client.
 
-    A local turn is: `apply` every exchange, train with the summed losses, `upload` every exchange. A server turn is:
-    `aggregate` every exchange. What an exchange does not need, it leaves as it is here.
+    A local turn is: `apply` what arrived for each exchange, `begin` every one, train with the summed losses, `upload` every
+    exchange. A server turn is: `aggregate` every exchange. What an exchange does not need, it leaves as it is here.
     """
+
+    def extend(self, client: Client, model: nn.Module, members: Sequence[Client]) -> None:
+        """Add to a freshly built model what the exchange needs there (a companion, a projector), as submodules.
+
+        `members` are all who take part, each as it is before this. What is added is trained, kept private, saved and resumed
+        like the rest of the model.
+        """
+        return
 
     def missing(self, client: Client) -> str | None:
         """What `client` lacks to take part, in words; None if it can."""
@@ -43,6 +51,10 @@ class Exchange(ABC):
         """Take in what the server sent, before local training; may itself train."""
         return
 
+    def begin(self, bench: Bench) -> None:
+        """Just before local training, when every exchange has taken in what arrived."""
+        return
+
     def loss(self, bench: Bench, batch: Batch, output: Output) -> Tensor | None:
         """An extra term of the local loss, a scalar; None for none."""
         return None
@@ -58,15 +70,3 @@ class Exchange(ABC):
     @abstractmethod
     def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
         """The server's next state from the uploads that were accepted, by client name in sorted order."""
-
-
-def weighted_mean(payloads: Sequence[Payload]) -> Tensors:
-    """The mean of each tensor, weighted by the payloads' weights (equally, where all weights are zero)."""
-    total = sum(payload.weight for payload in payloads)
-    shares = [payload.weight / total if total else 1 / len(payloads) for payload in payloads]
-    return {
-        name: sum((share * p.tensors[name].double() for share, p in zip(shares, payloads, strict=True)), start=first * 0.0).to(
-            first.dtype
-        )
-        for name, first in payloads[0].tensors.items()
-    }

@@ -9,12 +9,13 @@ import torch
 from pydantic import ConfigDict, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
+from hetfed.aggregation import Aggregation, Setting
 from hetfed.bench import Bench, Desk
 from hetfed.client import Client, Tensors
 from hetfed.data import Batch, Examples
 from hetfed.errors import PlanError
 from hetfed.evaluation import predict
-from hetfed.exchanges.base import Exchange, weighted_mean
+from hetfed.exchanges.base import Exchange
 from hetfed.payload import Declaration, Payload
 from hetfed.training import descend, set_training_mode, shuffled
 
@@ -32,6 +33,7 @@ class LogitDistillation(Exchange):
         epochs: passes over the public inputs each time.
         batch_size: of those passes.
         mean: "equal", or "examples" to weigh a client by its number of training examples.
+        aggregation: how uploads are merged.
     """
 
     temperature: PositiveFloat = 1.0
@@ -39,6 +41,7 @@ class LogitDistillation(Exchange):
     epochs: PositiveInt = 1
     batch_size: PositiveInt = 64
     mean: Literal["equal", "examples"] = "equal"
+    aggregation: Setting = Aggregation()
 
     def missing(self, client: Client) -> str | None:
         """A client needs public inputs that its model can read."""
@@ -97,8 +100,8 @@ class LogitDistillation(Exchange):
         return Payload({"logits": bench.predict(_public(bench.client)).logits}, weight)
 
     def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
-        """The weighted mean of the logits."""
-        return weighted_mean(list(uploads.values()))
+        """The merged logits."""
+        return self.aggregation(list(uploads.values()))
 
 
 def _public(client: Client) -> Examples:

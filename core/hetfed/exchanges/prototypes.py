@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
+from hetfed.aggregation import Aggregation, Setting
 from hetfed.bench import Bench, Desk
 from hetfed.client import Client, Tensors
 from hetfed.data import Batch
@@ -30,10 +31,12 @@ class Prototypes(Exchange):
     Args:
         weight: of the squared distance between a feature and the prototype of its class, in the local loss.
         mean: "counted" weighs a client's class mean by its count; "equal" does not (the paper's own code).
+        aggregation: how the means of a class are merged.
     """
 
     weight: PositiveFloat = 1.0
     mean: Literal["counted", "equal"] = "counted"
+    aggregation: Setting = Aggregation()
 
     def missing(self, client: Client) -> str | None:
         """A client needs classes and features."""
@@ -47,16 +50,16 @@ class Prototypes(Exchange):
         """All must agree on the number of classes and the feature size."""
         first = clients[0]
         for client in clients[1:]:
-            if _size(client) != _size(first):
+            if classes_and_features(client) != classes_and_features(first):
                 raise PlanError(
                     f"clients {first.name!r} and {client.name!r} cannot share prototypes: (classes, feature size) is "
-                    f"{_size(first)} at the one and {_size(client)} at the other",
+                    f"{classes_and_features(first)} at the one and {classes_and_features(client)} at the other",
                     remedy="Give their models the same feature size and their tasks the same classes.",
                 )
 
     def start(self, desk: Desk) -> Tensors:
         """No class has been seen."""
-        classes, size = _size(next(iter(desk.members.values())))
+        classes, size = classes_and_features(next(iter(desk.members.values())))
         return {"means": torch.zeros(classes, size), "counts": torch.zeros(classes)}
 
     def broadcast(self, desk: Desk, state: Tensors, client: Client) -> Payload | None:
@@ -79,36 +82,39 @@ class Prototypes(Exchange):
 
     def declare(self, client: Client) -> Declaration:
         """Means and counts."""
-        classes, size = _size(client)
+        classes, size = classes_and_features(client)
         return Declaration({"means": (classes, size), "counts": (classes,)})
 
     def upload(self, bench: Bench) -> Payload | None:
         """Class means of the features of the trained model: while weights still move, means would mix several models."""
-        train = bench.client.data.train
-        features = bench.predict(train).features
-        classes = bench.client.task.classes(train.batch(torch.arange(len(train))))
-        assert features is not None and classes is not None
-        known = classes >= 0
-        one_hot = F.one_hot(classes[known], bench.client.task.class_count).float()
-        counts = one_hot.sum(dim=0)
-        means = one_hot.T @ features[known] / counts.clamp(min=1)[:, None]
-        return Payload({"means": means, "counts": counts}, weight=len(train))
+        return class_means(bench)
 
     def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
         """The mean of each class over the clients that have it; a class that nobody sent keeps its prototype."""
-        counts = torch.stack([payload.tensors["counts"] for payload in uploads.values()])
-        means = torch.stack([payload.tensors["means"] for payload in uploads.values()])
-        weights = counts if self.mean == "counted" else counts.sign()
-        total = weights.sum(dim=0)
-        merged = (weights[:, :, None] * means).sum(dim=0) / total.clamp(min=1)[:, None]
-        seen = total > 0
-        return {
-            "means": torch.where(seen[:, None], merged, state["means"]),
-            "counts": torch.where(seen, counts.sum(dim=0), state["counts"]),
-        }
+        means, counts = state["means"].clone(), state["counts"].clone()
+        for c in range(len(counts)):
+            sent = {name: payload.tensors["counts"][c] for name, payload in uploads.items()}
+            having = [name for name, count in sent.items() if count > 0]
+            if having:
+                weights = {name: float(sent[name]) if self.mean == "counted" else 1.0 for name in having}
+                rows = [Payload({"mean": uploads[name].tensors["means"][c]}, weights[name]) for name in having]
+                means[c], counts[c] = self.aggregation(rows)["mean"], sum(sent[name] for name in having)
+        return {"means": means, "counts": counts}
 
 
-def _size(client: Client) -> tuple[int, int]:
+def class_means(bench: Bench) -> Payload:
+    """The mean feature of each class over the client's training data (classes, features), and counts (classes,)."""
+    train, task = bench.client.data.train, bench.client.task
+    features, classes = bench.predict(train).features, task.classes(train.batch(torch.arange(len(train))))
+    assert features is not None and classes is not None
+    known = classes >= 0
+    one_hot = F.one_hot(classes[known], task.class_count).float()
+    counts = one_hot.sum(dim=0)
+    means = one_hot.T @ features[known] / counts.clamp(min=1)[:, None]
+    return Payload({"means": means, "counts": counts}, weight=len(train))
+
+
+def classes_and_features(client: Client) -> tuple[int, int]:
     """(classes, feature size)."""
     features = client.probe.features
     return client.task.class_count, 0 if features is None else features.shape[1]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -12,14 +10,17 @@ from pydantic import ConfigDict, NonNegativeFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from hetfed.aggregation import Aggregation, Setting
 from hetfed.bench import Bench, Desk
 from hetfed.client import Client, Tensors
 from hetfed.data import Batch
 from hetfed.errors import PlanError
-from hetfed.exchanges.base import Exchange, weighted_mean
+from hetfed.exchanges.base import Exchange
+from hetfed.exchanges.groups import Among, check_same, group_of, grouped, of_group, within
 from hetfed.model import Output
 from hetfed.parts import WHOLE, has_part, part_names, read_tensors, write_tensors
 from hetfed.payload import Declaration, Payload
+from hetfed.server_optimizer import ServerOptimizer
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -37,13 +38,18 @@ class SharedParameters(Exchange):
         among: "all" demands the same shapes of every client; "same-shape" averages within each group of clients whose
             tensors agree in name and shape.
         proximal: the weight mu of the proximal term.
+        aggregation: how uploads are merged.
+        server: an optimiser that takes the clients' mean change for a gradient (FedOpt); buffers, such as running statistics,
+            are averaged all the same.
     """
 
     part: str = WHOLE
     exclude: tuple[str, ...] = ()
     norm: Literal["shared", "local"] = "shared"
-    among: Literal["all", "same-shape"] = "all"
+    among: Among = "all"
     proximal: NonNegativeFloat = 0.0
+    aggregation: Setting = Aggregation()
+    server: ServerOptimizer | None = None
 
     def missing(self, client: Client) -> str | None:
         """A client needs parameters under the path."""
@@ -59,31 +65,22 @@ class SharedParameters(Exchange):
                     value=path,
                     remedy="Name the submodule that stays personal.",
                 )
-        if self.among == "same-shape":
-            return
-        first = clients[0]
-        for client in clients[1:]:
-            difference = _difference(self.declare(first).shapes, self.declare(client).shapes)
-            if difference:
-                raise PlanError(
-                    f"clients {first.name!r} and {client.name!r} cannot share part {self.part!r}: {difference}",
-                    remedy='Give them the same architecture there, share a smaller part, or set among = "same-shape".',
-                )
+        if self.among == "all":
+            check_same(clients, {client.name: self.declare(client) for client in clients}, f"part {self.part!r}")
 
     def start(self, desk: Desk) -> Tensors:
         """One initialisation for each group of clients that average together."""
         state: Tensors = {}
         for client in desk.members.values():
-            group = _group(self.declare(client).shapes)
-            if not any(key.startswith(group) for key in state):
+            group = self._group(client)
+            if not of_group(group, state):
                 model = client.new_model(desk.seed, "server", group)
-                state |= {f"{group}/{name}": tensor for name, tensor in read_tensors(model, self._names(client)).items()}
+                state |= within(group, read_tensors(model, self._names(client)))
         return state
 
     def broadcast(self, desk: Desk, state: Tensors, client: Client) -> Payload | None:
         """The mean of the client's group."""
-        group = _group(self.declare(client).shapes)
-        return Payload({name: state[f"{group}/{name}"] for name in self._names(client)})
+        return Payload(of_group(self._group(client), state))
 
     def apply(self, bench: Bench, payload: Payload) -> None:
         """Put the mean in place, and remember it if the loss needs it."""
@@ -108,24 +105,21 @@ class SharedParameters(Exchange):
         return Payload(read_tensors(bench.model, self._names(bench.client)), weight=len(bench.client.data.train))
 
     def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
-        """A weighted mean per group; a group that sent nothing keeps its state."""
-        groups: dict[str, list[Payload]] = defaultdict(list)
-        for payload in uploads.values():
-            groups[_group({name: tuple(tensor.shape) for name, tensor in payload.tensors.items()})].append(payload)
-        means = {f"{group}/{n}": mean for group, sent in groups.items() for n, mean in weighted_mean(sent).items()}
-        return {**state, **means}
+        """One mean per group; a group that sent nothing keeps its state."""
+        after = dict(state)
+        for group, sent in grouped(uploads).items():
+            mean = self.aggregation(list(sent.values()))
+            if self.server:
+                parameters = dict(desk.members[next(iter(sent))].module.named_parameters())
+                before = {name: t for name, t in of_group(group, state).items() if name in parameters}
+                stepped, moments = self.server.step(before, mean, of_group(f"moments of {group}", state))
+                mean |= stepped
+                after |= within(f"moments of {group}", moments)
+            after |= within(group, mean)
+        return after
+
+    def _group(self, client: Client) -> str:
+        return group_of(self.declare(client).shapes)
 
     def _names(self, client: Client) -> list[str]:
         return part_names(client.module, self.part, exclude=self.exclude, with_norm=self.norm == "shared")
-
-
-def _group(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """A short name for clients whose shared tensors agree."""
-    return hashlib.sha256(repr(sorted(shapes.items())).encode()).hexdigest()[:12]
-
-
-def _difference(mine: Mapping[str, tuple[int, ...]], theirs: Mapping[str, tuple[int, ...]]) -> str | None:
-    for name in sorted(set(mine) | set(theirs)):
-        if mine.get(name) != theirs.get(name):
-            return f"tensor {name!r} is {mine.get(name, 'absent')} at the one and {theirs.get(name, 'absent')} at the other"
-    return None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple
 
 import torch
-from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from hetfed.bench import Bench, Desk
 from hetfed.client import Client, Tensors
@@ -25,20 +26,39 @@ from hetfed.payload import Declaration, Payload
 class TeacherDistillation(Exchange):
     """The teachers' softened predictions train students of any architecture (Hinton et al. 2015).
 
-    The teachers train for `after` rounds, then send their parameters once and are frozen. From then on every student's loss
-    gains `weight` times the distillation loss against the mean of the teachers' logits on the student's own batch.
+    The teachers send their parameters and are frozen; from then on every student's loss gains `weight` times the distillation
+    loss against the mean of the teachers' logits on the student's own batch.
 
     Args:
-        teachers: names of the clients that teach.
+        teachers: names of the clients that teach; without any, everybody teaches everybody else.
         temperature: softens both sides (classification).
         weight: of the distillation loss beside the student's own.
-        after: the round after which the teachers are frozen.
+        after: the round after which the teachers are frozen and sent, once; without it, they are sent anew whenever it is
+            their turn (`every`).
+        weighting: "equal", or "fit", which weighs teachers by how well they predict the student's own training labels.
+        hint: weight of the squared distance between the student's features, through a projector for each teacher, and the
+            teacher's (FitNets, Romero et al. 2015).
     """
 
-    teachers: Annotated[tuple[str, ...], Field(min_length=1)]
+    teachers: tuple[str, ...] = ()
     temperature: PositiveFloat = 2.0
     weight: PositiveFloat = 1.0
-    after: PositiveInt = 1
+    after: PositiveInt | None = None
+    weighting: Literal["equal", "fit"] = "equal"
+    hint: NonNegativeFloat = 0.0
+
+    def extend(self, client: Client, model: nn.Module, members: Sequence[Client]) -> None:
+        """Add a projector for each teacher's features."""
+        own = client.probe.features
+        if not self.hint or own is None:
+            return
+        projectors = {
+            name: nn.Linear(own.shape[-1], member.probe.features.shape[-1])
+            for name, member in sorted((member.name, member) for member in members)
+            if self._teaches(name, client) and member.probe.features is not None
+        }
+        # A client's name may hold a full stop, which the path of a submodule may not.
+        model.add_module("projectors", nn.ModuleDict({_module_name(name): layer for name, layer in projectors.items()}))
 
     def check(self, clients: Sequence[Client]) -> None:
         """The teachers must be among the clients, and able to read what the students hold."""
@@ -51,44 +71,55 @@ class TeacherDistillation(Exchange):
                     value=name,
                     remedy=f"Name some of: {', '.join(sorted(by_name))}.",
                 )
-        for student in (client for client in clients if client.name not in self.teachers):
-            for name in self.teachers:
-                _check_readable(by_name[name], student)
+        for student in clients:
+            for teacher in clients:
+                if self._teaches(teacher.name, student):
+                    _check_readable(teacher, student)
 
     def broadcast(self, desk: Desk, state: Tensors, client: Client) -> Payload | None:
-        """The teachers' parameters, once, to the students."""
-        due = desk.round == self.after + 1 and client.name not in self.teachers
-        return Payload(state) if due and state else None
+        """The parameters of the client's teachers, whenever they are new."""
+        due = self.after is None or desk.round == self.after + 1
+        mine = {key: tensor for key, tensor in state.items() if self._teaches(key.rpartition("/")[0], client)}
+        return Payload(mine) if due and mine else None
 
     def apply(self, bench: Bench, payload: Payload) -> None:
         """Remember the teachers."""
         bench.memory.update(payload.tensors)
 
     def loss(self, bench: Bench, batch: Batch, output: Output) -> Tensor | None:
-        """The distillation loss against the mean of the teachers' logits."""
+        """The distillation loss against the mean of the teachers' logits, and the hint."""
         if not bench.memory:
             return None
+        teachers = self._teachers(bench)
         with torch.no_grad():
-            logits = torch.stack([teacher(batch.inputs).logits for teacher in self._teachers(bench)]).mean(dim=0)
-        return self.weight * bench.client.task.distillation_loss(output.logits, logits, self.temperature)
+            said: list[Output] = [teacher(batch.inputs) for teacher in teachers.modules.values()]
+            logits = torch.stack([w * o.logits for w, o in zip(teachers.weights, said, strict=True)]).sum(dim=0)
+        loss = self.weight * bench.client.task.distillation_loss(output.logits, logits, self.temperature)
+        return loss + self.hint * _hint(bench, output, dict(zip(teachers.modules, said, strict=True))) if self.hint else loss
 
-    def _teachers(self, bench: Bench) -> list[nn.Module]:
+    def _teachers(self, bench: Bench) -> _Teachers:
         """The frozen teachers that have arrived, built once a turn."""
-        modules = bench.scratch.get("teachers")
-        if not isinstance(modules, list):
-            modules = [_frozen(bench.peers[name], bench.memory) for name in self.teachers if _sent(name, bench.memory)]
-            bench.scratch["teachers"] = modules
-        return modules
+        found = bench.scratch.get("teachers")
+        if not isinstance(found, _Teachers):
+            names = [name for name in sorted(bench.peers) if self._teaches(name, bench.client) and _sent(name, bench.memory)]
+            modules = {name: _frozen(bench.peers[name], bench.memory) for name in names}
+            losses = torch.zeros(len(names)) if self.weighting == "equal" else _losses(bench, modules.values())
+            found = bench.scratch["teachers"] = _Teachers(modules, (-losses).softmax(dim=0))
+        return found
+
+    def _teaches(self, teacher: str, student: Client) -> bool:
+        """Whether the client called `teacher` teaches `student`: those who only teach do not learn."""
+        return teacher in self.teachers and student.name not in self.teachers if self.teachers else teacher != student.name
 
     def declare(self, client: Client) -> Declaration:
         """Every tensor of a teacher's model."""
-        state = client.module.state_dict() if client.name in self.teachers else {}
+        state = client.module.state_dict() if client.name in self.teachers or not self.teachers else {}
         return Declaration.of({f"{client.name}/{name}": tensor for name, tensor in state.items()})
 
     def upload(self, bench: Bench) -> Payload | None:
-        """A teacher's parameters, once, when it has trained enough."""
+        """A teacher's parameters, when it has trained enough."""
         name = bench.client.name
-        if name not in self.teachers or bench.round != self.after:
+        if (self.teachers and name not in self.teachers) or (self.after is not None and bench.round != self.after):
             return None
         tensors = {f"{name}/{key}": tensor.detach().clone() for key, tensor in bench.model.state_dict().items()}
         return Payload(tensors, weight=len(bench.client.data.train))
@@ -96,6 +127,36 @@ class TeacherDistillation(Exchange):
     def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
         """All teachers side by side: nothing is merged, their logits are."""
         return {**state, **{name: tensor for payload in uploads.values() for name, tensor in payload.tensors.items()}}
+
+
+class _Teachers(NamedTuple):
+    """Frozen models by the teacher's name, and their shares of the mean (teachers,)."""
+
+    modules: dict[str, nn.Module]
+    weights: Tensor
+
+
+def _losses(bench: Bench, teachers: Iterable[nn.Module]) -> Tensor:
+    """The loss of each teacher on the student's own training data (teachers,)."""
+    train = bench.client.data.train
+    whole = train.batch(torch.arange(len(train)))
+    losses = [bench.client.task.loss(predict(teacher, train), whole) for teacher in teachers]
+    return torch.tensor([0.0 if loss is None else float(loss) for loss in losses])
+
+
+def _hint(bench: Bench, output: Output, said: Mapping[str, Output]) -> Tensor:
+    """The mean squared distance of the projected features to each teacher's."""
+    projectors = dict(bench.model.get_submodule("projectors").named_children())
+    distances = [
+        F.mse_loss(projectors[_module_name(name)](output.features), other.features)
+        for name, other in said.items()
+        if _module_name(name) in projectors and other.features is not None
+    ]
+    return torch.stack(distances).mean() if distances else torch.zeros(())
+
+
+def _module_name(client: str) -> str:
+    return client.replace(".", "\u2024")
 
 
 def _sent(teacher: str, memory: Mapping[str, Tensor]) -> bool:

@@ -39,10 +39,14 @@ class Prepared:
     clients: tuple[Client, ...]
     seating: Seating
 
-    def federation(self, composition: Composition) -> Federation:
-        """These clients under `composition`."""
+    def together(self) -> Federation:
+        """The clients under the plan's composition."""
         table = self.plan.federation
-        return Federation.of(self.clients, composition, table.rounds, table.seed, table.quorum)
+        return Federation.of(self.seating.clients, self.seating.composition, table.rounds, table.seed, table.quorum)
+
+    def apart(self) -> Federation:
+        """The same clients, sharing nothing."""
+        return Federation.of(self.clients, Composition(), self.plan.federation.rounds, self.plan.federation.seed)
 
 
 def prepare(plan: Plan, vertical: Vertical, data_dir: Path | None, file: str) -> Prepared:
@@ -54,7 +58,7 @@ def prepare(plan: Plan, vertical: Vertical, data_dir: Path | None, file: str) ->
     try:
         composition = plan.composition()
         clients = tuple(vertical.clients(plan, data_dir))
-        return Prepared(plan, clients, seat(composition, clients))
+        return Prepared(plan, clients, seat(composition.over(plan.federation.rounds), clients))
     except PlanError as error:
         raise error.seen_from(file=file) from error
 
@@ -63,14 +67,14 @@ def execute(prepared: Prepared, name: str, folder: RunFolder, listener: Listener
     """Run everything that is not done yet, and leave the whole folder; returns the summary."""
     began = time.perf_counter()
     plan = prepared.plan
-    federated = _federate(prepared.federation(prepared.seating.composition), FEDERATED, plan, folder, listener)
-    outcomes: dict[str, Mapping[str, Outcome]] = {FEDERATED: _leave_models(prepared.clients, federated.clients, folder)}
+    federated = _federate(prepared.together(), FEDERATED, plan, folder, listener)
+    outcomes: dict[str, Mapping[str, Outcome]] = {FEDERATED: _leave_models(prepared.seating.clients, federated.clients, folder)}
     states = {FEDERATED: federated}
     if plan.federation.alone:
-        states[ALONE] = _federate(prepared.federation(Composition()), ALONE, plan, folder, listener)
+        states[ALONE] = _federate(prepared.apart(), ALONE, plan, folder, listener)
         outcomes[ALONE] = {c.name: _outcome(c, states[ALONE].clients[c.name]) for c in prepared.clients}
     if plan.federation.pooled:
-        outcomes[POOLED] = _pool(prepared.federation(prepared.seating.composition), plan, folder, listener)
+        outcomes[POOLED] = _pool(prepared.apart(), plan, folder, listener)
     _write_rounds(states, folder)
     summary = summarise(name, plan, clients=prepared.clients, seating=prepared.seating, federated=federated, outcomes=outcomes)
     summary["seconds"] = round(time.perf_counter() - began, 2)

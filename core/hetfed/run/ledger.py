@@ -47,7 +47,7 @@ def _cut_short(lines: BinaryIO) -> bool:
 
 
 def _entry(upload: Upload) -> dict[str, Any]:
-    tensors = upload.contents.tensors if upload.contents else {}
+    tensors = upload.travelled.tensors if upload.travelled else {}
     return {
         "round": upload.round,
         "client": upload.client,

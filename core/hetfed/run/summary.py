@@ -57,6 +57,7 @@ def _exchange(step: Step, seating: Seating) -> dict[str, Any]:
         "kind": kinds.get(type(step.exchange), type(step.exchange).__name__),
         "every": step.every,
         "until": step.until,
+        "compression": None if step.compression is None else asdict(step.compression),
         "settings": asdict(step.exchange),
         "clients": list(step.clients or ()),
         "left_out": seating.left_out.get(step.label, {}),

@@ -1,0 +1,130 @@
+"""How uploads become one: the weighted mean, and means that a few faulty or hostile uploads cannot move far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from hetfed.payload import Payload
+
+Kind = Literal["mean", "median", "trimmed-mean", "krum", "multi-krum", "geometric-median"]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class Aggregation:
+    """Merges payloads of the same names and shapes.
+
+    "mean" and "geometric-median" (Pillutla et al. 2022) weigh by the payloads' weights. "median" and "trimmed-mean" (Yin et al.
+    2018) go number by number, "krum" and "multi-krum" (Blanchard et al. 2017) choose among whole uploads; these four treat
+    uploads as equals, since a hostile one may claim any weight.
+
+    Args:
+        kind: the way of merging.
+        share: of the uploads that may be faulty: cut off at both ends by "trimmed-mean", allowed for by the Krum rules.
+    """
+
+    kind: Kind = "mean"
+    share: float = Field(default=0.2, ge=0, lt=0.5)
+
+    def __call__(self, payloads: Sequence[Payload]) -> dict[str, Tensor]:
+        """One tensor per name, from one payload or more."""
+        return MERGERS[self.kind](payloads, int(self.share * len(payloads)))
+
+
+def _short_form(value: object) -> object:
+    """`aggregation = "median"` is short for `aggregation = { kind = "median" }`."""
+    return {"kind": value} if isinstance(value, str) else value
+
+
+Setting = Annotated[Aggregation, BeforeValidator(_short_form)]
+"""The type of an exchange's `aggregation`."""
+
+
+def weighted_mean(payloads: Sequence[Payload], faulty: int = 0) -> dict[str, Tensor]:
+    """The mean of each tensor, weighted by the payloads' weights (equally, where all weights are zero)."""
+    total = sum(payload.weight for payload in payloads)
+    shares = [payload.weight / total if total else 1 / len(payloads) for payload in payloads]
+    return {
+        name: sum((share * p.tensors[name].double() for share, p in zip(shares, payloads, strict=True)), start=first * 0.0).to(
+            first.dtype
+        )
+        for name, first in payloads[0].tensors.items()
+    }
+
+
+def median(payloads: Sequence[Payload], faulty: int = 0) -> dict[str, Tensor]:
+    """The median of each number; of an even count, the mean of the middle two."""
+    return {name: stack.quantile(0.5, dim=0).to(stack.dtype) for name, stack in _stacks(payloads).items()}
+
+
+def trimmed_mean(payloads: Sequence[Payload], faulty: int) -> dict[str, Tensor]:
+    """The mean of each number without the `faulty` largest and smallest."""
+    kept = slice(faulty, len(payloads) - faulty)
+    return {name: stack.sort(dim=0).values[kept].mean(dim=0) for name, stack in _stacks(payloads).items()}
+
+
+def krum(payloads: Sequence[Payload], faulty: int) -> dict[str, Tensor]:
+    """The one upload that is nearest to its neighbours."""
+    return dict(payloads[int(_krum_scores(payloads, faulty).argmin())].tensors)
+
+
+def multi_krum(payloads: Sequence[Payload], faulty: int) -> dict[str, Tensor]:
+    """The mean of all uploads but the `faulty` farthest from their neighbours."""
+    best = _krum_scores(payloads, faulty).argsort(stable=True)[: len(payloads) - faulty]
+    return weighted_mean([Payload(payloads[i].tensors) for i in best.tolist()])
+
+
+def _krum_scores(payloads: Sequence[Payload], faulty: int) -> Tensor:
+    """For each upload, the sum of squared distances to its nearest n - faulty - 2 others (at least one)."""
+    vectors = _vectors(payloads)
+    squared = torch.cdist(vectors, vectors, compute_mode="donot_use_mm_for_euclid_dist").square()
+    neighbours = max(1, len(payloads) - faulty - 2)
+    # The nearest of all is the upload itself.
+    return squared.sort(dim=1).values[:, 1 : 1 + neighbours].sum(dim=1)
+
+
+def geometric_median(payloads: Sequence[Payload], faulty: int = 0, steps: int = 100, tiny: float = 1e-6) -> dict[str, Tensor]:
+    """The point with the least weighted sum of distances to the uploads, by Weiszfeld's iteration."""
+    vectors = _vectors(payloads)
+    weights = torch.tensor([payload.weight for payload in payloads], dtype=vectors.dtype)
+    weights = weights if weights.sum() > 0 else torch.ones_like(weights)
+    point = weights @ vectors / weights.sum()
+    for _ in range(steps):
+        pull = weights / (vectors - point).norm(dim=1).clamp(min=tiny)
+        nearer = pull @ vectors / pull.sum()
+        moved, point = (nearer - point).norm(), nearer
+        if moved <= tiny * point.norm():
+            break
+    return _as_tensors(point, payloads[0])
+
+
+def _stacks(payloads: Sequence[Payload]) -> dict[str, Tensor]:
+    """Each tensor of all payloads (payloads, ...)."""
+    return {name: torch.stack([payload.tensors[name] for payload in payloads]) for name in payloads[0].tensors}
+
+
+def _vectors(payloads: Sequence[Payload]) -> Tensor:
+    """Each payload as one vector (payloads, numbers)."""
+    return torch.stack([torch.cat([tensor.double().flatten() for tensor in payload.tensors.values()]) for payload in payloads])
+
+
+def _as_tensors(vector: Tensor, like: Payload) -> dict[str, Tensor]:
+    parts = vector.split([tensor.numel() for tensor in like.tensors.values()])
+    named = zip(like.tensors.items(), parts, strict=True)
+    return {name: part.view(tensor.shape).to(tensor.dtype) for (name, tensor), part in named}
+
+
+MERGERS: dict[Kind, Callable[[Sequence[Payload], int], dict[str, Tensor]]] = {
+    "mean": weighted_mean,
+    "median": median,
+    "trimmed-mean": trimmed_mean,
+    "krum": krum,
+    "multi-krum": multi_krum,
+    "geometric-median": geometric_median,
+}
+"""Each merges payloads, of which so many may be faulty."""

@@ -1,0 +1,267 @@
+"""A companion: a second model that trains beside the client's own, under the path `companion`.
+
+These exchanges send nothing themselves. They add the companion to the model and say how the two learn from each other; with
+`SharedParameters("companion")` after them in the composition the companion is what clients share, and their own model stays
+personal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from hetfed.bench import Bench, Desk
+from hetfed.client import Client, Tensors
+from hetfed.data import Batch
+from hetfed.exchanges.base import Exchange
+from hetfed.model import Output
+from hetfed.parts import write_tensors
+from hetfed.payload import Declaration, Payload
+
+COMPANION = "companion"
+"""The path of the companion in the client's model."""
+NO_COMMON_MODEL = "its vertical has no small common model for it"
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class Companion(Exchange):
+    """What all companions have in common: nothing of them travels by itself."""
+
+    def declare(self, client: Client) -> Declaration:
+        """Nothing."""
+        return Declaration({})
+
+    def upload(self, bench: Bench) -> Payload | None:
+        """Nothing."""
+        return None
+
+    def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
+        """Nothing arrives."""
+        return state
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class MutualLearning(Companion):
+    """The client's own model and a small common one teach each other (FML, Shen et al. 2020; FedKD, Wu et al. 2022).
+
+    Own loss: alpha CE + (1 - alpha) KL(own, companion); the companion's: beta CE + (1 - beta) KL(companion, own); each divided
+    by the weight of its CE. Each takes the other's predictions as they are: no gradient flows to the teaching side.
+
+    Args:
+        alpha: weight of its own labels for the client's model.
+        beta: weight of the labels for the companion.
+        temperature: softens both sides.
+        adaptive: divide the distillation by the sum of both models' losses, so that bad teachers count less (FedKD).
+        hint: weight of the squared distance between the features of the two, the companion's through a projector (FedKD).
+    """
+
+    alpha: float = Field(default=0.5, gt=0, le=1)
+    beta: float = Field(default=0.5, gt=0, le=1)
+    temperature: PositiveFloat = 1.0
+    adaptive: bool = False
+    hint: NonNegativeFloat = 0.0
+
+    def missing(self, client: Client) -> str | None:
+        """A client needs a common model beside its own, and features for the hint."""
+        if client.common is None:
+            return NO_COMMON_MODEL
+        return "its model gives no features" if self.hint and client.probe.features is None else None
+
+    def extend(self, client: Client, model: nn.Module, members: Sequence[Client]) -> None:
+        """Add the common model, and the projector of the hint."""
+        companion = _common(client)
+        model.add_module(COMPANION, companion)
+        if self.hint:
+            theirs, own = _feature_size(client, companion), _feature_size(client, model)
+            model.add_module("projector", nn.Linear(theirs, own, bias=False))
+
+    def loss(self, bench: Bench, batch: Batch, output: Output) -> Tensor | None:
+        """The companion's loss, and what each learns from the other."""
+        task, companion = bench.client.task, _companion(bench)
+        other: Output = companion(batch.inputs)
+        theirs = task.loss(other, batch)
+        own_kl = task.distillation_loss(output.logits, other.logits, self.temperature)
+        other_kl = task.distillation_loss(other.logits, output.logits, self.temperature)
+        distance = self._hint(bench, output, other)
+        if self.adaptive:
+            # The better both models are, the more they are worth listening to.
+            mine = task.loss(output, batch)
+            divisor = sum((loss.detach() for loss in (mine, theirs) if loss is not None), start=torch.zeros(())).clamp(min=1e-3)
+            own_kl, other_kl, distance = own_kl / divisor, other_kl / divisor, distance / divisor
+        total = (1 - self.alpha) / self.alpha * own_kl + (1 - self.beta) / self.beta * other_kl + self.hint * distance
+        return total if theirs is None else total + theirs
+
+    def _hint(self, bench: Bench, output: Output, other: Output) -> Tensor:
+        if not self.hint or output.features is None or other.features is None:
+            return torch.zeros(())
+        return F.mse_loss(bench.model.get_submodule("projector")(other.features), output.features)
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class ProximalCopy(Companion):
+    """The client's own model stays near a copy that is shared (Ditto, Li et al. 2021; pFedMe, Dinh et al. 2020).
+
+    "received": the copy trains on the client's data by itself, and the own model is pulled, by weight/2 times the squared
+    distance, towards the copy as it was when local training began. "current": the copy does not look at data, it and the own
+    model pull each other (a Moreau envelope).
+
+    Args:
+        weight: of the pull (Ditto's lambda); 0 makes the own model purely local.
+        anchor: what the own model is pulled to.
+    """
+
+    weight: NonNegativeFloat = 0.1
+    anchor: str = Field(default="received", pattern="^(received|current)$")
+
+    def extend(self, client: Client, model: nn.Module, members: Sequence[Client]) -> None:
+        """Add a model of the client's own architecture."""
+        model.add_module(COMPANION, client.blueprint(client.data.facts))
+
+    def begin(self, bench: Bench) -> None:
+        """The own model starts as the copy does; and the copy, as it is now, is what pulls in this turn."""
+        _start_as_companion(bench)
+        bench.scratch["anchor"] = {name: p.detach().clone() for name, p in _companion(bench).named_parameters()}
+
+    def loss(self, bench: Bench, batch: Batch, output: Output) -> Tensor | None:
+        """The pull, and the copy's own loss where it has one."""
+        own, anchor = dict(bench.model.named_parameters()), bench.scratch["anchor"]
+        if self.anchor == "current":
+            return self.weight / 2 * _squared_distance(own, dict(_companion(bench).named_parameters()))
+        assert isinstance(anchor, dict)
+        pull = self.weight / 2 * _squared_distance(own, anchor)
+        theirs = bench.client.task.loss(_companion(bench)(batch.inputs), batch)
+        return pull if theirs is None else pull + theirs
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class MixedModels(Companion):
+    """The client predicts with a mixture of its own model and a copy that is shared (APFL, Deng et al. 2020).
+
+    The parameters in use are mixture x own + (1 - mixture) x copy; the copy trains by itself. Buffers are the own model's.
+
+    Args:
+        mixture: the share of the own model at the start.
+        adaptive: whether the share is learned with the rest.
+    """
+
+    mixture: float = Field(default=0.5, ge=0, le=1)
+    adaptive: bool = True
+
+    def extend(self, client: Client, model: nn.Module, members: Sequence[Client]) -> None:
+        """Add the copy and the mixture; from now on the model predicts with the mixture."""
+        copy = client.blueprint(client.data.facts)
+        own, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+        model.add_module(COMPANION, copy)
+        share = torch.tensor(self.mixture)
+        if self.adaptive:
+            model.register_parameter("mixture", nn.Parameter(share))
+        else:
+            model.register_buffer("mixture", share)
+
+        def forward(inputs: Mapping[str, Tensor]) -> Output:
+            theirs, share = dict(copy.named_parameters()), getattr(model, "mixture").clamp(0, 1)  # noqa: B009
+            mixed: Tensors = {name: share * p + (1 - share) * theirs[name].detach() for name, p in own.items()}
+            output: Output = functional_call(copy, {**mixed, **buffers}, (inputs,))
+            return output
+
+        _replace_forward(model, forward)
+
+    def begin(self, bench: Bench) -> None:
+        """The own model starts as the copy does."""
+        _start_as_companion(bench)
+
+    def loss(self, bench: Bench, batch: Batch, output: Output) -> Tensor | None:
+        """The copy's own loss."""
+        return bench.client.task.loss(_companion(bench)(batch.inputs), batch)
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class NestedFeatures(Companion):
+    """The features of a small common model and of the client's own are fused, and learnt at two sizes (FedMRL, Yi et al. 2024).
+
+    A projector maps both together to one vector; its first `size` numbers are enough for the common model's head, all of it
+    serves the client's own head, which predicts.
+
+    Args:
+        size: of the inner vector; half of the features of the client's own model unless it is given.
+        weight: of the inner prediction's loss.
+    """
+
+    size: PositiveInt | None = None
+    weight: PositiveFloat = 1.0
+
+    def missing(self, client: Client) -> str | None:
+        """A client needs a common model, features of one vector per example, and a head that is no larger than they are."""
+        if client.common is None:
+            return NO_COMMON_MODEL
+        features = client.probe.features
+        if features is None or features.ndim != 2:
+            return "its model gives no features of one vector per example"
+        if not isinstance(getattr(client.module, "head", None), nn.Linear):
+            return "its model has no linear head"
+        return f"its features are fewer than {self.size}" if features.shape[1] < (self.size or 0) else None
+
+    def extend(self, client: Client, model: nn.Module, members: Sequence[Client]) -> None:
+        """Add the common model, its head for the inner vector, and the projector."""
+        companion, head = _common(client), model.get_submodule("head")
+        assert isinstance(head, nn.Linear)  # `missing` saw to it
+        own, small = _feature_size(client, model), _feature_size(client, companion)
+        size = self.size or max(own // 2, 1)
+        companion.add_module("inner_head", nn.Linear(size, head.out_features))
+        projector = nn.Linear(own + small, own)
+        model.add_module(COMPANION, companion)
+        model.add_module("projector", projector)
+        before = model.forward
+
+        def forward(inputs: Mapping[str, Tensor]) -> Output:
+            output, common = before(inputs), companion(inputs)
+            fused = projector(torch.cat([output.features, common.features], dim=1))
+            inner = companion.get_submodule("inner_head")(fused[:, :size])
+            return Output(head(fused), fused, {**output.further, COMPANION: inner})
+
+        _replace_forward(model, forward)
+
+    def loss(self, bench: Bench, batch: Batch, output: Output) -> Tensor | None:
+        """The loss of the inner prediction."""
+        inner = bench.client.task.loss(Output(output.further[COMPANION], None, output.further), batch)
+        return None if inner is None else self.weight * inner
+
+
+def _replace_forward(model: nn.Module, forward: Callable[[Mapping[str, Tensor]], Output]) -> None:
+    """Let this one model predict by `forward`."""
+    model.__dict__["forward"] = forward
+
+
+def _companion(bench: Bench) -> nn.Module:
+    return bench.model.get_submodule(COMPANION)
+
+
+def _common(client: Client) -> nn.Module:
+    assert client.common is not None  # `missing` saw to it
+    return client.common(client.data.facts)
+
+
+def _start_as_companion(bench: Bench) -> None:
+    """In the client's first turn, its own model takes over the companion's tensors."""
+    if "begun" not in bench.memory:
+        bench.memory["begun"] = torch.ones(())
+        write_tensors(bench.model, _companion(bench).state_dict())
+
+
+def _squared_distance(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Tensor:
+    return torch.stack([(one[name] - other[name]).square().sum() for name in other]).sum()
+
+
+@torch.no_grad()
+def _feature_size(client: Client, model: nn.Module) -> int:
+    """How long a feature vector of `model` is."""
+    features = model.eval()(client.data.train.take(torch.arange(1)).inputs).features
+    model.train()
+    assert features is not None
+    return int(features.shape[-1])

@@ -1,0 +1,140 @@
+"""Control variates: every client corrects its gradients by how they differ from everybody's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from pydantic import ConfigDict, PositiveFloat
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from hetfed.bench import Bench, Desk
+from hetfed.client import Client, Tensors
+from hetfed.data import Batch
+from hetfed.exchanges.base import Exchange
+from hetfed.exchanges.groups import Among, check_same, group_of, grouped, of_group
+from hetfed.model import Output
+from hetfed.parts import WHOLE, part_names, read_tensors
+from hetfed.payload import Declaration, Payload
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class ControlVariates(Exchange):
+    """Adds (c - c_i) to the gradient of the shared parameters, c_i being the client's own usual gradient, c everybody's.
+
+    With `SharedParameters` in the same composition this is SCAFFOLD (Karimireddy et al. 2020). A client that takes
+    plain SGD steps estimates c_i from how far it moved (their option II); any other, whose steps are no multiples of
+    gradients, by its gradient at the server's model (option I). What travels is the change of c_i.
+
+    Args:
+        part: path of the submodule whose gradients are corrected; empty for the whole model.
+        exclude: paths below it that are not.
+        among: as in `SharedParameters`.
+        lr: how far the server moves c towards the clients' mean.
+    """
+
+    part: str = WHOLE
+    exclude: tuple[str, ...] = ()
+    among: Among = "all"
+    lr: PositiveFloat = 1.0
+
+    def missing(self, client: Client) -> str | None:
+        """A client needs parameters under the path."""
+        return None if self._names(client) else f"its model has no part {self.part!r}"
+
+    def check(self, clients: Sequence[Client]) -> None:
+        """Unless groups are formed by shape, all hold the same names and shapes."""
+        if self.among == "all":
+            check_same(clients, {client.name: self.declare(client) for client in clients}, "control variates")
+
+    def start(self, desk: Desk) -> Tensors:
+        """Zeros."""
+        return {
+            f"{self._group(client)}/{name}": torch.zeros(shape)
+            for client in desk.members.values()
+            for name, shape in self.declare(client).shapes.items()
+        }
+
+    def broadcast(self, desk: Desk, state: Tensors, client: Client) -> Payload | None:
+        """The usual gradient of the client's group."""
+        return Payload(of_group(self._group(client), state))
+
+    def apply(self, bench: Bench, payload: Payload) -> None:
+        """Remember it for this turn."""
+        bench.scratch["everybody"] = dict(payload.tensors)
+
+    def begin(self, bench: Bench) -> None:
+        """Remember the point from which local training starts, or measure the gradient there."""
+        names = self._names(bench.client)
+        bench.scratch["start"] = read_tensors(bench.model, names)
+        if not _plain_sgd(bench.client):
+            bench.scratch["gradient"] = _full_gradient(bench, names)
+
+    def loss(self, bench: Bench, batch: Batch, output: Output) -> Tensor | None:
+        """A linear term whose gradient is c - c_i."""
+        everybody = bench.scratch.get("everybody")
+        if not isinstance(everybody, dict):
+            return None
+        parameters = dict(bench.model.named_parameters())
+        terms = [(c - bench.memory[n] if n in bench.memory else c).mul(parameters[n]).sum() for n, c in everybody.items()]
+        return torch.stack(terms).sum()
+
+    def declare(self, client: Client) -> Declaration:
+        """One tensor for each corrected parameter."""
+        parameters = dict(client.module.named_parameters())
+        return Declaration.of({name: parameters[name].detach() for name in self._names(client)})
+
+    def upload(self, bench: Bench) -> Payload | None:
+        """The change of the client's own variate, which is remembered."""
+        everybody, start = bench.scratch.get("everybody"), bench.scratch.get("start")
+        if not isinstance(everybody, dict) or not isinstance(start, dict):
+            return None
+        own = {name: bench.memory.get(name, torch.zeros_like(c)) for name, c in everybody.items()}
+        new = bench.scratch.get("gradient")
+        if not isinstance(new, dict):
+            new, parameters = dict(own), dict(bench.model.named_parameters())
+            if bench.work.steps:
+                distance = bench.work.steps * bench.work.lr
+                new = {n: own[n] - c + (start[n] - parameters[n].detach()) / distance for n, c in everybody.items()}
+        bench.memory.update(new)
+        return Payload({name: new[name] - own[name] for name in own})
+
+    def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
+        """c moves by the sum of the changes over the number of all members, absent ones included."""
+        after = dict(state)
+        for group, sent in grouped(uploads).items():
+            members = sum(self._group(client) == group for client in desk.members.values())
+            for name, before in of_group(group, state).items():
+                change = torch.stack([payload.tensors[name] for payload in sent.values()]).sum(dim=0)
+                after[f"{group}/{name}"] = before + self.lr * change / members
+        return after
+
+    def _group(self, client: Client) -> str:
+        return group_of(self.declare(client).shapes)
+
+    def _names(self, client: Client) -> list[str]:
+        parameters = {name for name, _ in client.module.named_parameters()}
+        return [name for name in part_names(client.module, self.part, exclude=self.exclude) if name in parameters]
+
+
+def _plain_sgd(client: Client) -> bool:
+    training = client.training
+    return training.optimizer == "sgd" and training.momentum == 0 and training.weight_decay == 0
+
+
+def _full_gradient(bench: Bench, names: list[str]) -> Tensors:
+    """The gradient of the task's loss over the client's training data at the present model."""
+    parameters = dict(bench.model.named_parameters())
+    totals, examples = {name: torch.zeros_like(parameters[name]) for name in names}, 0
+    bench.model.eval()
+    for batch in bench.client.data.train.batches(bench.client.training.batch_size):
+        loss = bench.client.task.loss(bench.model(batch.inputs), batch)
+        if loss is None:
+            continue
+        found = torch.autograd.grad(loss, [parameters[name] for name in names], allow_unused=True)
+        examples += len(batch)
+        for name, gradient in zip(names, found, strict=True):
+            if gradient is not None:
+                totals[name] += len(batch) * gradient
+    return {name: total / max(examples, 1) for name, total in totals.items()}

@@ -1,0 +1,133 @@
+"""Parameters averaged per architecture, then distilled at the server from everybody's predictions on public inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from pydantic import ConfigDict, PositiveFloat, PositiveInt
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from hetfed.bench import Bench, Desk
+from hetfed.client import Client, Tensors
+from hetfed.data import Batch, Examples
+from hetfed.evaluation import predict
+from hetfed.exchanges.base import Exchange
+from hetfed.exchanges.groups import grouped, of_group, within
+from hetfed.exchanges.logit_distillation import LogitDistillation
+from hetfed.exchanges.shared_parameters import SharedParameters
+from hetfed.parts import local_parts, read_tensors, write_tensors
+from hetfed.payload import Declaration, Payload
+from hetfed.seeding import isolated
+from hetfed.training import descend, shuffled
+
+SHARED = SharedParameters(among="same-shape")
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class DistilledParameters(Exchange):
+    """The mean model of each group of equal architectures learns from the ensemble of all models (FedDF, Lin et al. 2020).
+
+    The ensemble's mean logits on the public inputs are the lesson; no label is read. A fifth of the public inputs is held back:
+    distillation stops when the distance there has not fallen for `patience` passes, and the best pass is kept.
+
+    Args:
+        temperature: softens both sides (classification).
+        epochs: passes over the public inputs at the server each time, at most.
+        patience: passes without progress before it stops.
+        lr: of the server's Adam.
+        batch_size: of those passes.
+    """
+
+    temperature: PositiveFloat = 1.0
+    epochs: PositiveInt = 20
+    patience: PositiveInt = 3
+    lr: PositiveFloat = 1e-3
+    batch_size: PositiveInt = 64
+
+    def missing(self, client: Client) -> str | None:
+        """A client needs public inputs, and a model of which nothing must stay at home."""
+        if local_parts(client.module):
+            return "parts of its model mean nothing at the server"
+        return LogitDistillation().missing(client)
+
+    def check(self, clients: Sequence[Client]) -> None:
+        """All must answer with logits of the same shape."""
+        LogitDistillation().check(clients)
+
+    def start(self, desk: Desk) -> Tensors:
+        """As in `SharedParameters`."""
+        return SHARED.start(desk)
+
+    def broadcast(self, desk: Desk, state: Tensors, client: Client) -> Payload | None:
+        """As in `SharedParameters`."""
+        return SHARED.broadcast(desk, state, client)
+
+    def apply(self, bench: Bench, payload: Payload) -> None:
+        """As in `SharedParameters`."""
+        SHARED.apply(bench, payload)
+
+    def declare(self, client: Client) -> Declaration:
+        """As in `SharedParameters`."""
+        return SHARED.declare(client)
+
+    def upload(self, bench: Bench) -> Payload | None:
+        """As in `SharedParameters`."""
+        return SHARED.upload(bench)
+
+    def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
+        """Average within each group, then distil the ensemble into each mean."""
+        after = SHARED.aggregate(desk, state, uploads)
+        clients = {name: desk.members[name] for name in uploads}
+        said = [predict(_model(client, uploads[name].tensors), _public(client)).logits for name, client in clients.items()]
+        lesson = torch.stack(said).mean(dim=0)
+        for group, sent in grouped(uploads).items():
+            client = clients[next(iter(sent))]
+            student = _model(client, of_group(group, after))
+            with isolated(desk.seed, "server", desk.round, group):
+                self._distil(desk, student, client, lesson)
+            after |= within(group, read_tensors(student, list(of_group(group, after))))
+        return after
+
+    def _distil(self, desk: Desk, student: nn.Module, client: Client, lesson: Tensor) -> None:
+        """Train `student` towards `lesson` (public inputs, ...), and leave it as it was after its best pass."""
+        public = _public(client)
+        lessons = Examples(public.inputs, lesson, public.ids)
+        order = torch.randperm(len(lessons), generator=desk.generator("held back"))
+        held, train = lessons.take(order[: max(len(order) // 5, 1)]), lessons.take(order[max(len(order) // 5, 1) :])
+
+        def distance(batch: Batch) -> Tensor:
+            return client.task.distillation_loss(student(batch.inputs).logits, batch.target, self.temperature)
+
+        def held_distance() -> float:
+            return float(client.task.distillation_loss(predict(student, held).logits, held.target, self.temperature))
+
+        optimizer = torch.optim.Adam(student.parameters(), lr=self.lr)
+        best, tensors, waited = held_distance(), _copy(student), 0
+        for epoch in range(self.epochs):
+            if waited >= self.patience or len(train) < 2:
+                break
+            student.train()
+            descend(optimizer, shuffled(train, self.batch_size, desk.generator("distil", epoch), None), distance)
+            found = held_distance()
+            waited = waited + 1
+            if found < best:
+                best, tensors, waited = found, _copy(student), 0
+        student.load_state_dict(tensors)
+
+
+def _copy(model: nn.Module) -> Tensors:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def _model(client: Client, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """A model of the client's kind with these parameters."""
+    model = client.new_model("shape only")
+    write_tensors(model, tensors)
+    return model
+
+
+def _public(client: Client) -> Examples:
+    assert client.public is not None  # `missing` saw to it
+    return client.public

@@ -1,0 +1,160 @@
+"""A generator of features that the server trains on the clients' heads: knowledge without any data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from pydantic import ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hetfed.bench import Bench, Desk
+from hetfed.client import Client, Tensors
+from hetfed.data import Batch
+from hetfed.exchanges.base import Exchange
+from hetfed.exchanges.prototypes import Prototypes, classes_and_features
+from hetfed.model import Output
+from hetfed.parts import part_names, read_tensors, write_tensors
+from hetfed.payload import Declaration, Payload
+from hetfed.seeding import isolated
+
+HEAD, COUNTS = "head", "class counts"
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class FeatureGenerator(Exchange):
+    """The server learns to generate features that the clients' heads recognise; clients train their heads on them too (FedGen,
+    Zhu et al. 2021).
+
+    What a client sends is its head and how many examples of each class it has; these counts are no secret any more then. The
+    generator turns a class and noise into a feature; it is trained so that the heads, each weighted by its share of that
+    class, name the class, and so that other noise gives another feature.
+
+    Args:
+        weight: of the loss on generated features, in the local loss.
+        noise: numbers of noise.
+        hidden: width of the generator.
+        epochs: steps of the generator's training each time.
+        lr: of the generator's Adam.
+        batch_size: of the generator's training.
+        diversity: weight of the loss that keeps features of other noise apart.
+    """
+
+    weight: PositiveFloat = 1.0
+    noise: PositiveInt = 32
+    hidden: PositiveInt = 128
+    epochs: PositiveInt = 50
+    lr: PositiveFloat = 3e-4
+    batch_size: PositiveInt = 128
+    diversity: NonNegativeFloat = 1.0
+
+    def missing(self, client: Client) -> str | None:
+        """A client needs classes, features and a head."""
+        return "its model has no part 'head'" if not part_names(client.module, HEAD) else Prototypes().missing(client)
+
+    def check(self, clients: Sequence[Client]) -> None:
+        """All must agree on the number of classes and the feature size."""
+        Prototypes().check(clients)
+
+    def start(self, desk: Desk) -> Tensors:
+        """A fresh generator, and that no class has been seen."""
+        classes, size = classes_and_features(next(iter(desk.members.values())))
+        with isolated(desk.seed, "server", "generator"):
+            net = _Generator(classes, self.noise, self.hidden, size)
+        return {COUNTS: torch.zeros(classes), **net.state_dict()}
+
+    def broadcast(self, desk: Desk, state: Tensors, client: Client) -> Payload | None:
+        """The generator and the classes there are, once it has learnt."""
+        return Payload(state) if state[COUNTS].any() else None
+
+    def apply(self, bench: Bench, payload: Payload) -> None:
+        """Remember the generator for the loss."""
+        bench.memory.update(payload.tensors)
+
+    def loss(self, bench: Bench, batch: Batch, output: Output) -> Tensor | None:
+        """The task's loss of the head on as many generated features as the batch has examples."""
+        if not bench.memory:
+            return None
+        chance = bench.scratch.setdefault("chance", bench.generator("generated features"))
+        assert isinstance(chance, torch.Generator)
+        classes = torch.multinomial(bench.memory[COUNTS], len(batch), replacement=True, generator=chance)
+        net = bench.scratch.setdefault("generator", self._net(bench.memory))
+        assert isinstance(net, _Generator)
+        with torch.no_grad():
+            features = net(classes, torch.randn(len(classes), self.noise, generator=chance))
+        said = bench.client.task.loss(Output(bench.model.get_submodule(HEAD)(features)), Batch({}, classes))
+        return None if said is None else self.weight * said
+
+    def declare(self, client: Client) -> Declaration:
+        """The head's tensors, and one count per class."""
+        state, names = client.module.state_dict(), part_names(client.module, HEAD)
+        shapes = {name: tuple(state[name].shape) for name in names}
+        return Declaration({COUNTS: (client.task.class_count,), **shapes}, {name: state[name].dtype for name in names})
+
+    def upload(self, bench: Bench) -> Payload | None:
+        """The trained head, and how many examples of each class trained it."""
+        train = bench.client.data.train
+        classes = bench.client.task.classes(train.batch(torch.arange(len(train))))
+        assert classes is not None
+        counts = torch.bincount(classes[classes >= 0], minlength=bench.client.task.class_count).float()
+        head = read_tensors(bench.model, part_names(bench.model, HEAD))
+        return Payload({COUNTS: counts, **head}, weight=len(train))
+
+    def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
+        """Train the generator against the heads that arrived."""
+        counts = torch.stack([payload.tensors[COUNTS].clamp(min=0) for payload in uploads.values()])
+        total = counts.sum(dim=0)
+        if not total.any():
+            return state
+        heads = [_head_of(desk.members[name], payload) for name, payload in uploads.items()]
+        shares = counts / total.clamp(min=1)
+        net, chance = self._net(state), desk.generator("generator")
+        optimizer = torch.optim.Adam(net.parameters(), lr=self.lr)
+        for _ in range(self.epochs):
+            classes = torch.multinomial(total, self.batch_size, replacement=True, generator=chance)
+            noise = torch.randn(self.batch_size, self.noise, generator=chance)
+            features = net(classes, noise)
+            logits = torch.stack([share[classes][:, None] * head(features) for share, head in zip(shares, heads, strict=True)])
+            loss = F.cross_entropy(logits.sum(dim=0), classes) + self.diversity * _sameness(features, noise)
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            optimizer.step()
+        return {COUNTS: total, **{name: tensor.detach().clone() for name, tensor in net.state_dict().items()}}
+
+    def _net(self, state: Tensors) -> _Generator:
+        """The generator with the parameters of `state`."""
+        size, classes = state["layers.2.weight"].shape[0], len(state[COUNTS])
+        with isolated("shape only"):
+            net = _Generator(classes, self.noise, self.hidden, size)
+        write_tensors(net, {name: tensor for name, tensor in state.items() if name != COUNTS})
+        return net
+
+
+class _Generator(nn.Module):
+    """A class and noise to a feature: two linear layers with a ReLU between them."""
+
+    def __init__(self, classes: int, noise: int, hidden: int, size: int) -> None:
+        super().__init__()
+        self.classes = classes
+        self.layers = nn.Sequential(nn.Linear(classes + noise, hidden), nn.ReLU(), nn.Linear(hidden, size))
+
+    def forward(self, classes: Tensor, noise: Tensor) -> Tensor:
+        """(b,) and (b, noise) -> (b, size)"""
+        features: Tensor = self.layers(torch.cat([F.one_hot(classes, self.classes).float(), noise], dim=1))
+        return features
+
+
+def _sameness(features: Tensor, noise: Tensor) -> Tensor:
+    """Near 1 where other noise gives the same feature, near 0 where it gives another (the diversity loss of the paper)."""
+    apart = (features[:, None] - features[None]).abs().mean(dim=2)
+    noise_apart = (noise[:, None] - noise[None]).square().mean(dim=2)
+    return torch.exp(-(apart * noise_apart).mean())
+
+
+def _head_of(client: Client, payload: Payload) -> nn.Module:
+    """The head that a client sent, not to be trained."""
+    head = client.new_model("shape only").get_submodule(HEAD)
+    write_tensors(head, {n.removeprefix(f"{HEAD}."): t for n, t in payload.tensors.items() if n != COUNTS})
+    return head.requires_grad_(False)

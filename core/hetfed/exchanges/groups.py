@@ -1,0 +1,58 @@
+"""Clients whose tensors agree in name and shape form a group: only within one can parameters be averaged."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from hetfed.client import Client, Tensors
+from hetfed.errors import PlanError
+from hetfed.payload import Declaration, Payload
+
+Among = Literal["all", "same-shape"]
+"""Whether all clients must agree, or each group of those that do averages by itself."""
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def group_of(shapes: Shapes) -> str:
+    """A short name for all who hold tensors of these names and shapes."""
+    return hashlib.sha256(repr(sorted(shapes.items())).encode()).hexdigest()[:12]
+
+
+def grouped(uploads: Mapping[str, Payload]) -> dict[str, dict[str, Payload]]:
+    """Uploads by client name, by the group that their tensors belong to."""
+    groups: dict[str, dict[str, Payload]] = defaultdict(dict)
+    for name, payload in uploads.items():
+        groups[group_of({key: tuple(tensor.shape) for key, tensor in payload.tensors.items()})][name] = payload
+    return groups
+
+
+def within(group: str, tensors: Tensors) -> Tensors:
+    """The tensors under the names by which the server's state keeps them."""
+    return {f"{group}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def of_group(group: str, state: Tensors) -> Tensors:
+    """What the server's state keeps for a group, under the clients' names."""
+    return {key.removeprefix(f"{group}/"): tensor for key, tensor in state.items() if key.startswith(f"{group}/")}
+
+
+def check_same(clients: Sequence[Client], declared: Mapping[str, Declaration], what: str) -> None:
+    """Raise `PlanError` that names two clients whose declared tensors differ, and the first one that does."""
+    first = clients[0]
+    for client in clients[1:]:
+        difference = _difference(declared[first.name].shapes, declared[client.name].shapes)
+        if difference:
+            raise PlanError(
+                f"clients {first.name!r} and {client.name!r} cannot share {what}: {difference}",
+                remedy='Give them the same architecture there, share a smaller part, or set among = "same-shape".',
+            )
+
+
+def _difference(mine: Shapes, theirs: Shapes) -> str | None:
+    for name in sorted(set(mine) | set(theirs)):
+        if mine.get(name) != theirs.get(name):
+            return f"tensor {name!r} is {mine.get(name, 'absent')} at the one and {theirs.get(name, 'absent')} at the other"
+    return None

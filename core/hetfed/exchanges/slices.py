@@ -1,0 +1,190 @@
+"""Slices: clients hold narrower versions of one network, each a part of the server's channels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from hetfed.bench import Bench, Desk
+from hetfed.client import Client, Tensors
+from hetfed.errors import PlanError
+from hetfed.exchanges.base import Exchange
+from hetfed.model import Output
+from hetfed.parts import NORM_LAYERS, WHOLE, part_names, read_tensors, write_tensors
+from hetfed.payload import Declaration, Payload
+
+WINDOW = "window"
+"""The name under which the first channel of a slice travels."""
+Index = tuple[Tensor, ...]
+"""Which rows of each dimension."""
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Slices(Exchange):
+    """Averages element by element over those who hold an element (HeteroFL, Diao et al. 2021; FedRolex, Alam et al. 2022).
+
+    The server holds the parameters of the widest member; a client with fewer channels holds the first of them, or a window that
+    moves on by one channel a round. Three things make this work, and all three are done here: normalisation is static (running
+    statistics never travel; each client's are measured anew on its own data after training), the outputs of narrowed layers are
+    scaled up by how much narrower they are, and the logits of classes that a client does not have are masked in training.
+
+    Args:
+        part: path of the submodule that is shared; empty for the whole model.
+        exclude: paths below it that stay personal.
+        window: "first", or "rolling".
+    """
+
+    part: str = WHOLE
+    exclude: tuple[str, ...] = ()
+    window: Literal["first", "rolling"] = "first"
+
+    def extend(self, client: Client, model: nn.Module, members: Sequence[Client]) -> None:
+        """Scale the outputs of narrowed layers; in training, mask the logits of absent classes."""
+        widest = _widest(members).module
+        for path, module in model.named_modules():
+            wide, narrow = _width(widest.get_submodule(path)), _width(module)
+            if narrow is not None and wide is not None and narrow < wide:
+                module.register_forward_hook(_Scale(narrow / wide))
+        absent = _absent_classes(client)
+        if absent is not None and absent.any():
+            model.register_forward_hook(_Mask(absent))
+
+    def missing(self, client: Client) -> str | None:
+        """A client needs parameters under the path."""
+        return None if self._names(client) else f"its model has no part {self.part!r}"
+
+    def check(self, clients: Sequence[Client]) -> None:
+        """Every model must be a slice of the widest one's."""
+        widest = _widest(clients)
+        whole = self.declare(widest).shapes
+        for client in clients:
+            mine = self.declare(client).shapes
+            for name in sorted(set(whole) | set(mine)):
+                big, small = whole.get(name), mine.get(name)
+                fits = big is not None and small is not None and len(big) == len(small)
+                if not fits or any(k > n for k, n in zip(small or (), big or (), strict=True)):
+                    problem = f"the model of {client.name!r} is no slice of that of {widest.name!r}: tensor {name!r} is "
+                    remedy = "Give them the same architecture in different widths."
+                    raise PlanError(f"{problem}{small or 'absent'}, the other's {big or 'absent'}", remedy=remedy)
+
+    def start(self, desk: Desk) -> Tensors:
+        """The widest member's initialisation."""
+        widest = _widest(list(desk.members.values()))
+        return {WINDOW: torch.tensor([0]), **read_tensors(widest.new_model(desk.seed, "server", "slices"), self._names(widest))}
+
+    def broadcast(self, desk: Desk, state: Tensors, client: Client) -> Payload | None:
+        """The client's slice."""
+        shapes, window = self.declare(client).shapes, int(state[WINDOW])
+        slices = {name: state[name][_index(shapes[name], state[name], window)] for name in self._names(client)}
+        return Payload({WINDOW: state[WINDOW], **slices})
+
+    def apply(self, bench: Bench, payload: Payload) -> None:
+        """Put the slice in place, and remember where it lies in the whole."""
+        bench.memory[WINDOW] = payload.tensors[WINDOW]
+        write_tensors(bench.model, {name: tensor for name, tensor in payload.tensors.items() if name != WINDOW})
+
+    def declare(self, client: Client) -> Declaration:
+        """The parameters under the path, no running statistics; and where the slice lies."""
+        state = client.module.state_dict()
+        return Declaration.of({WINDOW: torch.tensor([0]), **{name: state[name] for name in self._names(client)}})
+
+    def upload(self, bench: Bench) -> Payload | None:
+        """The trained slice; then the running statistics are measured anew."""
+        measure_statistics(bench)
+        window = bench.memory.get(WINDOW, torch.tensor([0]))
+        trained = read_tensors(bench.model, self._names(bench.client))
+        return Payload({WINDOW: window, **trained}, weight=len(bench.client.data.train))
+
+    def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
+        """Each element becomes its mean over those who hold it; one that nobody holds stays as it is."""
+        after = {WINDOW: state[WINDOW] + (self.window == "rolling")}
+        for name, whole in state.items():
+            if name == WINDOW:
+                continue
+            total, count = torch.zeros_like(whole), torch.zeros_like(whole)
+            for payload in uploads.values():
+                part = payload.tensors[name]
+                index = _index(tuple(part.shape), whole, int(payload.tensors[WINDOW]))
+                total[index] += part
+                count[index] += 1
+            after[name] = torch.where(count > 0, total / count.clamp(min=1), whole)
+        return after
+
+    def _names(self, client: Client) -> list[str]:
+        parameters = {name for name, _ in client.module.named_parameters()}
+        return [name for name in part_names(client.module, self.part, exclude=self.exclude) if name in parameters]
+
+
+def _index(shape: tuple[int, ...], whole: Tensor, window: int) -> Index:
+    """Where a slice of `shape` lies: dimensions of the same size are cut alike, so that layers go on fitting."""
+    rows = [(torch.arange(k) + window) % n if k < n else torch.arange(n) for k, n in zip(shape, whole.shape, strict=True)]
+    return tuple(row.view(-1, *[1] * (len(rows) - 1 - axis)) for axis, row in enumerate(rows))
+
+
+class _Scale:
+    """A forward hook: the output is divided by the layer's share of the channels."""
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+
+    def __call__(self, module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+        return output / self.share
+
+
+class _Mask:
+    """A forward hook: in training the logits of `absent` classes are zero and learn nothing."""
+
+    def __init__(self, absent: Tensor) -> None:
+        self.absent = absent
+
+    def __call__(self, module: nn.Module, inputs: object, output: Output) -> Output:
+        if not module.training:
+            return output
+        return Output(output.logits.masked_fill(self.absent, 0), output.features, output.further)
+
+
+@torch.no_grad()
+def measure_statistics(bench: Bench) -> None:
+    """Running statistics of batch normalisation over the client's training data, every batch counting the same."""
+    layers = [m for m in bench.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    if not layers:
+        return
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # a cumulative mean
+    was = bench.model.training
+    bench.model.train()
+    for batch in bench.client.data.train.batches(max(bench.client.training.batch_size, 2)):
+        if len(batch) > 1:
+            bench.model(batch.inputs)
+    bench.model.train(was)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+
+
+def _widest(clients: Sequence[Client]) -> Client:
+    """The member with most parameters, the first by name among equals."""
+    return min(clients, key=lambda client: (-sum(p.numel() for p in client.module.parameters()), client.name))
+
+
+def _width(module: nn.Module) -> int | None:
+    """The number of output channels of a layer that has such a thing; normalisation layers are not asked."""
+    if isinstance(module, NORM_LAYERS):
+        return None
+    width = getattr(module, "out_channels", getattr(module, "out_features", None))
+    return width if isinstance(width, int) else None
+
+
+def _absent_classes(client: Client) -> Tensor | None:
+    """Which classes the training data lacks (classes,); None where the task has no classes."""
+    train = client.data.train
+    classes = client.task.classes(train.batch(torch.arange(len(train))))
+    if classes is None:
+        return None
+    return torch.bincount(classes[classes >= 0], minlength=client.task.class_count) == 0

@@ -1,0 +1,100 @@
+"""A head that the server trains on class means of features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from pydantic import ConfigDict, PositiveFloat, PositiveInt
+from pydantic.dataclasses import dataclass
+
+from hetfed.bench import Bench, Desk
+from hetfed.client import Client, Tensors
+from hetfed.data import Batch
+from hetfed.errors import PlanError
+from hetfed.exchanges.base import Exchange
+from hetfed.exchanges.prototypes import Prototypes, class_means
+from hetfed.model import Output
+from hetfed.parts import part_names, read_tensors, write_tensors
+from hetfed.payload import Declaration, Payload
+
+HEAD = "head"
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class TrainedHead(Exchange):
+    """Clients send class means of features; the server trains the head on them and gives it to all (FedGH, Yi et al. 2023).
+
+    Any architectures can take part whose features have the same size and whose heads are alike.
+
+    Args:
+        epochs: passes over the class means at the server each time.
+        lr: of the server's SGD.
+        batch_size: of those passes.
+    """
+
+    epochs: PositiveInt = 10
+    lr: PositiveFloat = 0.01
+    batch_size: PositiveInt = 10
+
+    def missing(self, client: Client) -> str | None:
+        """A client needs classes, features and a head."""
+        if not part_names(client.module, HEAD):
+            return "its model has no part 'head'"
+        return Prototypes().missing(client)
+
+    def check(self, clients: Sequence[Client]) -> None:
+        """All must agree on the number of classes, the feature size and the head's shapes."""
+        Prototypes().check(clients)
+        first = clients[0]
+        for client in clients[1:]:
+            if self._shapes(client) != self._shapes(first):
+                raise PlanError(
+                    f"clients {first.name!r} and {client.name!r} have heads of other shapes: {self._shapes(first)} and "
+                    f"{self._shapes(client)}",
+                    remedy="Give their models the same kind of head.",
+                )
+
+    def start(self, desk: Desk) -> Tensors:
+        """A fresh head."""
+        first = next(iter(desk.members.values()))
+        return read_tensors(first.new_model(desk.seed, "server", HEAD), part_names(first.module, HEAD))
+
+    def broadcast(self, desk: Desk, state: Tensors, client: Client) -> Payload | None:
+        """The head."""
+        return Payload(state)
+
+    def apply(self, bench: Bench, payload: Payload) -> None:
+        """Put it in place."""
+        write_tensors(bench.model, payload.tensors)
+
+    def declare(self, client: Client) -> Declaration:
+        """As in `Prototypes`."""
+        return Prototypes().declare(client)
+
+    def upload(self, bench: Bench) -> Payload | None:
+        """Class means of the features of the trained model."""
+        return class_means(bench)
+
+    def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
+        """Train the head on the class means that arrived."""
+        counts = torch.stack([payload.tensors["counts"] for payload in uploads.values()])
+        means = torch.stack([payload.tensors["means"] for payload in uploads.values()])
+        having, classes = (counts > 0).nonzero(as_tuple=True)
+        points = means[having, classes]
+        client = desk.members[next(iter(uploads))]
+        head = client.new_model("shape only").get_submodule(HEAD)
+        write_tensors(head, {name.removeprefix(f"{HEAD}."): tensor for name, tensor in state.items()})
+        optimizer, chance = torch.optim.SGD(head.parameters(), lr=self.lr), desk.generator(HEAD)
+        for _ in range(self.epochs):
+            for rows in torch.randperm(len(points), generator=chance).split(self.batch_size):
+                loss = client.task.loss(Output(head(points[rows])), Batch({}, classes[rows]))
+                if loss is not None:
+                    optimizer.zero_grad()
+                    torch.autograd.backward(loss)
+                    optimizer.step()
+        return {f"{HEAD}.{name}": tensor.detach().clone() for name, tensor in head.state_dict().items()}
+
+    def _shapes(self, client: Client) -> dict[str, tuple[int, ...]]:
+        state = client.module.state_dict()
+        return {name: tuple(state[name].shape) for name in part_names(client.module, HEAD)}

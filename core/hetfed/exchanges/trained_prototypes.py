@@ -1,0 +1,139 @@
+"""Prototypes that the server trains, so that classes keep a distance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from pydantic import ConfigDict, PositiveFloat, PositiveInt
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hetfed.bench import Bench, Desk
+from hetfed.client import Client, Tensors
+from hetfed.data import Batch
+from hetfed.exchanges.base import Exchange
+from hetfed.exchanges.prototypes import Prototypes, classes_and_features
+from hetfed.model import Output
+from hetfed.parts import write_tensors
+from hetfed.payload import Declaration, Payload
+from hetfed.seeding import isolated
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class TrainedPrototypes(Exchange):
+    """The server learns one prototype per class from the clients' class means, with a margin between classes (FedTGP,
+    Zhang et al. 2024).
+
+    A class mean of a client must be nearer to its class's prototype than to any other by a margin: the mean, over classes, of
+    the distance to the nearest other class, and no more than `margin_cap`. Clients use the prototypes as in `Prototypes`.
+
+    Args:
+        weight: of the squared distance between a feature and the prototype of its class, in the local loss.
+        epochs: passes over the class means at the server each time.
+        lr: of the server's SGD.
+        batch_size: of those passes.
+        margin_cap: the largest margin.
+    """
+
+    weight: PositiveFloat = 10.0
+    epochs: PositiveInt = 100
+    lr: PositiveFloat = 0.01
+    batch_size: PositiveInt = 10
+    margin_cap: PositiveFloat = 100.0
+
+    @property
+    def _prototypes(self) -> Prototypes:
+        return Prototypes(weight=self.weight)
+
+    def missing(self, client: Client) -> str | None:
+        """As in `Prototypes`."""
+        return self._prototypes.missing(client)
+
+    def check(self, clients: Sequence[Client]) -> None:
+        """As in `Prototypes`."""
+        self._prototypes.check(clients)
+
+    def start(self, desk: Desk) -> Tensors:
+        """The network that gives the prototypes, and that no class has been seen."""
+        classes, size = classes_and_features(next(iter(desk.members.values())))
+        with isolated(desk.seed, "server", "prototypes"):
+            net = _PrototypeNet(classes, size)
+        return {"counts": torch.zeros(classes), **{f"net/{name}": tensor for name, tensor in net.state_dict().items()}}
+
+    def broadcast(self, desk: Desk, state: Tensors, client: Client) -> Payload | None:
+        """The prototypes of the classes seen so far."""
+        if not state["counts"].any():
+            return None
+        with torch.no_grad():
+            means = _net_of(state)()
+        return Payload({"means": means, "counts": state["counts"].sign()})
+
+    def apply(self, bench: Bench, payload: Payload) -> None:
+        """As in `Prototypes`."""
+        self._prototypes.apply(bench, payload)
+
+    def loss(self, bench: Bench, batch: Batch, output: Output) -> Tensor | None:
+        """As in `Prototypes`."""
+        return self._prototypes.loss(bench, batch, output)
+
+    def declare(self, client: Client) -> Declaration:
+        """As in `Prototypes`."""
+        return self._prototypes.declare(client)
+
+    def upload(self, bench: Bench) -> Payload | None:
+        """As in `Prototypes`."""
+        return self._prototypes.upload(bench)
+
+    def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
+        """Train the prototypes on the class means that arrived."""
+        counts = torch.stack([payload.tensors["counts"] for payload in uploads.values()])
+        means = torch.stack([payload.tensors["means"] for payload in uploads.values()])
+        having, classes = (counts > 0).nonzero(as_tuple=True)
+        points = means[having, classes]
+        if not len(points):
+            return state
+        net, margin = _net_of(state), self._margin(points, classes)
+        optimizer, chance = torch.optim.SGD(net.parameters(), lr=self.lr), desk.generator("prototypes")
+        for _ in range(self.epochs):
+            for rows in torch.randperm(len(points), generator=chance).split(self.batch_size):
+                distance = torch.cdist(points[rows], net())
+                own = F.one_hot(classes[rows], distance.shape[1])
+                optimizer.zero_grad()
+                torch.autograd.backward(F.cross_entropy(-(distance + own * margin), classes[rows]))
+                optimizer.step()
+        trained = {f"net/{name}": tensor.detach() for name, tensor in net.state_dict().items()}
+        return {"counts": state["counts"] + counts.sum(dim=0), **trained}
+
+    def _margin(self, points: Tensor, classes: Tensor) -> Tensor:
+        """The mean distance of a class to its nearest neighbour among the classes."""
+        present = classes.unique()
+        centres = torch.stack([points[classes == c].mean(dim=0) for c in present])
+        if len(present) < 2:
+            return torch.zeros(())
+        apart = torch.cdist(centres, centres).fill_diagonal_(torch.inf)
+        return apart.min(dim=1).values.mean().clamp(max=self.margin_cap)
+
+
+class _PrototypeNet(nn.Module):
+    """An embedding per class, through two linear layers with a ReLU between them."""
+
+    def __init__(self, classes: int, size: int) -> None:
+        super().__init__()
+        self.embedding = nn.Parameter(torch.randn(classes, size))
+        self.layers = nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, size))
+
+    def forward(self) -> Tensor:
+        """The prototypes (classes, size)."""
+        prototypes: Tensor = self.layers(self.embedding)
+        return prototypes
+
+
+def _net_of(state: Tensors) -> _PrototypeNet:
+    """The network with the server's parameters."""
+    classes, size = state["net/embedding"].shape
+    with isolated("shape only"):
+        net = _PrototypeNet(classes, size)
+    write_tensors(net, {name.removeprefix("net/"): tensor for name, tensor in state.items() if name.startswith("net/")})
+    return net
