@@ -47,8 +47,9 @@ Setting = Annotated[Aggregation, BeforeValidator(_short_form)]
 
 def weighted_mean(payloads: Sequence[Payload], faulty: int = 0) -> dict[str, Tensor]:
     """The mean of each tensor, weighted by the payloads' weights (equally, where all weights are zero)."""
-    total = sum(payload.weight for payload in payloads)
-    shares = [payload.weight / total if total else 1 / len(payloads) for payload in payloads]
+    weights = [payload.weight * payload.discount for payload in payloads]
+    total = sum(weights)
+    shares = [weight / total if total else 1 / len(payloads) for weight in weights]
     return {
         name: sum((share * p.tensors[name].double() for share, p in zip(shares, payloads, strict=True)), start=first * 0.0).to(
             first.dtype
@@ -91,7 +92,7 @@ def _krum_scores(payloads: Sequence[Payload], faulty: int) -> Tensor:
 def geometric_median(payloads: Sequence[Payload], faulty: int = 0, steps: int = 100, tiny: float = 1e-6) -> dict[str, Tensor]:
     """The point with the least weighted sum of distances to the uploads, by Weiszfeld's iteration."""
     vectors = _vectors(payloads)
-    weights = torch.tensor([payload.weight for payload in payloads], dtype=vectors.dtype)
+    weights = torch.tensor([payload.weight * payload.discount for payload in payloads], dtype=vectors.dtype)
     weights = weights if weights.sum() > 0 else torch.ones_like(weights)
     point = weights @ vectors / weights.sum()
     for _ in range(steps):

@@ -58,12 +58,14 @@ class Desk:
     """The server at work on one exchange in one round (0 before the first).
 
     `members` are those who take part, by name: the server knows their kinds of model and the public inputs, nothing else of
-    them is looked at here.
+    them is looked at here. `mixing` is how far a mean of uploads replaces what the server held: all the way, but for
+    asynchronous rounds, in which a few clients must not speak for all.
     """
 
     members: Mapping[str, Client]
     seed: int
     round: int = 0
+    mixing: float = 1.0
 
     def generator(self, *purpose: object) -> torch.Generator:
         """Chance of the server in this round for this purpose, and no other."""

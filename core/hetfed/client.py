@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hetfed.data import ClientData, Examples, Facts
 from hetfed.evaluation import predict
 from hetfed.model import Output
+from hetfed.participation import Presence
 from hetfed.seeding import isolated
 from hetfed.tasks import Metrics, Task
 from hetfed.training import Augment, Training
@@ -40,6 +41,7 @@ class Client:
     about: Mapping[str, str] = field(default_factory=dict)
     references: Callable[[], Mapping[str, Metrics]] = field(default=dict)
     common: Callable[[Facts], nn.Module] | None = None
+    presence: Presence = field(default_factory=Presence)
 
     def new_model(self, *seed_path: object) -> nn.Module:
         """A freshly initialised model, the same for the same `seed_path`."""

@@ -79,6 +79,11 @@ class Composition:
         """The steps that `client` takes part in."""
         return [step for step in self.steps if step.includes(client)]
 
+    def phases_of(self, client: Client, round_number: int, rounds: int) -> list[Phase]:
+        """The phases of local training: the composition's, else the client's own, else one in which everything trains."""
+        phases = self.phases or client.training.phases or (Phase(),)
+        return [phase for phase in phases if phase.active(round_number, rounds)]
+
     def over(self, rounds: int) -> Composition:
         """The same for so many rounds: no step's end counts from the last one any more."""
         steps = [step if step.until is None else replace(step, until=last_round(step.until, rounds)) for step in self.steps]

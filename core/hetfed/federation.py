@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from hetfed.bench import Desk
 from hetfed.client import Client, ClientState, Tensors, new_state
 from hetfed.composition import Composition, Step
 from hetfed.engines.local import Engine, local
-from hetfed.errors import PayloadRefused
+from hetfed.errors import PayloadRefused, RunError
+from hetfed.participation import Participation, duration
 from hetfed.payload import Payload
-from hetfed.turn import Job, Report, Round, Turn
+from hetfed.turn import Failure, Job, Report, Round, Turn
 
 
 @dataclass(frozen=True)
@@ -27,20 +28,45 @@ class Federation:
     rounds: int
     seed: int
     quorum: int = 1
+    participation: Participation = field(default_factory=Participation)
 
     @staticmethod
-    def of(clients: Sequence[Client], composition: Composition, rounds: int, seed: int, quorum: int = 1) -> Federation:
+    def of(
+        clients: Sequence[Client],
+        composition: Composition,
+        rounds: int,
+        seed: int,
+        *,
+        quorum: int = 1,
+        participation: Participation | None = None,
+    ) -> Federation:
         """A federation of `clients`, put in order."""
         ordered = tuple(sorted(clients, key=lambda client: client.name))
-        return Federation(ordered, composition.over(rounds), rounds, seed, quorum)
+        return Federation(ordered, composition.over(rounds), rounds, seed, quorum, participation or Participation())
 
     def members(self, step: Step) -> list[Client]:
         """Those who take part in `step`."""
         return [client for client in self.clients if step.includes(client)]
 
-    def desk(self, step: Step, round_number: int) -> Desk:
+    def duration(self, client: Client, round_number: int) -> float:
+        """How long the client's local training takes in a round, in units of its `presence.speed`."""
+        phases = self.composition.phases_of(client, round_number, self.rounds)
+        return duration(client, sum(phase.epochs or client.training.epochs for phase in phases))
+
+    def desk(self, step: Step, round_number: int, mixing: float = 1.0) -> Desk:
         """The server's desk for `step` in a round."""
-        return Desk({client.name: client for client in self.members(step)}, self.seed, round_number)
+        return Desk({client.name: client for client in self.members(step)}, self.seed, round_number, mixing)
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """What one client sent by one exchange: when it was sent, and when it arrives."""
+
+    client: str
+    exchange: str
+    encoded: bytes
+    sent: int
+    due: int
 
 
 @dataclass(frozen=True)
@@ -48,7 +74,8 @@ class Upload:
     """One payload that left a client: what the ledger records.
 
     `travelled` is what the bytes decode to, None where they do not; `contents` is the payload that the exchange gets,
-    decompressed, None where it was refused; `refused` is the reason, or None if it was accepted.
+    decompressed, None where it was refused; `refused` is the reason, or None if it was accepted. `round` is the round in which
+    it arrived, `sent` the one in which it was sent.
     """
 
     round: int
@@ -58,11 +85,15 @@ class Upload:
     travelled: Payload | None = None
     contents: Payload | None = None
     refused: str | None = None
+    sent: int = 0
 
 
 @dataclass(frozen=True)
 class Row:
-    """One client in one round, as it stands in rounds.csv; bytes are those of its payloads."""
+    """One client in one round, as it stands in rounds.csv; bytes are those of its payloads.
+
+    `failed` says why its turn came to nothing; it is empty where it did not.
+    """
 
     round: int
     client: str
@@ -73,16 +104,21 @@ class Row:
     bytes_up: int
     bytes_down: int
     refused: int
+    failed: str = ""
 
 
 @dataclass
 class FederationState:
-    """Everything that a run needs in order to go on: the rounds done, the server's state by step label, the clients' states."""
+    """Everything that a run needs in order to go on.
+
+    The rounds done, the server's state by step label, the clients' states, the rows so far, and what is still on its way.
+    """
 
     round: int
     server: dict[str, Tensors]
     clients: dict[str, ClientState]
     rows: list[Row] = field(default_factory=list)
+    pending: list[Parcel] = field(default_factory=list)
 
 
 OnUpload = Callable[[Upload], None]
@@ -102,52 +138,79 @@ def advance(
     on_upload: OnUpload = lambda upload: None,
     on_turn: OnTurn = lambda round_number, client, report: None,
 ) -> FederationState:
-    """One round: the server broadcasts, every client takes its turn, the server aggregates what it accepts."""
+    """One round: the server broadcasts, every client that it asks takes its turn, the server aggregates what it accepts.
+
+    Raises:
+        RunError: a turn failed, and the federation does not tolerate that; the message names the client and the round.
+    """
     peers = {client.name: client for client in federation.clients}
     this = Round(state.round + 1, federation.rounds, federation.seed, federation.composition, peers)
-    inboxes = {client.name: _inbox(federation, state, client, this.number) for client in federation.clients}
-    jobs = [Job(client, state.clients[client.name], inboxes[client.name]) for client in federation.clients]
-    turns: dict[str, Turn] = {}
-    for name, turn in engine(jobs, this):
-        turns[name] = turn
-        on_turn(this.number, name, turn.report)
-    server, uploads = dict(state.server), []
-    for step in federation.composition:
-        members = federation.members(step)
-        received = [_receive(step, client, turns[client.name], inboxes[client.name], this.number) for client in members]
-        arrived = [upload for upload in received if upload is not None]
-        accepted = {u.client: u.contents for u in arrived if u.contents is not None and u.refused is None}
-        if len(accepted) >= max(federation.quorum, 1):
-            server[step.label] = step.exchange.aggregate(federation.desk(step, this.number), server[step.label], accepted)
-        uploads += arrived
-    for upload in uploads:
+    inboxes: dict[str, dict[str, bytes]] = {}
+    clients, rows, pending = dict(state.clients), list(state.rows), list(state.pending)
+    uploads: list[Upload] = []
+
+    def arrive(parcel: Parcel) -> None:
+        upload = _receive(federation, parcel, inboxes.get(parcel.client, {}), this.number)
+        uploads.append(upload)
         on_upload(upload)
-    rows = [_row(this.number, name, turns[name], inboxes[name], uploads) for name in sorted(turns)]
-    return FederationState(this.number, server, {name: turn.state for name, turn in turns.items()}, state.rows + rows)
+
+    for parcel in [parcel for parcel in pending if parcel.due == this.number]:
+        pending.remove(parcel)
+        arrive(parcel)
+    for name, turn in engine(_jobs(federation, state, this, inboxes), this):
+        bytes_down = sum(map(len, inboxes[name].values()))
+        if isinstance(turn, Failure):
+            rows.append(_failed(federation, this, name, turn, bytes_down))
+            continue
+        clients[name] = turn.state
+        on_turn(this.number, name, turn.report)
+        delay = federation.participation.rounds_of_delay(federation.duration(peers[name], this.number))
+        for label, encoded in turn.outbox.items():
+            parcel = Parcel(name, label, encoded, this.number, this.number + delay)
+            if delay:
+                pending.append(parcel)
+            else:
+                arrive(parcel)
+        rows.append(_row(this.number, name, turn, bytes_down))
+    server = _aggregate(federation, state.server, uploads, this.number)
+    # However the engine ran them, rows stand in the order of rounds and clients.
+    rows = sorted((_with_refusals(row, uploads) for row in rows), key=lambda row: (row.round, row.client))
+    return FederationState(this.number, server, clients, rows, pending)
+
+
+def _jobs(federation: Federation, state: FederationState, this: Round, inboxes: dict[str, dict[str, bytes]]) -> Iterator[Job]:
+    """The turns of this round, one after the other; what the server sends is noted in `inboxes`."""
+    busy = {parcel.client for parcel in state.pending}
+    idle = [client for client in federation.clients if client.name not in busy]
+    for client in federation.participation.choose(idle, federation.seed, this.number):
+        inboxes[client.name] = _inbox(federation, state, client, this.number)
+        yield Job(client, state.clients[client.name], inboxes[client.name])
 
 
 def _inbox(federation: Federation, state: FederationState, client: Client, round_number: int) -> dict[str, bytes]:
     """What the server sends to `client`, as bytes by step label."""
-    due = [step for step in federation.composition.of(client) if step.broadcasts(round_number)]
-    sent = {
-        step.label: step.exchange.broadcast(federation.desk(step, round_number), state.server[step.label], client)
-        for step in due
-    }
-    steps = {step.label: step for step in due}
-    return {label: steps[label].write(payload) for label, payload in sent.items() if payload is not None}
+    inbox = {}
+    for step in federation.composition.of(client):
+        if step.broadcasts(round_number):
+            payload = step.exchange.broadcast(federation.desk(step, round_number), state.server[step.label], client)
+            if payload is not None:
+                inbox[step.label] = step.write(payload)
+    return inbox
 
 
-def _receive(step: Step, client: Client, turn: Turn, inbox: Mapping[str, bytes], round_number: int) -> Upload | None:
-    """Decode and check one upload; None where the client sent nothing. `inbox` is what it had been sent."""
-    encoded = turn.outbox.get(step.label)
-    if encoded is None:
-        return None
-    upload = Upload(round_number, client.name, step.label, encoded)
-    if not step.uploads(round_number):
-        return replace(upload, refused="nothing is due in this round")
+def _receive(federation: Federation, parcel: Parcel, inbox: Mapping[str, bytes], round_number: int) -> Upload:
+    """Decode and check one upload. `inbox` is what its client had been sent in this round."""
+    upload = Upload(round_number, parcel.client, parcel.exchange, parcel.encoded, sent=parcel.sent)
+    client = next(client for client in federation.clients if client.name == parcel.client)
     try:
-        travelled = Payload.decode(encoded)
+        step = next((step for step in federation.composition.of(client) if step.label == parcel.exchange), None)
+        if step is None or not step.uploads(parcel.sent):
+            raise PayloadRefused("nothing is due in this round")
+        travelled = Payload.decode(parcel.encoded)
         upload = replace(upload, travelled=travelled)
+        late = federation.participation.lateness(federation.duration(client, parcel.sent))
+        if late:
+            raise PayloadRefused(late)
         declared = step.exchange.declare(client)
         contents = travelled
         if step.compression:
@@ -156,11 +219,28 @@ def _receive(step: Step, client: Client, turn: Turn, inbox: Mapping[str, bytes],
         declared.check(contents)
     except PayloadRefused as error:
         return replace(upload, refused=str(error))
-    return replace(upload, contents=contents)
+    discount = federation.participation.discount(round_number - parcel.sent)
+    return replace(upload, contents=replace(contents, discount=discount))
 
 
-def _row(round_number: int, name: str, turn: Turn, inbox: Mapping[str, bytes], uploads: Sequence[Upload]) -> Row:
-    mine = [upload for upload in uploads if upload.client == name]
+def _aggregate(
+    federation: Federation, server: Mapping[str, Tensors], uploads: Sequence[Upload], round_number: int
+) -> dict[str, Tensors]:
+    """The server's next state of every exchange whose quorum has arrived."""
+    after = dict(server)
+    for step in federation.composition:
+        mine = sorted((u for u in uploads if u.exchange == step.label), key=lambda upload: upload.client)
+        accepted = {u.client: u.contents for u in mine if u.contents is not None and u.refused is None}
+        if len(accepted) >= max(federation.quorum, 1):
+            members = len(federation.members(step))
+            arrived = sum(payload.discount for payload in accepted.values())
+            mixing = min(arrived / members, 1.0) if federation.participation.asynchronous else 1.0
+            desk = federation.desk(step, round_number, mixing)
+            after[step.label] = step.exchange.aggregate(desk, after[step.label], accepted)
+    return after
+
+
+def _row(round_number: int, name: str, turn: Turn, bytes_down: int) -> Row:
     report = turn.report
     return Row(
         round_number,
@@ -169,7 +249,20 @@ def _row(round_number: int, name: str, turn: Turn, inbox: Mapping[str, bytes], u
         report.validation,
         report.validation_loss,
         report.seconds,
-        bytes_up=sum(len(upload.encoded) for upload in mine),
-        bytes_down=sum(len(encoded) for encoded in inbox.values()),
-        refused=sum(upload.refused is not None for upload in mine),
+        bytes_up=sum(map(len, turn.outbox.values())),
+        bytes_down=bytes_down,
+        refused=0,
     )
+
+
+def _failed(federation: Federation, this: Round, name: str, failure: Failure, bytes_down: int) -> Row:
+    if not federation.participation.tolerate_failures:
+        raise RunError(f"client {name!r} failed in round {this.number}: {failure.error}") from failure.error
+    nan = float("nan")
+    return Row(this.number, name, nan, None, nan, 0.0, 0, bytes_down, 0, failed=str(failure.error) or repr(failure.error))
+
+
+def _with_refusals(row: Row, uploads: Sequence[Upload]) -> Row:
+    """The row with those of its round's uploads that were refused now, perhaps in a later round."""
+    refused = sum(u.refused is not None and (u.client, u.sent) == (row.client, row.round) for u in uploads)
+    return replace(row, refused=row.refused + refused) if refused else row

@@ -24,10 +24,14 @@ MAX_NORM = 1e6
 
 @dataclass(frozen=True)
 class Payload:
-    """Named tensors, and the weight that a mean gives them (a number of training examples, usually)."""
+    """Named tensors, and the weight that a mean gives them (a number of training examples, usually).
+
+    `discount` is what the server makes of that weight where the payload is late; it does not travel.
+    """
 
     tensors: Mapping[str, Tensor]
     weight: float = 1.0
+    discount: float = 1.0
 
     @cached_property
     def encoded(self) -> bytes:

@@ -28,6 +28,7 @@ from hetfed.composition import Composition, Step, compose
 from hetfed.compression import Setting as CompressionSetting
 from hetfed.errors import PlanError
 from hetfed.exchanges import KINDS
+from hetfed.participation import Participation, Presence
 from hetfed.training import Phase, Training
 
 Table = dict[str, Any]
@@ -83,14 +84,16 @@ class ClientTable(_Strict):
     data: Table = Field(default_factory=dict)
     model: Table = Field(default_factory=dict)
     training: Training = Field(default_factory=Training)
+    presence: Presence = Field(default_factory=Presence)
 
 
 class Plan(_Strict):
-    """A whole plan. `defaults` holds `data`, `model` and `training` tables that every client starts from."""
+    """A whole plan. `defaults` holds `data`, `model`, `training` and `presence` tables that every client starts from."""
 
     title: str = ""
     description: str = ""
     federation: FederationTable = Field(default_factory=FederationTable)
+    participation: Participation = Field(default_factory=Participation)
     public: Table | None = None
     defaults: dict[str, Table] = Field(default_factory=dict)
     exchange: tuple[ExchangeTable, ...] = ()

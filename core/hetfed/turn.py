@@ -40,11 +40,6 @@ class Round:
     composition: Composition
     peers: Mapping[str, Client]
 
-    def phases(self, client: Client) -> list[Phase]:
-        """The phases of local training: the composition's, else the client's own, else one in which everything trains."""
-        phases = self.composition.phases or client.training.phases or (Phase(),)
-        return [phase for phase in phases if phase.active(self.number, self.rounds)]
-
 
 @dataclass(frozen=True)
 class Job:
@@ -72,6 +67,13 @@ class Turn:
     state: ClientState
     outbox: Mapping[str, bytes]
     report: Report
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A turn that came to nothing, and why."""
+
+    error: Exception
 
 
 def take_turn(job: Job, this: Round) -> Turn:
@@ -141,7 +143,7 @@ def _train(bench: Bench, seats: list[tuple[Step, Bench]], moments: Tensors, this
 
     set_training_mode(model, min(len(client.data.train), training.batch_size))
     done, epochs = Descent(0, 0.0), count()
-    for phase in this.phases(client):
+    for phase in this.composition.phases_of(client, this.number, this.rounds):
         _set_trainable(model, phase)
         for epoch in islice(epochs, phase.epochs or training.epochs):
             batches = shuffled(client.data.train, training.batch_size, bench.generator("order", epoch), client.augment)

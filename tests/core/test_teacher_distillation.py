@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import pytest
@@ -103,7 +103,7 @@ def spoiling(*teachers: str) -> Engine:
         payload = Payload.decode(encoded)
         return Payload({name: tensor * torch.nan for name, tensor in payload.tensors.items()}).encoded
 
-    def engine(jobs: Sequence[Job], this: Round) -> Iterator[tuple[str, Turn]]:
+    def engine(jobs: Iterable[Job], this: Round) -> Iterator[tuple[str, Turn]]:
         for name, turn in local(jobs, this):
             outbox = {k: spoil(v) for k, v in turn.outbox.items()} if name in teachers else turn.outbox
             yield name, replace(turn, outbox=outbox)

@@ -108,7 +108,7 @@ def federate(
 ) -> tuple[FederationState, list[Upload]]:
     """The state after so many rounds, and every upload of them."""
     seating = seat(composition, clients)
-    federation = Federation.of(seating.clients, seating.composition, rounds, seed, quorum)
+    federation = Federation.of(seating.clients, seating.composition, rounds, seed, quorum=quorum)
     uploads: list[Upload] = []
     state = start(federation)
     for _ in range(rounds):

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
-from hetfed.errors import HetfedError, RunError
-from hetfed.turn import Job, Round, Turn, take_turn
+from hetfed.errors import HetfedError
+from hetfed.turn import Failure, Job, Round, Turn, take_turn
 
-Engine = Callable[[Sequence[Job], Round], Iterator[tuple[str, Turn]]]
+Engine = Callable[[Iterable[Job], Round], Iterator[tuple[str, Turn | Failure]]]
 """Runs the turns of one round, and yields each with its client's name as it ends."""
 
 
-def local(jobs: Sequence[Job], this: Round) -> Iterator[tuple[str, Turn]]:
-    """The engine of a single process.
-
-    Raises:
-        RunError: a turn failed; the message names the client and the round.
-    """
+def local(jobs: Iterable[Job], this: Round) -> Iterator[tuple[str, Turn | Failure]]:
+    """The engine of a single process."""
     for job in jobs:
         try:
             yield job.client.name, take_turn(job, this)
         except HetfedError:
             raise
         except (RuntimeError, ValueError, KeyError, IndexError, ArithmeticError) as error:
-            raise RunError(f"client {job.client.name!r} failed in round {this.number}: {error}") from error
+            yield job.client.name, Failure(error)

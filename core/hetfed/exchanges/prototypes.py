@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -97,7 +98,8 @@ class Prototypes(Exchange):
             having = [name for name, count in sent.items() if count > 0]
             if having:
                 weights = {name: float(sent[name]) if self.mean == "counted" else 1.0 for name in having}
-                rows = [Payload({"mean": uploads[name].tensors["means"][c]}, weights[name]) for name in having]
+                sent_means = {name: {"mean": uploads[name].tensors["means"][c]} for name in having}
+                rows = [replace(uploads[name], tensors=sent_means[name], weight=weights[name]) for name in having]
                 means[c], counts[c] = self.aggregation(rows)["mean"], sum(sent[name] for name in having)
         return {"means": means, "counts": counts}
 

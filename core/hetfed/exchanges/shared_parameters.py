@@ -115,7 +115,7 @@ class SharedParameters(Exchange):
                 stepped, moments = self.server.step(before, mean, of_group(f"moments of {group}", state))
                 mean |= stepped
                 after |= within(f"moments of {group}", moments)
-            after |= within(group, mean)
+            after |= within(group, mean if desk.mixing == 1 else _mixed(of_group(group, state), mean, desk.mixing))
         return after
 
     def _group(self, client: Client) -> str:
@@ -123,3 +123,7 @@ class SharedParameters(Exchange):
 
     def _names(self, client: Client) -> list[str]:
         return part_names(client.module, self.part, exclude=self.exclude, with_norm=self.norm == "shared")
+
+
+def _mixed(before: Tensors, mean: Tensors, share: float) -> Tensors:
+    return {name: (before[name] + share * (tensor - before[name])).to(tensor.dtype) for name, tensor in mean.items()}

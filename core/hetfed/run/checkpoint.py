@@ -6,12 +6,13 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from hetfed.client import ClientState, Tensors
 from hetfed.errors import RunFolderError
-from hetfed.federation import FederationState, Row
+from hetfed.federation import FederationState, Parcel, Row
 from hetfed.run.folder import write_bytes
 
 SEPARATOR = "\x1f"
@@ -34,12 +35,16 @@ def save_state(state: FederationState, file: Path, plan_digest: str) -> None:
         tensors |= _prefixed(client.optimizer, "client", name, "optimizer")
         for label, memory in client.exchanges.items():
             tensors |= _prefixed(memory, "client", name, f"exchange:{label}")
+    for number, parcel in enumerate(state.pending):
+        encoded = torch.frombuffer(bytearray(parcel.encoded), dtype=torch.uint8)
+        tensors[SEPARATOR.join(("pending", str(number), "encoded"))] = encoded
     about = {
         "plan": plan_digest,
         "round": state.round,
         "server": sorted(state.server),
         "clients": {name: {"score": c.score, "best_round": c.best_round} for name, c in state.clients.items()},
         "rows": [asdict(row) for row in state.rows],
+        "pending": [{**asdict(parcel), "encoded": None} for parcel in state.pending],
     }
     # Not `save_file`: it writes to a file of its own that only the user can read, and leaves it behind when it is killed.
     write_bytes(file, save({name: tensor.contiguous() for name, tensor in tensors.items()}, {"state": json.dumps(about)}))
@@ -73,9 +78,13 @@ def load_state(file: Path, plan_digest: str) -> FederationState | None:
         if owner == "server":
             server[name][rest] = tensor
             continue
+        if owner == "pending":
+            about["pending"][int(name)]["encoded"] = tensor.numpy().tobytes()
+            continue
         where, tensor_name = rest.split(SEPARATOR, 1)
         _slot(clients[name], where)[tensor_name] = tensor
-    return FederationState(about["round"], server, clients, [Row(**row) for row in about["rows"]])
+    rows, pending = [Row(**row) for row in about["rows"]], [Parcel(**parcel) for parcel in about["pending"]]
+    return FederationState(about["round"], server, clients, rows, pending)
 
 
 def _prefixed(tensors: Tensors, *path: str) -> Tensors:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,14 @@ class Prepared:
     def together(self) -> Federation:
         """The clients under the plan's composition."""
         table = self.plan.federation
-        return Federation.of(self.seating.clients, self.seating.composition, table.rounds, table.seed, table.quorum)
+        return Federation.of(
+            self.seating.clients,
+            self.seating.composition,
+            table.rounds,
+            table.seed,
+            quorum=table.quorum,
+            participation=self.plan.participation,
+        )
 
     def apart(self) -> Federation:
         """The same clients, sharing nothing."""
@@ -57,7 +64,8 @@ def prepare(plan: Plan, vertical: Vertical, data_dir: Path | None, file: str) ->
     """
     try:
         composition = plan.composition()
-        clients = tuple(vertical.clients(plan, data_dir))
+        presences = {table.name: table.presence for table in plan.client}
+        clients = tuple(replace(client, presence=presences[client.name]) for client in vertical.clients(plan, data_dir))
         return Prepared(plan, clients, seat(composition.over(plan.federation.rounds), clients))
     except PlanError as error:
         raise error.seen_from(file=file) from error

@@ -1,0 +1,82 @@
+"""Who takes part in a round: which clients the server asks, which of them are there, and how long they take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from hetfed.seeding import generator
+
+if TYPE_CHECKING:
+    from hetfed.client import Client
+
+
+class Presence(BaseModel):
+    """How reliable and how fast a client is: the `presence` table of a client.
+
+    `availability` is the probability that it answers in a round. `speed` is in thousands of training examples per unit of time;
+    it matters where the federation has a `time_limit`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    availability: float = Field(default=1.0, ge=0, le=1)
+    speed: PositiveFloat = 1.0
+
+
+class Participation(BaseModel):
+    """How the server chooses clients and waits for them: the `[participation]` table.
+
+    Each round it asks `fraction` of all clients, at least `minimum`, drawn at random among those that are there. With a
+    `time_limit`, a client that would take longer is not waited for, and its upload is refused as late; or, where rounds are
+    `asynchronous`, a round lasts as long as that limit, and a late upload is merged in the round in which it arrives with its
+    weight divided by (1 + rounds of delay) to the power of `staleness` (FedAsync, Xie et al. 2019).
+    With `tolerate_failures` a client whose turn fails counts as absent for that round.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    fraction: float = Field(default=1.0, gt=0, le=1)
+    minimum: PositiveInt = 1
+    time_limit: PositiveFloat | None = None
+    asynchronous: bool = False
+    staleness: NonNegativeFloat = 0.5
+    tolerate_failures: bool = False
+
+    def choose(self, clients: Sequence[Client], seed: int, round_number: int) -> list[Client]:
+        """The clients that the server asks in this round and that are there, in the order of `clients`."""
+        there = [client for client in clients if self._is_there(client, seed, round_number)]
+        wanted = max(self.minimum, math.ceil(self.fraction * len(clients)))
+        if wanted >= len(there):
+            return there
+        drawn = torch.randperm(len(there), generator=generator(seed, "server", round_number, "choice"))[:wanted]
+        return [there[i] for i in sorted(drawn.tolist())]
+
+    def _is_there(self, client: Client, seed: int, round_number: int) -> bool:
+        chance = torch.rand((), generator=generator(seed, client.name, round_number, "availability"))
+        return float(chance) < client.presence.availability
+
+    def rounds_of_delay(self, duration: float) -> int:
+        """In which later round a turn of this duration ends; 0 for the round in which it began."""
+        if not self.asynchronous or self.time_limit is None:
+            return 0
+        return max(math.ceil(duration / self.time_limit) - 1, 0)
+
+    def lateness(self, duration: float) -> str | None:
+        """Why an upload that took so long is refused; None if it is not."""
+        if self.asynchronous or self.time_limit is None or duration <= self.time_limit:
+            return None
+        return f"late: it took {duration:.3g}, the time limit is {self.time_limit:.3g}"
+
+    def discount(self, delay: int) -> float:
+        """What a delay of so many rounds leaves of an upload's weight."""
+        return float((1 + delay) ** -self.staleness)
+
+
+def duration(client: Client, epochs: int) -> float:
+    """How long local training takes, in the unit of time of `Presence.speed`."""
+    return epochs * len(client.data.train) / (1000 * client.presence.speed)
