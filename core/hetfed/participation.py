@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from hetfed.seeding import generator
 
@@ -46,6 +46,12 @@ class Participation(BaseModel):
     asynchronous: bool = False
     staleness: NonNegativeFloat = 0.5
     tolerate_failures: bool = False
+
+    @model_validator(mode="after")
+    def _rounds_have_a_length(self) -> Participation:
+        if self.asynchronous and self.time_limit is None:
+            raise ValueError("asynchronous rounds last as long as time_limit: it must be set")
+        return self
 
     def choose(self, clients: Sequence[Client], seed: int, round_number: int) -> list[Client]:
         """The clients that the server asks in this round and that are there, in the order of `clients`."""

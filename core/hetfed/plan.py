@@ -106,6 +106,17 @@ class Plan(_Strict):
         Raises:
             PlanError: an unknown algorithm or kind, or a setting that it does not take.
         """
+        composition = self._composition()
+        if self.participation.asynchronous and any(step.compression for step in composition):
+            raise PlanError(
+                "compressed uploads are changes of what was sent in the same round",
+                key="participation.asynchronous",
+                value=True,
+                remedy="Leave out the compression, or let rounds be synchronous.",
+            )
+        return composition
+
+    def _composition(self) -> Composition:
         algorithm = self.federation.algorithm
         if algorithm is None:
             return compose(*(_step(table, index) for index, table in enumerate(self.exchange)), phases=self.phase)
