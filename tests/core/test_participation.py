@@ -99,10 +99,7 @@ def test_a_round_without_anybody_changes_nothing_but_its_number() -> None:
 
 
 def test_who_takes_longer_than_the_limit_is_refused_as_late() -> None:
-    fast, slow = (
-        replace(toy.client("fast"), presence=Presence(speed=1.0)),
-        replace(toy.client("slow"), presence=Presence(speed=0.1)),
-    )
+    fast, slow = fast_and_slow()
     assert duration(slow, 1) == pytest.approx(0.24)
     state, uploads = run([fast, slow], Participation(time_limit=0.1), rounds=2)
     assert {u.client: u.refused for u in uploads if u.round == 2} == {
@@ -123,10 +120,7 @@ def test_phases_with_more_epochs_take_longer() -> None:
 
 
 def test_asynchronous_uploads_arrive_later_with_less_weight() -> None:
-    fast, slow = (
-        replace(toy.client("fast"), presence=Presence(speed=1.0)),
-        replace(toy.client("slow"), presence=Presence(speed=0.1)),
-    )
+    fast, slow = fast_and_slow()
     limits = Participation(time_limit=0.1, asynchronous=True, staleness=1.0)
     state, uploads = run([fast, slow], limits, rounds=4)
     assert [(u.client, u.sent, u.round) for u in uploads] == [
@@ -228,7 +222,7 @@ def test_changes_of_what_was_sent_long_ago_cannot_be_undone() -> None:
         [[client]]
         name = "a"
         """
-    with pytest.raises(PlanError, match="participation.asynchronous: compressed uploads are changes of what was sent"):
+    with pytest.raises(PlanError, match=r"participation.asynchronous: compressed uploads are changes of what was sent"):
         read_plan(text, "x").composition()
 
 
