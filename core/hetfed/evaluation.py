@@ -47,7 +47,8 @@ class Evaluation:
 class Outcome:
     """How a selected model does on test data: what the summary says of one client in one arm.
 
-    `value` is the task's own metric, None with a `note` where there is none; `round` is when the model was selected.
+    `value` is the task's own metric, None with a `note` where there is none; `round` is when the model was selected, by its
+    metric and loss on validation data (`validation`, `validation_loss`).
     """
 
     value: float | None = None
@@ -55,17 +56,22 @@ class Outcome:
     reasons: Mapping[str, str] = field(default_factory=dict)
     round: int = 0
     note: str | None = None
+    validation: float | None = None
+    validation_loss: float | None = None
 
     @staticmethod
-    def of(evaluation: Evaluation, round_number: int) -> Outcome:
-        """The outcome that an evaluation on test data amounts to; a metric that is not a finite number counts as undefined."""
+    def of(evaluation: Evaluation, round_number: int, selection: Evaluation) -> Outcome:
+        """What an evaluation on test data amounts to, of a model that was selected for its `selection` on validation data.
+
+        A metric that is not a finite number counts as undefined.
+        """
         found = evaluation.metrics
         wild = [name for name, value in found.values.items() if value is not None and not math.isfinite(value)]
         values = {**found.values, **dict.fromkeys(wild)}
         reasons = {**found.reasons, **dict.fromkeys(wild, "the model's predictions are beyond all measure")}
         note = "; ".join(f"{name} is undefined: {reason}" for name, reason in reasons.items()) or None
-        value = evaluation.value if evaluation.value is not None and math.isfinite(evaluation.value) else None
-        return Outcome(value, values, reasons, round_number, note)
+        validation, loss = _finite_or_none(selection.value), _finite_or_none(selection.loss)
+        return Outcome(_finite_or_none(evaluation.value), values, reasons, round_number, note, validation, loss)
 
 
 def evaluate(model: nn.Module, task: Task, examples: Examples) -> Evaluation:
@@ -84,6 +90,10 @@ def judge(output: Output, task: Task, examples: Examples) -> Evaluation:
     value = metrics.values[task.metric]
     signed = 0.0 if value is None else value if task.higher_is_better else -value
     return Evaluation(metrics, loss_value, value, (signed, -math.inf if loss is None else -loss_value))
+
+
+def _finite_or_none(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _finite(tensor: Tensor) -> bool:

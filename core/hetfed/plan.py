@@ -60,6 +60,7 @@ class FederationTable(_Strict):
     algorithm: Annotated[AlgorithmTable | None, BeforeValidator(_named)] = None
     quorum: PositiveInt = 1
     checkpoint_every: PositiveInt = 1
+    finetune: NonNegativeInt = 3
     alone: bool = True
     pooled: bool = True
 

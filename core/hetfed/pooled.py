@@ -191,4 +191,5 @@ def _keep_best(worlds: Sequence[World], best: dict[str, Best], round_number: int
 
 def _outcome(world: World, client: Client, best: Best) -> Outcome:
     world.model.load_state_dict(best.tensors)
-    return Outcome.of(evaluate(world.model, client.task, client.data.test), best.round)
+    selection, test = (evaluate(world.model, client.task, part) for part in (client.data.validation, client.data.test))
+    return Outcome.of(test, best.round, selection)

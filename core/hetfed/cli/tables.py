@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from hetfed.run.analyse import AlgorithmResult
 
-ARMS = ("alone", "federated", "pooled")
+ARMS = ("alone", "federated", "finetuned", "pooled")
 
 
 def number(value: float | None) -> str:
@@ -23,11 +23,20 @@ def outcome_table(summary: Mapping[str, Any]) -> Table:
     """The test metric of every client alone, federated and pooled."""
     better = "higher is better" if summary["higher_is_better"] else "lower is better"
     table = Table(
-        "client", "train", "test", *ARMS, "gains", title=f"{summary['plan']}: test {summary['metric']} ({better})", box=None
+        "client",
+        "train",
+        "test",
+        *ARMS,
+        "gains",
+        "keeps",
+        title=f"{summary['plan']}: test {summary['metric']} ({better})",
+        box=None,
     )
     for client in summary["clients"]:
         values = [number(client[arm]) for arm in ARMS]
-        table.add_row(client["name"], str(client["n_train"]), str(client["n_test"]), *values, gain(client, summary))
+        table.add_row(
+            client["name"], str(client["n_train"]), str(client["n_test"]), *values, gain(client, summary), kept(client)
+        )
     return table
 
 
@@ -41,20 +50,19 @@ def gain(client: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     return "yes" if (federated > alone) == summary["higher_is_better"] else "no"
 
 
-def comparison_table(frame: pd.DataFrame) -> Table:
-    """Mean over seeds of every algorithm, per client and over clients; the interval is 95 % of the mean (Student's t)."""
-    from hetfed.run.compare import aggregate
+def kept(client: Mapping[str, Any]) -> str:
+    """The arm whose model the client keeps, by its own validation data."""
+    return "-" if client["kept"] is None else str(client["kept"]["arm"])
 
-    table = Table("algorithm", "client", "seeds", *ARMS, "federated minus alone", "wins", box=None)
-    for row in aggregate(frame).to_dict("records"):
-        values = [number(row[arm]) for arm in ARMS]
-        difference = interval(row["difference"], row["half_width"])
-        table.add_row(row["algorithm"], row["client"], str(row["seeds"]), *values, difference, f"{row['wins']}/{row['seeds']}")
+
+def comparison_table(results: Sequence[AlgorithmResult], *, relative: bool) -> Table:
+    """One row per algorithm, the best first; intervals are 95 % of the mean over seeds (Student's t)."""
+    head = ("mean gain, %",) if relative else ("mean", "gain over alone")
+    table = Table("algorithm", *head, "kept", "worst client", "gain", "p", "MiB", "seconds", box=None)
+    for r in results:
+        score = [f"{number(r.score.mean)} ± {number(r.score.half_width)}"] + ([] if relative else [f"{r.gain.mean:+.4f}"])
+        worst, gained = f"{number(r.worst[1])} {r.worst[0]}", f"{r.gained}/{r.judged}"
+        table.add_row(
+            r.algorithm, *score, number(r.kept.mean), worst, gained, number(r.p), f"{r.bytes / 2**20:.2f}", f"{r.seconds:.0f}"
+        )
     return table
-
-
-def interval(middle: float, half_width: float) -> str:
-    """A difference and half the width of its interval; the latter is undefined for one seed, both without any value."""
-    if isnan(middle):
-        return "-"
-    return f"{middle:+.4f}" + ("" if isnan(half_width) else f" +/- {half_width:.4f}")

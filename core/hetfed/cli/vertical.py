@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +19,8 @@ DataDir = Annotated[Path | None, typer.Option(help="Folder of data sets. Default
 Rounds = Annotated[int | None, typer.Option(min=1, help="Instead of the plan's number of rounds.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Instead of the plan's seed.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in --out.")]
-Algorithms = Annotated[str, typer.Option(help='Comma-separated: "plan" for its own exchanges, or named algorithms.')]
+Algorithms = Annotated[str, typer.Option(help='Comma-separated: named algorithms, "plan" for its own exchanges, or "all".')]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Runs at a time. Default: one per processor core.")]
 Seeds = Annotated[int, typer.Option(min=1, help="How many seeds: 0, 1, ...")]
 
 
@@ -67,22 +69,32 @@ def commands_of(vertical: Vertical) -> typer.Typer:
         plan: PlanName = "sample",
         algorithms: Algorithms = "plan",
         seeds: Seeds = 3,
+        jobs: Jobs = None,
         out: Out = None,
         data_dir: DataDir = None,
         rounds: Rounds = None,
     ) -> None:
         from hetfed.plan import read_plan
-        from hetfed.run.compare import compare_plan
+        from hetfed.report.comparison import write_comparison
+        from hetfed.run.analyse import analyse, comparable
+        from hetfed.run.compare import compare_plan, settle
         from hetfed.run.launch import Launcher
+        from hetfed.run.workers import OneByOne, Workers
 
         text, file = plan_text(vertical, plan)
         chosen = read_plan(text, file).with_federation(rounds=rounds)
         console, where = Console(), out or default_folder(vertical.name, f"compare-{plan}")
         names = [name.strip() for name in algorithms.split(",") if name.strip()]
         launcher = Launcher(vertical, console, data_dir)
-        frame = compare_plan(launcher, chosen, file, where, algorithms=names, seeds=seeds)
-        console.print(comparison_table(frame))
-        console.print(f"comparison: {where / 'comparison.csv'}", highlight=False, soft_wrap=True)
+        console.print("loading data ...", highlight=False)
+        comparison = settle(launcher, chosen, file, algorithms=names, seeds=seeds)
+        for name, reason in comparison.left_out.items():
+            console.print(f"{name} does not suit these clients: {reason}", markup=False, highlight=False, soft_wrap=True)
+        count = jobs or os.cpu_count() or 1
+        runner = OneByOne(vertical, console) if count == 1 else Workers(count, console)
+        frame = compare_plan(launcher, comparison, where, runner)
+        console.print(comparison_table(analyse(frame), relative=not comparable(frame)))
+        console.print(f"report: {write_comparison(where, frame, dict(comparison.left_out))}", highlight=False, soft_wrap=True)
 
     return app
 

@@ -13,9 +13,9 @@ import pandas as pd
 
 from hetfed.errors import RunFolderError
 from hetfed.report.sent import Sent, by_exchange, repeated
+from hetfed.run.arms import ARMS
 from hetfed.run.folder import ENVIRONMENT, LEDGER, PLAN, ROUNDS
 from hetfed.run.ledger import Ledger
-from hetfed.run.summary import ARMS
 
 if TYPE_CHECKING:
     from hetfed.run.folder import RunFolder
@@ -65,6 +65,17 @@ class ClientFacts:
             return None
         return federated - alone if self.higher_is_better else alone - federated
 
+    @property
+    def kept(self) -> str | None:
+        """The arm whose model the client keeps; None where no model has been judged."""
+        kept: Mapping[str, Any] | None = self.entry["kept"]
+        return None if kept is None else str(kept["arm"])
+
+    @property
+    def kept_value(self) -> float | None:
+        """The test metric of the model that the client keeps."""
+        return None if self.kept is None else self.value(self.kept)
+
     @cached_property
     def reference(self) -> Reference | None:
         """The best of the simple methods, by the client's own metric."""
@@ -95,6 +106,7 @@ class Means:
 
     clients: int
     values: Mapping[str, float | None]
+    kept: float | None
 
 
 @dataclass(frozen=True)
@@ -130,7 +142,9 @@ class Facts:
         usable = self.one_metric and bool(self.judged)
         known = {arm: [v for v in found if v is not None] for arm, found in values.items()}
         complete = {arm: usable and len(known[arm]) == len(self.judged) for arm in ARMS}
-        return Means(len(self.judged), {arm: fmean(known[arm]) if complete[arm] else None for arm in ARMS})
+        kept = [client.kept_value for client in self.judged if client.kept_value is not None]
+        means = {arm: fmean(known[arm]) if complete[arm] else None for arm in ARMS}
+        return Means(len(self.judged), means, fmean(kept) if usable and len(kept) == len(self.judged) else None)
 
     @cached_property
     def travelled(self) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from hetfed.report import words
 from hetfed.report.facts import Facts
 from hetfed.report.plots import COLOURS, CURVES, OUTCOMES
-from hetfed.run.summary import ARMS
+from hetfed.run.arms import ARMS
 
 TEMPLATE = "page.html.j2"
 
@@ -24,7 +24,16 @@ def render(facts: Facts, plots: Mapping[str, str]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (words.number, words.count, words.size, words.duration, words.listing, words.verdict, words.setting)
+    filters = (
+        words.number,
+        words.count,
+        words.size,
+        words.duration,
+        words.listing,
+        words.verdict,
+        words.setting,
+        words.arm_name,
+    )
     environment.filters |= {function.__name__: function for function in filters}
     images = {name: _data_uri(svg) for name, svg in plots.items()}
     return environment.get_template(TEMPLATE).render(

@@ -12,15 +12,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from hetfed.report.facts import ClientFacts, Facts
+from hetfed.report.words import arm_name
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
 # Okabe and Ito's palette, told apart by every kind of colour vision; the shapes differ too, for print in grey.
-COLOURS = {"alone": "#6b7280", "federated": "#0072b2", "pooled": "#d55e00"}
-MARKERS = {"alone": "o", "federated": "D", "pooled": "s"}
-SHIFTS = {"alone": -0.14, "federated": 0.0, "pooled": 0.14}
+COLOURS = {"alone": "#6b7280", "federated": "#0072b2", "finetuned": "#009e73", "pooled": "#d55e00"}
+MARKERS = {"alone": "o", "federated": "D", "finetuned": "^", "pooled": "s"}
+SHIFTS = {"alone": -0.18, "federated": -0.06, "finetuned": 0.06, "pooled": 0.18}
 """A little up or down, so that equal values do not hide each other."""
 INK, FAINT = "#1f2933", "#d5dae1"
 OUTCOMES, CURVES = "outcomes.svg", "curve-{}.svg"
@@ -43,14 +44,14 @@ def outcomes(facts: Facts) -> str:
     """
     clients = facts.clients
     scales = [_scale(client, facts) for client in clients]
-    figure, axes = _axes(5.4, 0.95 + 0.36 * len(clients))
+    figure, axes = new_axes(5.4, 0.95 + 0.36 * len(clients))
     for row, client in enumerate(clients):
         values = [value / scales[row] for arm in COLOURS if (value := client.value(arm)) is not None and scales[row]]
         if values:
             axes.hlines(row, min(values), max(values), color=FAINT, linewidth=3, zorder=1)
     for arm, colour in COLOURS.items():
         known = _points([client.value(arm) for client in clients], scales, SHIFTS[arm])
-        _dots(axes, known, marker=MARKERS[arm], color=colour, label=arm, s=46, edgecolors="white", linewidths=0.8)
+        _dots(axes, known, marker=MARKERS[arm], color=colour, label=arm_name(arm), s=46, edgecolors="white", linewidths=0.8)
     known = _points([client.reference.value if client.reference else None for client in clients], scales)
     _dots(axes, known, marker="|", color=INK, label="best reference", s=120, linewidths=1.8)
     axes.set_yticks(range(len(clients)))
@@ -59,13 +60,13 @@ def outcomes(facts: Facts) -> str:
     axes.set_xlabel(_axis_label(facts), color=INK, parse_math=False)
     axes.grid(axis="x", color=FAINT, linewidth=0.6)
     if axes.get_legend_handles_labels()[0]:
-        figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=9.5, handletextpad=0.2, columnspacing=1.2)
-    return _svg(figure)
+        figure.legend(loc="outside upper center", ncols=5, frameon=False, fontsize=9.5, handletextpad=0.2, columnspacing=1.2)
+    return svg(figure)
 
 
 def curves(client: ClientFacts, rounds: pd.DataFrame) -> str:
     """The validation metric of one client round by round, federated and alone; a dot marks the round that was selected."""
-    figure, axes = _axes(3.3, 2.15)
+    figure, axes = new_axes(3.3, 2.15)
     mine = rounds[rounds["client"] == client.name]
     drawn = False
     for arm, line in (("alone", "--"), ("federated", "-")):
@@ -83,10 +84,10 @@ def curves(client: ClientFacts, rounds: pd.DataFrame) -> str:
     axes.set_xlabel("round", color=INK)
     axes.set_title(client.name, loc="left", fontsize=10.5, color=INK, fontweight="bold", parse_math=False)
     axes.grid(color=FAINT, linewidth=0.6)
-    return _svg(figure)
+    return svg(figure)
 
 
-def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+def new_axes(width: float, height: float) -> tuple[Figure, Axes]:
     """A figure of that many inches, and its quiet axes."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
@@ -120,7 +121,8 @@ def _axis_label(facts: Facts) -> str:
     return f"test {facts.summary['metric']}{f', {unit}' if unit else ''} ({better})"
 
 
-def _svg(figure: Figure) -> str:
+def svg(figure: Figure) -> str:
+    """The figure as SVG text."""
     text = io.StringIO()
     # Without a date and with a salt of its own, the same run gives the same picture to the last byte.
     with rc_context({"svg.hashsalt": "hetfed"}):

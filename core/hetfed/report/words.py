@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hetfed.report.facts import ClientFacts, Facts
-from hetfed.run.summary import ARMS
+from hetfed.run.arms import ARMS
 
 DASH = "–"
 
@@ -52,6 +52,11 @@ def listing(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
+def arm_name(arm: str | None) -> str:
+    """An arm as people write it."""
+    return DASH if arm is None else {"finetuned": "fine-tuned"}.get(arm, arm)
+
+
 def verdict(client: ClientFacts) -> str:
     """The gain in words: better, worse, the same or undefined."""
     if client.gain is None:
@@ -84,6 +89,8 @@ def headline(facts: Facts) -> list[str]:
         sentences.append(f"Worse federated than alone: {listing(losers)}.")
     elif judged:
         sentences.append("No client does worse federated than alone.")
+    if any(client.kept for client in facts.clients):
+        sentences.append(_kept_sentence(facts))
     behind = [client.name for client in facts.clients if client.behind_reference]
     if behind:
         sentences.append(f"A simple reference method does better than the federated model at {listing(behind)}.")
@@ -110,6 +117,17 @@ def _mean_sentence(facts: Facts) -> str:
     return f"Mean {metric} ({better} is better): {words[0]} vs {' vs '.join(words[1:])}."
 
 
+def _kept_sentence(facts: Facts) -> str:
+    """Who keeps which model, and what that comes to."""
+    keepers: dict[str, list[str]] = {}
+    for client in facts.clients:
+        if client.kept:
+            keepers.setdefault(client.kept, []).append(client.name)
+    parts = [f"the {arm_name(arm)} one at {listing(names)}" for arm, names in keepers.items()]
+    mean = "" if facts.means.kept is None else f"; their mean on test data is {number(facts.means.kept)}"
+    return f"The model that each client's own validation data would keep: {', '.join(parts)}{mean}."
+
+
 def undefined(facts: Facts) -> list[str]:
     """Why a value of the main table is a dash; a reason that several arms or clients share is given once."""
     clients: dict[tuple[tuple[str, ...], str], list[str]] = {}
@@ -121,7 +139,8 @@ def undefined(facts: Facts) -> list[str]:
         for reason, named in arms.items():
             clients.setdefault((tuple(named), reason), []).append(client.name)
     everyone = len(facts.clients)
-    return [
-        f"{'every client' if len(names) == everyone > 1 else listing(names)}, {listing(arms)}: {reason}"
-        for (arms, reason), names in clients.items()
-    ]
+    said = []
+    for (missing, reason), names in clients.items():
+        who = "every client" if len(names) == everyone > 1 else listing(names)
+        said.append(f"{who}, {listing([arm_name(arm) for arm in missing])}: {reason}")
+    return said

@@ -2,56 +2,105 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from scipy import stats
 
 from hetfed.algorithms import NAMED
+from hetfed.composition import seat
 from hetfed.errors import PlanError
+from hetfed.evaluation import Outcome
 from hetfed.plan import AlgorithmTable, Plan, named_algorithm
-from hetfed.run.execute import prepare
-from hetfed.run.folder import SUMMARY, RunFolder
+from hetfed.run.arms import ALONE, FEDERATED, FINETUNED, POOLED, kept_arm
+from hetfed.run.execute import load_clients
+from hetfed.run.folder import SUMMARY, RunFolder, write_json
 from hetfed.run.launch import Launcher
+from hetfed.run.workers import Job, Runner
 
-OWN = "plan"
-"""Stands for the plan's own exchanges among the algorithms to compare."""
-EVERYONE = "mean over clients"
+OWN, EVERY = "plan", "all"
+"""Stand for the plan's own exchanges, and for it and every named algorithm, among the algorithms to compare."""
+COMPARISON, ABOUT = "comparison.csv", "comparison.json"
 
 
-def compare_plan(
-    launcher: Launcher, plan: Plan, file: str, out: Path, *, algorithms: Sequence[str], seeds: int
-) -> pd.DataFrame:
-    """Run every algorithm under every seed; a run that has ended below `out` is not run again.
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared: the plan under each algorithm, by its name; and why others were left out.
 
-    Returns one row per algorithm, seed and client, which is also written to `comparison.csv`.
+    Training alone and pooled do not depend on the algorithm: `baseline`, in which nobody shares anything, runs them once a
+    seed.
+    """
+
+    file: str
+    variants: Mapping[str, Plan]
+    baseline: Plan
+    seeds: int
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    def jobs(self, vertical: str, data_dir: Path | None, out: Path) -> Iterator[Job]:
+        """Every run, the baseline of each seed first."""
+        for seed in range(self.seeds):
+            for name, plan in {ALONE: self.baseline, **self.variants}.items():
+                text = plan.with_federation(seed=seed).resolved()
+                yield Job(f"{name}, seed {seed}", vertical, text, self.file, folder_of(out, name, seed), data_dir)
+
+
+def folder_of(out: Path, algorithm: str, seed: int) -> Path:
+    """Where the run of an algorithm under a seed lies."""
+    return out / algorithm / f"seed-{seed}"
+
+
+def settle(launcher: Launcher, plan: Plan, file: str, *, algorithms: Sequence[str], seeds: int) -> Comparison:
+    """What there is to compare. Of "all" algorithms, those that do not suit the plan's clients are left out with the reason.
 
     Raises:
-        UsageError: plan or data do not suit one of the algorithms; that shows before the first run.
+        UsageError: plan or data do not suit an algorithm that was named; that shows before the first run.
     """
     if not algorithms:
         raise PlanError("no algorithm to compare", key="--algorithms", remedy=f"Name some of: {', '.join([OWN, *NAMED])}.")
-    variants = {name: under(plan, name) for name in algorithms}
-    for variant in variants.values():
-        prepare(variant, launcher.vertical, launcher.data_dir, file)
-    rows: list[dict[str, Any]] = []
-    for algorithm, variant in variants.items():
-        for seed in range(seeds):
-            launcher.console.print(f"{algorithm}, seed {seed}", highlight=False)
-            summary = _ended(launcher, variant.with_federation(seed=seed), file, out / algorithm / f"seed-{seed}")
-            rows += [_row(algorithm, seed, client, summary) for client in summary["clients"]]
-            pd.DataFrame(rows).to_csv(out / "comparison.csv", index=False)
-    return pd.DataFrame(rows)
+    try:
+        clients = load_clients(plan, launcher.vertical, launcher.data_dir)
+        variants, left_out = {}, {}
+        for name in dict.fromkeys([OWN, *NAMED] if EVERY in algorithms else algorithms):
+            variant = under(plan, name)
+            try:
+                seat(variant.composition().over(plan.federation.rounds), clients)
+            except PlanError as error:
+                if EVERY not in algorithms:
+                    raise
+                left_out[name] = f"{error.problem}. {error.remedy}" if error.value is None else str(error)
+                continue
+            variants[name] = variant.with_federation(alone=False, pooled=False)
+    except PlanError as error:
+        raise error.seen_from(file=file) from error
+    variants.pop(ALONE, None)
+    baseline = under(plan, ALONE).with_federation(alone=False, finetune=0)
+    return Comparison(file, variants, baseline, seeds, left_out)
 
 
-def _ended(launcher: Launcher, plan: Plan, file: str, where: Path) -> dict[str, Any]:
-    """The summary of a run of `plan` in `where`, which is run or gone on with unless it has ended."""
-    if (where / SUMMARY).is_file():
-        return RunFolder.open(where, plan, resume=True).summary()
-    return launcher.run(plan, file, where, resume=where.exists())
+def compare_plan(launcher: Launcher, comparison: Comparison, out: Path, runner: Runner) -> pd.DataFrame:
+    """Run what has not ended yet below `out`, and write `comparison.csv` after each run.
+
+    Returns one row per algorithm, seed and client.
+
+    Raises:
+        UsageError, RunError: a run came to nothing.
+    """
+    jobs = list(comparison.jobs(launcher.vertical.name, launcher.data_dir, out))
+    for job in jobs:
+        if (job.out / SUMMARY).is_file():
+            RunFolder(job.out).expect_plan(job.resolved())
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / ABOUT, {"plan": comparison.file, "seeds": comparison.seeds, "left_out": dict(comparison.left_out)})
+    waiting = [job for job in jobs if not (job.out / SUMMARY).is_file()]
+    for _ in runner(waiting, done=len(jobs) - len(waiting)):
+        collect(comparison, out).to_csv(out / COMPARISON, index=False)
+    frame = collect(comparison, out)
+    frame.to_csv(out / COMPARISON, index=False)
+    return frame
 
 
 def under(plan: Plan, algorithm: str) -> Plan:
@@ -64,53 +113,52 @@ def under(plan: Plan, algorithm: str) -> Plan:
         return plan
     named_algorithm(algorithm, {})
     table = plan.federation.model_copy(update={"algorithm": AlgorithmTable(name=algorithm)})
-    return plan.model_copy(update={"federation": table, "exchange": ()})
+    return plan.model_copy(update={"federation": table, "exchange": (), "phase": ()})
 
 
-def _row(algorithm: str, seed: int, client: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
+def collect(comparison: Comparison, out: Path) -> pd.DataFrame:
+    """The rows of the runs that have ended, and whose baseline has."""
+    rows: list[dict[str, Any]] = []
+    for seed in range(comparison.seeds):
+        baseline = _summary(folder_of(out, ALONE, seed))
+        if baseline is None:
+            continue
+        alone = {client["name"]: client for client in baseline["clients"]}
+        for name in comparison.variants:
+            summary = _summary(folder_of(out, name, seed))
+            if summary is not None:
+                rows += [_row(name, seed, client, alone[client["name"]], summary) for client in summary["clients"]]
+    return pd.DataFrame(rows)
+
+
+def _summary(folder: Path) -> dict[str, Any] | None:
+    file = folder / SUMMARY
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def _row(algorithm: str, seed: int, client: dict[str, Any], alone: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
+    """One client under one algorithm and seed; `alone` is its entry in the baseline, whose only arm is training alone."""
+    outcomes = {arm: _outcome(client, arm) for arm in (FEDERATED, FINETUNED)} | {ALONE: _outcome(alone, FEDERATED)}
+    better = summary["higher_is_better"]
+    kept = kept_arm(outcomes, higher_is_better=better)
     return {
         "algorithm": algorithm,
         "seed": seed,
         "client": client["name"],
         "metric": client["metric"],
         "unit": client["about"].get("unit", ""),
-        "higher_is_better": summary["higher_is_better"],
-        **{arm: client[arm] for arm in ("alone", "federated", "pooled")},
+        "higher_is_better": better,
+        ALONE: alone[FEDERATED],
+        FEDERATED: client[FEDERATED],
+        FINETUNED: client[FINETUNED],
+        POOLED: alone[POOLED],
+        "kept": None if kept is None else outcomes[kept].value,
+        "kept_arm": kept,
         "bytes": sum(summary["communication_bytes"].values()),
-        "seconds": summary["seconds"],
+        "rounds": summary["rounds"],
+        "seconds": summary["turn_seconds"],
     }
 
 
-def aggregate(frame: pd.DataFrame) -> pd.DataFrame:
-    """Means over seeds, per algorithm and client and over all clients, with a 95 % interval of federated minus alone.
-
-    `wins` counts the seeds in which federated beats alone. Clients that differ in metric or unit have no mean.
-    """
-    arms = ["alone", "federated", "pooled"]
-    numbers = frame.astype(dict.fromkeys(arms, float))
-    everyone = numbers.groupby(["algorithm", "seed", "higher_is_better"], sort=False)[arms].mean().reset_index()
-    comparable = len(numbers[["metric", "unit"]].drop_duplicates()) == 1
-    both = pd.concat([numbers, everyone.assign(client=EVERYONE)], ignore_index=True) if comparable else numbers
-    rows = []
-    for (algorithm, client), group in both.groupby(["algorithm", "client"], sort=False):
-        difference = (group["federated"] - group["alone"]).dropna()
-        better = difference > 0 if group["higher_is_better"].iloc[0] else difference < 0
-        rows.append(
-            {
-                "algorithm": algorithm,
-                "client": client,
-                "seeds": len(group),
-                **group[arms].mean().to_dict(),
-                "difference": difference.mean(),
-                "half_width": half_width(difference.to_numpy()),
-                "wins": int(better.sum()),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def half_width(values: np.ndarray[Any, np.dtype[np.float64]]) -> float:
-    """Half the width of the 95 % interval of the mean of `values` (k,); NaN for fewer than two."""
-    if len(values) < 2:
-        return float("nan")
-    return float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+def _outcome(client: Mapping[str, Any], arm: str) -> Outcome:
+    return Outcome(client[arm], validation=client["validation"][arm], validation_loss=client["validation_loss"][arm])

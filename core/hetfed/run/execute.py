@@ -1,4 +1,4 @@
-"""From a plan to a whole run folder: federated, alone and pooled; then the summary and the report."""
+"""From a plan to a whole run folder: every arm of the comparison; then the summary and the report."""
 
 from __future__ import annotations
 
@@ -16,19 +16,18 @@ from safetensors.torch import save
 from hetfed.client import Client, ClientState
 from hetfed.composition import Composition, Seating, seat
 from hetfed.errors import PlanError
-from hetfed.evaluation import Outcome, judge, predict
+from hetfed.evaluation import Outcome, evaluate, predict
 from hetfed.federation import Federation, FederationState, Upload, advance, start
 from hetfed.plan import Plan
 from hetfed.pooled import kinds_of, train_pooled
 from hetfed.report import write_report
+from hetfed.run.arms import ALONE, FEDERATED, FINETUNED, OWN_ARMS, POOLED, kept_arm
 from hetfed.run.checkpoint import load_state, save_state
 from hetfed.run.folder import LEDGER, ROUNDS, SUMMARY, RunFolder, write_bytes, write_json
 from hetfed.run.ledger import Ledger
 from hetfed.run.progress import Listener
 from hetfed.run.summary import summarise
 from hetfed.vertical import Vertical
-
-FEDERATED, ALONE, POOLED = "federated", "alone", "pooled"
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,11 @@ class Prepared:
         """The same clients, sharing nothing."""
         return Federation.of(self.clients, Composition(), self.plan.federation.rounds, self.plan.federation.seed)
 
+    def finetuning(self) -> Federation:
+        """The clients as the federation has them, sharing nothing any more."""
+        table = self.plan.federation
+        return Federation.of(self.seating.clients, Composition(), table.finetune, table.seed)
+
 
 def prepare(plan: Plan, vertical: Vertical, data_dir: Path | None, file: str) -> Prepared:
     """Load the data and settle who takes part in what; everything that can be wrong with plan or data shows here.
@@ -64,11 +68,20 @@ def prepare(plan: Plan, vertical: Vertical, data_dir: Path | None, file: str) ->
     """
     try:
         composition = plan.composition()
-        presences = {table.name: table.presence for table in plan.client}
-        clients = tuple(replace(client, presence=presences[client.name]) for client in vertical.clients(plan, data_dir))
+        clients = load_clients(plan, vertical, data_dir)
         return Prepared(plan, clients, seat(composition.over(plan.federation.rounds), clients))
     except PlanError as error:
         raise error.seen_from(file=file) from error
+
+
+def load_clients(plan: Plan, vertical: Vertical, data_dir: Path | None) -> tuple[Client, ...]:
+    """The plan's clients with their data.
+
+    Raises:
+        PlanError, DataError: what is wrong, and the remedy.
+    """
+    presences = {table.name: table.presence for table in plan.client}
+    return tuple(replace(client, presence=presences[client.name]) for client in vertical.clients(plan, data_dir))
 
 
 def execute(prepared: Prepared, name: str, folder: RunFolder, listener: Listener) -> dict[str, Any]:
@@ -76,25 +89,68 @@ def execute(prepared: Prepared, name: str, folder: RunFolder, listener: Listener
     began = time.perf_counter()
     plan = prepared.plan
     federated = _federate(prepared.together(), FEDERATED, plan, folder, listener)
-    outcomes: dict[str, Mapping[str, Outcome]] = {FEDERATED: _leave_models(prepared.seating.clients, federated.clients, folder)}
-    states = {FEDERATED: federated}
+    arms = {FEDERATED: Arm(prepared.seating.clients, federated)}
+    if plan.federation.finetune and prepared.seating.composition.steps:
+        tuned = _federate(prepared.finetuning(), FINETUNED, plan, folder, listener, begin=_as_found(federated))
+        arms[FINETUNED] = Arm(prepared.seating.clients, tuned)
     if plan.federation.alone:
-        states[ALONE] = _federate(prepared.apart(), ALONE, plan, folder, listener)
-        outcomes[ALONE] = {c.name: _outcome(c, states[ALONE].clients[c.name]) for c in prepared.clients}
+        arms[ALONE] = Arm(prepared.clients, _federate(prepared.apart(), ALONE, plan, folder, listener))
+    outcomes: dict[str, Mapping[str, Outcome]] = {name: arm.outcomes() for name, arm in arms.items()}
     if plan.federation.pooled:
         outcomes[POOLED] = _pool(prepared.apart(), plan, folder, listener)
-    _write_rounds(states, folder)
-    summary = summarise(name, plan, clients=prepared.clients, seating=prepared.seating, federated=federated, outcomes=outcomes)
+    by_client = {c.name: {arm: found[c.name] for arm, found in outcomes.items()} for c in prepared.clients}
+    kept = {c.name: kept_arm(by_client[c.name], higher_is_better=c.task.higher_is_better) for c in prepared.clients}
+    for client, arm in kept.items():
+        _leave_model(client, arms[arm or FEDERATED], by_client[client], arm or FEDERATED, folder)
+    _write_rounds({name: arm.state for name, arm in arms.items()}, folder)
+    summary = summarise(
+        name, plan, clients=prepared.clients, seating=prepared.seating, federated=federated, outcomes=by_client, kept=kept
+    )
     summary["seconds"] = round(time.perf_counter() - began, 2)
     write_json(folder.path / SUMMARY, summary)
     write_report(folder)
     return summary
 
 
-def _federate(federation: Federation, arm: str, plan: Plan, folder: RunFolder, listener: Listener) -> FederationState:
-    """One arm to its end, from its checkpoint if there is one."""
+@dataclass(frozen=True)
+class Arm:
+    """One arm at its end."""
+
+    clients: tuple[Client, ...]
+    state: FederationState
+
+    def outcomes(self) -> dict[str, Outcome]:
+        """How each client's selected model does on test data."""
+        return {client.name: self._outcome(client) for client in self.clients}
+
+    def _outcome(self, client: Client) -> Outcome:
+        state = self.state.clients[client.name]
+        client.module.load_state_dict(state.best)
+        selection, test = (evaluate(client.module, client.task, part) for part in (client.data.validation, client.data.test))
+        return Outcome.of(test, state.best_round, selection)
+
+
+def _as_found(federated: FederationState) -> FederationState:
+    """The state before fine-tuning: every client has its selected federated model, which stays the best until a better one."""
+    clients = {
+        name: ClientState(dict(state.best), best=dict(state.best), score=state.score)
+        for name, state in federated.clients.items()
+    }
+    return FederationState(0, {}, clients)
+
+
+def _federate(
+    federation: Federation,
+    arm: str,
+    plan: Plan,
+    folder: RunFolder,
+    listener: Listener,
+    *,
+    begin: FederationState | None = None,
+) -> FederationState:
+    """One arm to its end, from its checkpoint if there is one, else from `begin`, else from the very start."""
     file, digest = folder.checkpoints / f"{arm}.safetensors", plan.digest()
-    state = load_state(file, digest) or start(federation)
+    state = load_state(file, digest) or begin or start(federation)
     ledger = Ledger(folder.path / LEDGER)
 
     def on_upload(upload: Upload) -> None:
@@ -107,30 +163,27 @@ def _federate(federation: Federation, arm: str, plan: Plan, folder: RunFolder, l
         state = advance(federation, state, on_upload=on_upload)
         if state.round % plan.federation.checkpoint_every == 0 or state.round == federation.rounds:
             save_state(state, file, digest)
-        latest = {row.client: row.validation for row in state.rows if row.round == state.round}
-        listener.round_done(arm, state.round, values=latest, metric=federation.clients[0].task.metric)
+        latest = [row for row in state.rows if row.round == state.round]
+        for row in latest:
+            if row.failed:
+                listener.say(f"round {row.round}: the turn of {row.client} failed: {row.failed}")
+        values = {row.client: row.validation for row in latest}
+        listener.round_done(arm, state.round, values=values, metric=federation.clients[0].task.metric)
     return state
 
 
-def _outcome(client: Client, state: ClientState) -> Outcome:
-    """How the model that was selected on validation data does on test data."""
-    client.module.load_state_dict(state.best)
-    return Outcome.of(judge(predict(client.module, client.data.test), client.task, client.data.test), state.best_round)
-
-
-def _leave_models(clients: tuple[Client, ...], states: Mapping[str, ClientState], folder: RunFolder) -> dict[str, Outcome]:
-    """Models and test predictions of the federation, and what the predictions are worth."""
-    outcomes = {}
-    for client in clients:
-        home = folder.models / client.name
-        home.mkdir(exist_ok=True)
-        best = states[client.name].best
-        write_bytes(home / "model.safetensors", save({name: tensor.contiguous() for name, tensor in best.items()}))
-        write_json(home / "model.json", {"client": client.name, **client.about})
-        outcomes[client.name] = _outcome(client, states[client.name])
-        table = client.task.table(predict(client.module, client.data.test), client.data.test)
-        table.to_csv(folder.predictions / f"{client.name}.csv", index=False, float_format="%.6g")
-    return outcomes
+def _leave_model(name: str, arm: Arm, outcomes: Mapping[str, Outcome], kept: str, folder: RunFolder) -> None:
+    """The model that a client keeps, what it is, and its predictions on test data."""
+    client = next(client for client in arm.clients if client.name == name)
+    home, best = folder.models / name, arm.state.clients[name].best
+    home.mkdir(exist_ok=True)
+    write_bytes(home / "model.safetensors", save({key: tensor.contiguous() for key, tensor in best.items()}))
+    validation = {arm: outcome.validation for arm, outcome in outcomes.items() if arm in OWN_ARMS}
+    about = {"client": name, "arm": kept, "validation": validation, "metric": client.task.metric, **client.about}
+    write_json(home / "model.json", about)
+    client.module.load_state_dict(best)
+    table = client.task.table(predict(client.module, client.data.test), client.data.test)
+    table.to_csv(folder.predictions / f"{name}.csv", index=False, float_format="%.6g")
 
 
 def _pool(federation: Federation, plan: Plan, folder: RunFolder, listener: Listener) -> dict[str, Outcome]:

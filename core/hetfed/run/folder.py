@@ -68,6 +68,10 @@ class RunFolder:
                 file=self.path,
                 remedy="Go on with --resume, or give another folder with --out.",
             )
+        self.expect_plan(plan)
+
+    def expect_plan(self, plan: Plan) -> None:
+        """Raise `RunFolderError` unless the run is one of `plan`."""
         if self.plan_digest() != plan.digest():
             raise RunFolderError(
                 "the folder holds a run of another plan, or of this one with other settings",

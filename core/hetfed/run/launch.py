@@ -12,7 +12,7 @@ from hetfed.errors import RunFolderError
 from hetfed.plan import Plan
 from hetfed.run.execute import execute, prepare
 from hetfed.run.folder import RunFolder
-from hetfed.run.progress import listener
+from hetfed.run.progress import Listener, listener_of
 from hetfed.vertical import Vertical
 
 
@@ -24,8 +24,12 @@ class Launcher:
     console: Console
     data_dir: Path | None = None
 
-    def run(self, plan: Plan, file: str, out: Path, *, resume: bool = False) -> dict[str, Any]:
+    def run(
+        self, plan: Plan, file: str, out: Path, *, resume: bool = False, listener: Listener | None = None
+    ) -> dict[str, Any]:
         """Run `plan`, which `file` holds, to its end in the folder `out`; returns the summary.
+
+        `listener` is told of progress; without one, the console is.
 
         Raises:
             UsageError: what is wrong with the plan, the data or the folder, before anything is written.
@@ -36,7 +40,9 @@ class Launcher:
         self.console.print("loading data ...", highlight=False)
         prepared = prepare(plan, self.vertical, self.data_dir, file)
         folder = RunFolder.open(out, plan, resume=resume)
-        with listener(self.console) as told:
+        if listener is not None:
+            return execute(prepared, _name(file), folder, listener)
+        with listener_of(self.console) as told:
             return execute(prepared, _name(file), folder, told)
 
 

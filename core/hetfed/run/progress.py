@@ -5,10 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 
 class Listener(Protocol):
@@ -87,17 +96,92 @@ def shown(values: Mapping[str, float | None], metric: str) -> str:
 
 
 @contextmanager
-def listener(console: Console) -> Iterator[Listener]:
+def listener_of(console: Console) -> Iterator[Listener]:
     """The listener that suits `console`."""
     if not console.is_terminal:
         yield Lines(console)
         return
-    columns = (
-        TextColumn("{task.description:<12}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, TextColumn("{task.fields[values]}"), console=console) as progress:
+    with Progress(*_columns(12), TextColumn("{task.fields[values]}"), console=console) as progress:
         yield Bar(progress)
+
+
+class Board:
+    """Progress of many runs: on a terminal a bar for all and one for each that is running, elsewhere a line for each end."""
+
+    def __init__(self, console: Console, progress: Progress | None, total: int, done: int) -> None:
+        self._console, self._progress, self._total, self._done = console, progress, total, done
+        self._all = progress.add_task("all runs", total=total, completed=done, values="") if progress else None
+        self._listeners: dict[str, _OnBoard] = {}
+
+    @staticmethod
+    @contextmanager
+    def of(console: Console, total: int, done: int) -> Iterator[Board]:
+        """The board that suits `console`, for `total` runs of which `done` have ended."""
+        if not console.is_terminal:
+            yield Board(console, None, total, done)
+            return
+        with Progress(*_columns(28), TextColumn("{task.fields[values]}"), console=console) as progress:
+            yield Board(console, progress, total, done)
+
+    def listener(self, title: str) -> Listener:
+        """What tells the board of the run called `title`."""
+        return self._listeners.setdefault(title, _OnBoard(title, self._console, self._progress))
+
+    def tell(self, title: str, event: Mapping[str, Any]) -> None:
+        """The same from an event of another process: "begin", "round", "say", "done" or "error"."""
+        listener, kind = self.listener(title), event["event"]
+        if kind == "begin":
+            listener.begin(event["arm"], event["rounds"], event["done"])
+        elif kind == "round":
+            listener.round_done(event["arm"], event["number"], values={}, metric="")
+        elif kind == "say":
+            listener.say(event["text"])
+        elif kind == "done":
+            self.job_done(title)
+
+    def job_done(self, title: str) -> None:
+        """The run called `title` has ended."""
+        self._done += 1
+        if self._progress is None or self._all is None:
+            self._console.print(f"[{self._done}/{self._total}] {title}", markup=False, highlight=False, soft_wrap=True)
+            return
+        self._progress.update(self._all, completed=self._done)
+        listener = self._listeners.pop(title, None)
+        if listener is not None:
+            listener.take_down()
+
+
+class _OnBoard:
+    """One run on the board: a bar that starts anew with each arm."""
+
+    def __init__(self, title: str, console: Console, progress: Progress | None) -> None:
+        self._title, self._console, self._progress = title, console, progress
+        self._bar: TaskID | None = None
+
+    def begin(self, arm: str, rounds: int, done: int) -> None:
+        """A new arm."""
+        self.take_down()
+        if self._progress is not None:
+            self._bar = self._progress.add_task(f"  {self._title}", total=rounds, completed=done, values=arm)
+
+    def round_done(self, arm: str, number: int, *, values: Mapping[str, float | None], metric: str) -> None:
+        """Move the bar on."""
+        if self._progress is not None and self._bar is not None:
+            self._progress.update(self._bar, completed=number)
+
+    def say(self, text: str) -> None:
+        """A line above the bars."""
+        console = self._progress.console if self._progress is not None else self._console
+        console.print(f"{self._title}: {text}", markup=False, highlight=False, soft_wrap=True)
+
+    def take_down(self) -> None:
+        """Remove the bar."""
+        if self._progress is not None and self._bar is not None:
+            self._progress.remove_task(self._bar)
+        self._bar = None
+
+
+def _columns(width: int) -> tuple[ProgressColumn, ...]:
+    """A description of so many characters, a bar, a count, and times."""
+    name = TextColumn(f"{{task.description:<{width}}}")
+    return name, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()

@@ -13,8 +13,7 @@ from hetfed.evaluation import Outcome
 from hetfed.exchanges import KINDS
 from hetfed.federation import FederationState
 from hetfed.plan import Plan
-
-ARMS = ("alone", "federated", "pooled")
+from hetfed.run.arms import ARMS
 
 
 def summarise(
@@ -25,6 +24,7 @@ def summarise(
     seating: Seating,
     federated: FederationState,
     outcomes: Mapping[str, Mapping[str, Outcome]],
+    kept: Mapping[str, str | None],
 ) -> dict[str, Any]:
     """The summary of a run; every number in it is finite, a value that is not there is None with the reason under `notes`."""
     first = clients[0].task
@@ -43,10 +43,10 @@ def summarise(
             "down": sum(row.bytes_down for row in federated.rows),
         },
         "uploads_refused": sum(row.refused for row in federated.rows),
+        "turns_failed": sum(bool(row.failed) for row in federated.rows),
+        "turn_seconds": round(sum(row.seconds for row in federated.rows), 2),
         "exchanges": [_exchange(step, seating) for step in seating.composition],
-        "clients": [
-            _client(client, {arm: outcomes[arm][client.name] for arm in ARMS if arm in outcomes}) for client in clients
-        ],
+        "clients": [_client(client, outcomes[client.name], kept[client.name]) for client in clients],
     }
 
 
@@ -64,7 +64,7 @@ def _exchange(step: Step, seating: Seating) -> dict[str, Any]:
     }
 
 
-def _client(client: Client, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+def _client(client: Client, outcomes: Mapping[str, Outcome], kept: str | None) -> dict[str, Any]:
     absent = Outcome(note="not part of this plan")
     found = {arm: outcomes.get(arm, absent) for arm in ARMS}
     return {
@@ -75,6 +75,9 @@ def _client(client: Client, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
         "n_test": len(client.data.test),
         "parameters": sum(parameter.numel() for parameter in client.module.parameters()),
         **{arm: finite(outcome.value) for arm, outcome in found.items()},
+        "kept": None if kept is None else {"arm": kept, "value": finite(outcomes[kept].value)},
+        "validation": {arm: finite(outcome.validation) for arm, outcome in found.items()},
+        "validation_loss": {arm: finite(outcome.validation_loss) for arm, outcome in found.items()},
         "notes": {arm: outcome.note for arm, outcome in found.items() if outcome.note},
         "selected_round": {arm: outcome.round for arm, outcome in found.items()},
         "metrics": {arm: _finite_values(outcome.metrics) for arm, outcome in found.items()},

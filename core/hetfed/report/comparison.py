@@ -1,0 +1,148 @@
+"""The report of a comparison: one self-contained page, like that of a run."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from hetfed.report import words
+from hetfed.report.plots import COLOURS, INK, new_axes, svg
+from hetfed.run.analyse import AlgorithmResult, Estimate, analyse, comparable
+
+TEMPLATE, REPORT = "comparison.html.j2", "comparison.html"
+
+
+def write_comparison(out: Path, frame: pd.DataFrame, left_out: dict[str, str]) -> Path:
+    """Write `comparison.html` and its plots into the folder of a comparison; returns the page's path."""
+    results = analyse(frame)
+    relative, first = not comparable(frame), frame.iloc[0]
+    unit = str(first["unit"])
+    label = "mean gain over training alone, %" if relative else f"mean test {first['metric']}{f', {unit}' if unit else ''}"
+    better = "higher" if relative or first["higher_is_better"] else "lower"
+    pictures = {"algorithms.svg": draw_algorithms(results, label), "bytes.svg": draw_bytes(results, label)}
+    (out / "plots").mkdir(exist_ok=True)
+    for name, picture in pictures.items():
+        (out / "plots" / name).write_text(picture, encoding="utf-8")
+    environment = Environment(
+        loader=PackageLoader("hetfed.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters = (words.number, words.count, words.size, words.duration, words.listing, estimate, signed)
+    environment.filters |= {function.__name__: function for function in filters}
+    page = environment.get_template(TEMPLATE).render(
+        title=_title(out),
+        results=results,
+        frame=frame,
+        relative=relative,
+        label=label,
+        better=better,
+        sentences=headline(results, relative=relative),
+        pictures={name: _data_uri(picture) for name, picture in pictures.items()},
+        left_out=left_out,
+        runs=_runs(out, frame),
+        colours=COLOURS,
+        seeds=frame["seed"].nunique(),
+        rounds=int(first["rounds"]),
+    )
+    file = out / REPORT
+    file.write_text(page, encoding="utf-8")
+    return file
+
+
+def headline(results: Sequence[AlgorithmResult], *, relative: bool) -> list[str]:
+    """What the comparison found, in sentences; whoever loses under the best algorithm is named."""
+    best = results[0]
+    unit = " %" if relative else ""
+    sentences = [
+        f"Best on average: {best.algorithm}, {signed(best.gain.mean)}{unit} against training alone "
+        f"({best.gained} of {best.judged} clients gain)."
+    ]
+    losers = [client.client for client in best.clients if client.gain.mean < 0]
+    sentences.append(f"Under it, worse than alone: {words.listing(losers)}." if losers else "Under it, no client is worse off.")
+    ahead = [r.algorithm for r in results if r.gain.mean > 0 and r.p < 0.05]
+    behind = [r.algorithm for r in results if r.gain.mean < 0 and r.p < 0.05]
+    sentences.append(
+        f"Better than alone beyond chance (p < 0.05, uncorrected): {words.listing(ahead) or 'none'}; "
+        f"worse beyond chance: {words.listing(behind) or 'none'}."
+    )
+    return sentences
+
+
+def estimate(value: Estimate) -> str:
+    """A mean and its interval."""
+    if value.mean != value.mean:
+        return words.DASH
+    interval = "" if value.half_width != value.half_width else f" ± {words.number(value.half_width)}"
+    return f"{words.number(value.mean)}{interval}"
+
+
+def signed(value: float) -> str:
+    """A difference with its sign."""
+    return words.DASH if value != value else f"{value:+.3f}"  # noqa: PLR0124 (NaN)
+
+
+def draw_algorithms(results: Sequence[AlgorithmResult], label: str) -> str:
+    """A row per algorithm: its mean with the interval over seeds, beside training alone and pooled."""
+    figure, axes = new_axes(6.4, 0.9 + 0.27 * len(results))
+    for row, result in enumerate(results):
+        half = 0.0 if result.score.half_width != result.score.half_width else result.score.half_width
+        axes.errorbar(
+            result.score.mean, row, xerr=half, fmt="D", color=COLOURS["federated"], ecolor="#9db7cf", markersize=5, capsize=2
+        )
+    first = results[0]
+    for arm, mean in (("alone", first.alone.mean), ("pooled", first.pooled.mean)):
+        if mean == mean:  # noqa: PLR0124 (NaN)
+            axes.axvline(mean, color=COLOURS[arm], linewidth=1.4, linestyle="--", label=arm)
+    axes.set_yticks(range(len(results)))
+    axes.set_yticklabels([result.algorithm for result in results], fontsize=9)
+    axes.set_ylim(len(results) - 0.5, -0.5)
+    axes.set_xlabel(label, color=INK, parse_math=False)
+    if axes.get_legend_handles_labels()[0]:
+        figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=9)
+    return svg(figure)
+
+
+def draw_bytes(results: Sequence[AlgorithmResult], label: str) -> str:
+    """The mean against what travelled, one point per algorithm."""
+    figure, axes = new_axes(6.4, 4.0)
+    for result in results:
+        sent = max(result.bytes, 1.0) / 2**20
+        axes.scatter(sent, result.score.mean, s=26, color=COLOURS["federated"], zorder=2)
+        axes.annotate(result.algorithm, (sent, result.score.mean), (4, 3), textcoords="offset points", fontsize=7.5, color=INK)
+    axes.set_xscale("log")
+    axes.margins(x=0.14)
+    axes.axhline(results[0].alone.mean, color=COLOURS["alone"], linewidth=1.2, linestyle="--")
+    axes.set_xlabel("MiB sent and received in a run, all clients together", color=INK)
+    axes.set_ylabel(label, color=INK, parse_math=False)
+    return svg(figure)
+
+
+def _title(out: Path) -> str:
+    """The title of the plan, as its runs have it."""
+    for file in sorted(out.glob("*/seed-*/summary.json")):
+        summary: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return str(summary["title"] or summary["plan"])
+    return "Comparison"
+
+
+def _runs(out: Path, frame: pd.DataFrame) -> dict[str, list[tuple[int, str]]]:
+    """The report of every run, by algorithm: its seed, and its path from the page."""
+    runs: dict[str, list[tuple[int, str]]] = {}
+    for algorithm, seed in frame[["algorithm", "seed"]].drop_duplicates().itertuples(index=False):
+        page = out / algorithm / f"seed-{seed}" / "report.html"
+        runs.setdefault(algorithm, []).append((int(seed), os.path.relpath(page, out).replace(os.sep, "/")))
+    return runs
+
+
+def _data_uri(picture: str) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(picture.encode()).decode("ascii")

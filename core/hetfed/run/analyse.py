@@ -1,0 +1,170 @@
+"""What a comparison comes to: means with intervals, the worst client, who gains, and whether chance explains it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean, and half the width of its 95 % interval (Student's t); NaN where there is nothing, or only one value."""
+
+    mean: float
+    half_width: float
+
+    @staticmethod
+    def of(values: Sequence[float] | Values) -> Estimate:
+        """From one value per seed; missing ones are left out."""
+        known = np.asarray([value for value in values if value is not None and np.isfinite(value)], dtype=float)
+        if not len(known):
+            return Estimate(float("nan"), float("nan"))
+        if len(known) == 1:
+            return Estimate(float(known[0]), float("nan"))
+        half = stats.t.ppf(0.975, len(known) - 1) * known.std(ddof=1) / np.sqrt(len(known))
+        return Estimate(float(known.mean()), float(half))
+
+
+@dataclass(frozen=True)
+class ClientResult:
+    """One client under one algorithm: its metric in each arm over the seeds, and what it gains over training alone.
+
+    `gain` is positive where it gains: a difference of metrics, or per cent where clients differ in metric or unit. `wins`
+    counts the seeds, of `seeds` in which both are defined, in which it gains.
+    """
+
+    client: str
+    alone: Estimate
+    federated: Estimate
+    kept: Estimate
+    pooled: Estimate
+    gain: Estimate
+    wins: int
+    seeds: int
+
+
+@dataclass(frozen=True)
+class AlgorithmResult:
+    """One algorithm over all clients and seeds.
+
+    `score` and `kept` are the means over clients, by seed; where clients differ in metric or unit they are mean gains over
+    training alone in per cent, and `alone` is zero. `worst` is the client with the worst mean score. `gained` counts the
+    clients whose mean gain is positive, of `judged`. `p` is that of Wilcoxon's signed-rank test of federated against alone
+    over all pairs of client and seed, NaN where they do not differ at all.
+    """
+
+    algorithm: str
+    clients: Sequence[ClientResult]
+    alone: Estimate
+    score: Estimate
+    kept: Estimate
+    pooled: Estimate
+    gain: Estimate
+    worst: tuple[str, float]
+    gained: int
+    judged: int
+    p: float
+    bytes: float
+    seconds: float
+
+
+def comparable(frame: pd.DataFrame) -> bool:
+    """Whether all clients have the same metric and unit, so that a mean over them says something."""
+    return len(frame[["metric", "unit"]].drop_duplicates()) == 1
+
+
+def analyse(frame: pd.DataFrame) -> list[AlgorithmResult]:
+    """Every algorithm of a comparison (one row per algorithm, seed and client), the best mean first."""
+    relative = not comparable(frame)
+    results = [_algorithm(str(name), group, relative) for name, group in frame.groupby("algorithm", sort=False)]
+    higher = bool(frame["higher_is_better"].iloc[0]) or relative
+
+    def rank(result: AlgorithmResult) -> float:
+        mean = result.score.mean
+        return np.inf if np.isnan(mean) else (-mean if higher else mean)
+
+    return sorted(results, key=rank)
+
+
+def _algorithm(name: str, rows: pd.DataFrame, relative: bool) -> AlgorithmResult:
+    rows = rows.astype(dict.fromkeys(["alone", "federated", "finetuned", "kept", "pooled"], float))
+    sign = 1.0 if rows["higher_is_better"].iloc[0] else -1.0
+    rows = rows.assign(gain=sign * (rows["federated"] - rows["alone"]), kept_gain=sign * (rows["kept"] - rows["alone"]))
+    rows = rows.assign(pooled_gain=sign * (rows["pooled"] - rows["alone"]))
+    if relative:
+        scale = 100 / rows["alone"].abs()
+        rows = rows.assign(**{column: rows[column] * scale for column in ("gain", "kept_gain", "pooled_gain")})
+    clients = [_client(str(client), group) for client, group in rows.groupby("client", sort=False)]
+    judged = [client for client in clients if not np.isnan(client.gain.mean)]
+    columns = ("gain", "kept_gain", "pooled_gain") if relative else ("federated", "kept", "pooled")
+    score, kept, pooled = (_mean_by_seed(rows, column) for column in columns)
+    totals = rows.groupby("seed")[["bytes", "seconds"]].first()
+    return AlgorithmResult(
+        name,
+        clients,
+        Estimate(0.0, 0.0) if relative else _mean_by_seed(rows, "alone"),
+        score,
+        kept,
+        pooled,
+        _mean_by_seed(rows, "gain"),
+        _worst(judged, sign, relative),
+        sum(client.gain.mean > 0 for client in judged),
+        len(judged),
+        _p_value(rows["gain"].dropna().to_numpy()),
+        float(totals["bytes"].mean()),
+        float(totals["seconds"].mean()),
+    )
+
+
+def _client(name: str, rows: pd.DataFrame) -> ClientResult:
+    gains = rows["gain"].dropna()
+    estimates = {arm: Estimate.of(rows[arm].tolist()) for arm in ("alone", "federated", "kept", "pooled")}
+    return ClientResult(name, **estimates, gain=Estimate.of(gains.tolist()), wins=int((gains > 0).sum()), seeds=len(gains))
+
+
+def _mean_by_seed(rows: pd.DataFrame, column: str) -> Estimate:
+    """The mean over those clients that have both a federated and a value alone, seed by seed."""
+    usable = rows[rows["gain"].notna()]
+    return Estimate.of(usable.groupby("seed")[column].mean().tolist())
+
+
+def _worst(clients: Sequence[ClientResult], sign: float, relative: bool) -> tuple[str, float]:
+    if not clients:
+        return "", float("nan")
+    worst = min(clients, key=lambda client: client.gain.mean if relative else sign * client.federated.mean)
+    return worst.client, worst.gain.mean if relative else worst.federated.mean
+
+
+def _p_value(gains: Values) -> float:
+    if len(gains) < 2 or not gains.any():
+        return float("nan")
+    return float(stats.wilcoxon(gains, zero_method="zsplit").pvalue)
+
+
+def as_records(results: Sequence[AlgorithmResult]) -> list[dict[str, Any]]:
+    """One flat record per algorithm, for a table."""
+    return [
+        {
+            "algorithm": r.algorithm,
+            "mean": r.score.mean,
+            "half_width": r.score.half_width,
+            "gain": r.gain.mean,
+            "gain_half_width": r.gain.half_width,
+            "kept": r.kept.mean,
+            "worst_client": r.worst[0],
+            "worst": r.worst[1],
+            "gained": f"{r.gained}/{r.judged}",
+            "p": r.p,
+            "bytes": r.bytes,
+            "seconds": r.seconds,
+        }
+        for r in results
+    ]

@@ -1,0 +1,29 @@
+"""The arms of the comparison, and which of its models a client keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hetfed.evaluation import Outcome
+
+ALONE, FEDERATED, FINETUNED, POOLED = "alone", "federated", "finetuned", "pooled"
+ARMS = (ALONE, FEDERATED, FINETUNED, POOLED)
+"""Everybody alone, the federation, the federated model trained further by its client alone, everybody's data in one place."""
+OWN_ARMS = (FEDERATED, FINETUNED, ALONE)
+"""Those whose model a real participant can have; of equals, the first is kept."""
+
+
+def kept_arm(outcomes: Mapping[str, Outcome], *, higher_is_better: bool) -> str | None:
+    """The arm whose model does best on the client's own validation data; None where no arm has been judged.
+
+    As in the selection of a round, the metric decides, and where it is undefined or equal, the loss.
+    """
+
+    def score(arm: str) -> tuple[float, float]:
+        outcome = outcomes[arm]
+        metric = outcome.validation or 0.0
+        loss = float("inf") if outcome.validation_loss is None else outcome.validation_loss
+        return (metric if higher_is_better else -metric, -loss)
+
+    judged = [arm for arm in OWN_ARMS if arm in outcomes and outcomes[arm].validation_loss is not None]
+    return max(judged, key=score, default=None)

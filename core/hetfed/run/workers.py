@@ -1,0 +1,204 @@
+"""Runs many plans, several at a time: each worker is a process of its own that is told what to run, a line of JSON a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Queue
+from threading import Thread
+from typing import Any, Protocol
+
+from rich.console import Console
+
+from hetfed.errors import HetfedError, RunError
+from hetfed.plan import Plan, read_plan
+from hetfed.run.launch import Launcher
+from hetfed.run.progress import Board, Listener
+from hetfed.vertical import Vertical, verticals
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: the vertical's name, the text of the resolved plan, what to call it in messages, and where it goes."""
+
+    title: str
+    vertical: str
+    text: str
+    file: str
+    out: Path
+    data_dir: Path | None
+
+    def resolved(self) -> Plan:
+        """The plan."""
+        return read_plan(self.text, self.file)
+
+    def as_json(self) -> str:
+        """One line."""
+        data_dir = None if self.data_dir is None else str(self.data_dir)
+        return json.dumps({**self.__dict__, "out": str(self.out), "data_dir": data_dir})
+
+    @staticmethod
+    def from_json(line: str) -> Job:
+        """What `as_json` wrote."""
+        known = json.loads(line)
+        data_dir = known.pop("data_dir")
+        return Job(**{**known, "out": Path(known["out"])}, data_dir=None if data_dir is None else Path(data_dir))
+
+
+class Runner(Protocol):
+    """Runs jobs, and yields each as it ends; `done` others have ended before."""
+
+    def __call__(self, jobs: Sequence[Job], done: int) -> Iterator[Job]: ...
+
+
+@dataclass(frozen=True)
+class OneByOne:
+    """The runner of a single process."""
+
+    vertical: Vertical
+    console: Console
+
+    def __call__(self, jobs: Sequence[Job], done: int) -> Iterator[Job]:
+        """Run the jobs in their order."""
+        with Board.of(self.console, len(jobs) + done, done) as board:
+            for job in jobs:
+                run_job(job, self.vertical, board.listener(job.title))
+                board.job_done(job.title)
+                yield job
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The runner of `count` processes, which share the machine's cores.
+
+    A failed run stops the others after the runs they are at.
+    """
+
+    count: int
+    console: Console
+
+    def __call__(self, jobs: Sequence[Job], done: int) -> Iterator[Job]:
+        """Run the jobs, the next one wherever a worker is free.
+
+        Raises:
+            RunError: a run came to nothing; the message says which and why.
+        """
+        events: Queue[tuple[int, Job, Mapping[str, Any]]] = Queue()
+        waiting, running, failures = list(jobs), 0, []
+        with ExitStack() as stack:
+            board = stack.enter_context(Board.of(self.console, len(jobs) + done, done))
+            workers = [stack.enter_context(_Worker(i, events, self.count)) for i in range(min(self.count, len(jobs)))]
+            for worker in workers:
+                worker.take(waiting.pop(0))
+                running += 1
+            while running:
+                number, job, event = events.get()
+                board.tell(job.title, event)
+                if event["event"] not in {"done", "error"}:
+                    continue
+                running -= 1
+                if event["event"] == "error":
+                    failures.append(f"{job.title}: {event['message']}")
+                else:
+                    yield job
+                if waiting and not failures:
+                    workers[number].take(waiting.pop(0))
+                    running += 1
+        if failures:
+            raise RunError("; ".join(failures))
+
+
+class _Worker:
+    """One process, and a thread that passes on what it says."""
+
+    def __init__(self, number: int, events: Queue[tuple[int, Job, Mapping[str, Any]]], count: int) -> None:
+        self._number, self._events = number, events
+        threads = str(max((os.cpu_count() or 1) // count, 1))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "hetfed.run.workers"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": threads},
+        )
+
+    def __enter__(self) -> _Worker:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        if reason[0] is not None:
+            self._process.terminate()
+        self._process.wait()
+        self._process.stdout.close()
+
+    def take(self, job: Job) -> None:
+        """Run `job` now; its events come through the queue."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(job.as_json() + "\n")
+        self._process.stdin.flush()
+        Thread(target=self._listen, args=(job,), daemon=True).start()
+
+    def _listen(self, job: Job) -> None:
+        assert self._process.stdout is not None
+        while True:
+            line = self._process.stdout.readline()
+            event = json.loads(line) if line else {"event": "error", "message": "its process has died"}
+            self._events.put((self._number, job, event))
+            if event["event"] in {"done", "error"}:
+                return
+
+
+def run_job(job: Job, vertical: Vertical, listener: Listener) -> None:
+    """Run one job to its end, going on with it where it was begun before."""
+    plan = job.resolved()
+    launcher = Launcher(vertical, Console(quiet=True), job.data_dir)
+    launcher.run(plan, job.file, job.out, resume=job.out.exists(), listener=listener)
+
+
+class _Spoken:
+    """Tells what happens in lines of JSON on standard output."""
+
+    def begin(self, arm: str, rounds: int, done: int) -> None:
+        """An arm starts."""
+        self._say(event="begin", arm=arm, rounds=rounds, done=done)
+
+    def round_done(self, arm: str, number: int, *, values: Mapping[str, float | None], metric: str) -> None:
+        """A round has ended."""
+        self._say(event="round", arm=arm, number=number)
+
+    def say(self, text: str) -> None:
+        """Something that should not be missed."""
+        self._say(event="say", text=text)
+
+    def ended(self, message: str | None) -> None:
+        """The run has ended, or come to nothing."""
+        self._say(event="done") if message is None else self._say(event="error", message=message)
+
+    def _say(self, **event: object) -> None:
+        sys.stdout.write(json.dumps(event) + "\n")
+        sys.stdout.flush()
+
+
+def work() -> None:
+    """A worker's life: a job a line on standard input, until there is no more."""
+    spoken, known = _Spoken(), verticals()
+    for line in sys.stdin:
+        job = Job.from_json(line)
+        try:
+            run_job(job, known[job.vertical], spoken)
+        except HetfedError as error:
+            spoken.ended(str(error))
+        else:
+            spoken.ended(None)
+
+
+if __name__ == "__main__":
+    work()
