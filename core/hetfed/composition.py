@@ -139,6 +139,7 @@ def seat(composition: Composition, clients: Sequence[Client]) -> Seating:
     for step in composition:
         reasons = {client.name: reason for client in clients if (reason := step.exchange.missing(client))}
         _check_named(step, reasons, clients)
+        _check_compression(step)
         seated = [client for client in clients if step.includes(client) and client.name not in reasons]
         if not seated:
             raise PlanError(
@@ -173,10 +174,25 @@ def _extended(client: Client, exchange: Exchange, seated: Sequence[Client]) -> C
 
 
 def _check_phases(composition: Composition, clients: Sequence[Client]) -> None:
-    for phase in composition.phases:
-        for path in (*phase.only, *phase.frozen):
-            if not any(has_part(client.module, path) for client in clients):
-                raise PlanError("no client's model has this part", key="phase", value=path, remedy="Name a submodule.")
+    _check_paths(composition.phases, clients, "no client's model has this part", "phase")
+    for client in clients:
+        _check_paths(client.training.phases, [client], f"the model of {client.name!r} has no such part", "training.phases")
+
+
+def _check_paths(phases: Sequence[Phase], clients: Sequence[Client], problem: str, key: str) -> None:
+    for path in (path for phase in phases for path in (*phase.only, *phase.frozen)):
+        if not any(has_part(client.module, path) for client in clients):
+            raise PlanError(problem, key=key, value=path, remedy="Name a submodule.")
+
+
+def _check_compression(step: Step) -> None:
+    if step.compression and step.compression.kind != "8-bit" and step.every > 1:
+        raise PlanError(
+            "what clients send is compressed as a change of what they were sent in the same round, which here is nothing",
+            key=f"{step.label}.compression",
+            value=step.compression.kind,
+            remedy='Set every = 1, or compression = "8-bit".',
+        )
 
 
 def _check_named(step: Step, reasons: dict[str, str], clients: Sequence[Client]) -> None:

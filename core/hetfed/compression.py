@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
@@ -21,18 +21,21 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Compression:
-    """How one exchange makes its payloads smaller. What clients send is a change of what the server sent.
+    """How one exchange makes its payloads smaller. What clients send is a change of what the server sent in the same round.
 
-    "8-bit": whole numbers from -127 to 127 and a scale per tensor. "top-k": the largest numbers and where they stand; what is
-    left out is remembered by the client and added the next time (error feedback, Stich et al. 2018; from clients only).
-    "low-rank": a matrix as the product of two narrow ones, of just so many singular values as hold `energy` (FedKD, Wu et al.
-    2022). A tensor that would not get smaller, or that does not hold floating-point numbers, travels as it is.
+    "8-bit": whole numbers from -127 to 127 and a scale per tensor. "top-k": the largest numbers and where they stand; where an
+    exchange `continues`, what is left out is remembered by the client and added the next time (error feedback, Stich et al.
+    2018). "low-rank": a matrix as the product of two narrow ones, of just so many singular values as hold `energy` (FedKD, Wu
+    et al. 2022). The last two are for changes only: of weights themselves they would leave little.
+
+    Vectors travel as they are: they are small, and a count of examples or a variance does not bear it. So does a tensor that
+    would not get smaller, or that does not hold floating-point numbers.
 
     Args:
         kind: the way of compressing.
         share: of the numbers that "top-k" keeps.
         energy: share of the sum of squared singular values that "low-rank" keeps.
-        both_ways: also compress what the server sends ("8-bit" and "low-rank").
+        both_ways: also compress what the server sends ("8-bit" only: it sends no changes).
     """
 
     kind: Literal["8-bit", "top-k", "low-rank"]
@@ -40,18 +43,25 @@ class Compression:
     energy: float = Field(default=0.95, gt=0, le=1)
     both_ways: bool = False
 
-    def up(self, payload: Payload, sent: Mapping[str, Tensor], residual: Tensors) -> Payload:
+    @model_validator(mode="after")
+    def _one_way_only(self) -> Compression:
+        if self.both_ways and self.kind != "8-bit":
+            raise ValueError(f"{self.kind} is for changes, and what the server sends is none: both_ways goes with 8-bit only")
+        return self
+
+    def up(self, payload: Payload, sent: Mapping[str, Tensor], owed: Tensors | None = None) -> Payload:
         """A client's payload, smaller.
 
-        `sent` is what the server sent this round; `residual`, what "top-k" has left out so far, is brought up to date.
+        `sent` is what the server sent this round; `owed`, what "top-k" has left out so far, is brought up to date.
         """
-        change = {n: t - sent[n] if n in sent and t.is_floating_point() else t for n, t in payload.tensors.items()}
-        if self.kind != "top-k":
-            return Payload(self._encode(change), payload.weight)
-        wanted = {n: t + residual[n] if n in residual and t.is_floating_point() else t for n, t in change.items()}
-        encoded = self._encode(wanted)
+        changed = {n for n, t in payload.tensors.items() if n in sent and t.is_floating_point()}
+        wanted = {n: t - sent[n] if n in changed else t for n, t in payload.tensors.items()}
+        if self.kind != "top-k" or owed is None:
+            return Payload(self._encode(wanted, changed), payload.weight)
+        wanted |= {n: wanted[n] + owed[n] for n in changed & set(owed)}
+        encoded = self._encode(wanted, changed)
         arrives = decode(encoded)
-        residual.update({n: t - arrives[n] for n, t in wanted.items() if t.is_floating_point()})
+        owed.update({n: wanted[n] - arrives[n] for n in changed})
         return Payload(encoded, payload.weight)
 
     def arrived(self, payload: Payload, sent: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> Payload:
@@ -61,28 +71,31 @@ class Compression:
             PayloadRefused: it is not what a client that keeps to `shapes` sends.
         """
         decoded = decode(payload.tensors, shapes)
+        for name, tensor in decoded.items():
+            if name in sent and tensor.dtype != sent[name].dtype:
+                raise PayloadRefused(f"{name!r} is {tensor.dtype}, sent was {sent[name].dtype}")
         return Payload(
             {n: t + sent[n] if n in sent and t.is_floating_point() else t for n, t in decoded.items()}, payload.weight
         )
 
     def down(self, payload: Payload) -> Payload:
         """What the server sends, smaller where it is to be."""
-        if not self.both_ways or self.kind == "top-k":
-            return payload
-        return Payload(self._encode(payload.tensors), payload.weight)
+        return Payload(self._encode(payload.tensors, ()), payload.weight) if self.both_ways else payload
 
-    def _encode(self, tensors: Mapping[str, Tensor]) -> Tensors:
+    def _encode(self, tensors: Mapping[str, Tensor], changed: Collection[str]) -> Tensors:
+        """The tensors, those that get smaller in parts; `changed` are the names of those that are changes."""
         encoded: Tensors = {}
         for name, tensor in tensors.items():
-            parts = self._parts(tensor) if tensor.is_floating_point() and tensor.isfinite().all() else None
+            can = tensor.is_floating_point() and tensor.ndim >= 2 and tensor.numel() > 0 and tensor.isfinite().all()
+            parts = self._parts(tensor) if can and (self.kind == "8-bit" or name in changed) else None
             smaller = parts is not None and sum(map(_size, parts.values())) < _size(tensor)
             encoded |= {f"{name}{MARK}{part}": t for part, t in (parts or {}).items()} if smaller else {name: tensor}
         return encoded
 
-    def _parts(self, tensor: Tensor) -> Tensors | None:
+    def _parts(self, tensor: Tensor) -> Tensors:
         shape = torch.tensor(tensor.shape, dtype=torch.int32)
         if self.kind == "8-bit":
-            scale = tensor.abs().max() / 127 if tensor.numel() else tensor.new_zeros(())
+            scale = tensor.abs().max() / 127
             whole = (tensor / scale.clamp(min=torch.finfo(tensor.dtype).tiny)).round().to(torch.int8)
             return {"whole": whole, "scale": scale.view(1)}
         if self.kind == "top-k":
@@ -90,9 +103,7 @@ class Compression:
             return {"at": at.to(torch.int32), "values": tensor.flatten()[at], "shape": shape}
         return self._low_rank(tensor, shape)
 
-    def _low_rank(self, tensor: Tensor, shape: Tensor) -> Tensors | None:
-        if tensor.ndim < 2:
-            return None
+    def _low_rank(self, tensor: Tensor, shape: Tensor) -> Tensors:
         u, s, v = torch.linalg.svd(tensor.flatten(1).double(), full_matrices=False)
         # At least one singular value: where all are alike none may be enough by itself, and zero of them would send nothing.
         energy = s.square().cumsum(0)
@@ -116,40 +127,56 @@ def decode(encoded: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]] 
     Raises:
         PayloadRefused: parts are missing or do not fit together.
     """
-    whole: Tensors = {}
-    parts: dict[str, Tensors] = {}
+    found: dict[str, Tensors] = {}
     for name, tensor in encoded.items():
         base, mark, part = name.rpartition(MARK)
-        if mark:
-            parts.setdefault(base, {})[part] = tensor
-        else:
-            whole[name] = tensor
-    for name, found in parts.items():
+        found.setdefault(base if mark else name, {})[part if mark else ""] = tensor
+    decoded: Tensors = {}
+    for name, parts in sorted(found.items()):
         if shapes is not None and name not in shapes:
             raise PayloadRefused(f"unknown name {name!r}")
         try:
-            whole[name] = _decode_one(found, None if shapes is None else shapes[name])
-        except (RuntimeError, KeyError, IndexError, ValueError, TypeError) as error:
+            decoded[name] = _decode_one(parts, None if shapes is None else shapes[name])
+        except (RuntimeError, ValueError, TypeError, OverflowError) as error:
             raise PayloadRefused(f"{name!r} cannot be decompressed: {error}") from error
-    return dict(sorted(whole.items()))
+    return decoded
 
 
 def _decode_one(parts: Tensors, allowed: tuple[int, ...] | None) -> Tensor:
-    if "whole" in parts:
-        return parts["whole"].to(parts["scale"].dtype) * parts["scale"]
-    shape = tuple(parts["shape"].tolist())
+    """One tensor from its parts. What would be larger than they are is checked before it is made."""
+    if set(parts) == {""}:
+        return _of_shape(parts[""], allowed)
+    if set(parts) == {"whole", "scale"}:
+        whole, scale = _of_shape(parts["whole"], allowed), _of_shape(parts["scale"], (1,))
+        return whole.to(scale.dtype) * scale
+    if set(parts) == {"at", "values", "shape"}:
+        shape, values = _shape(parts["shape"], allowed), parts["values"]
+        at, size = _of_shape(parts["at"], (values.numel(),)).long(), math.prod(shape)
+        if len(at) and not (int(at.min()) >= 0 and int(at.max()) < size):
+            raise ValueError("a place lies outside the tensor")
+        flat = torch.zeros(size, dtype=values.dtype)
+        flat[at] = values
+        return flat.view(shape)
+    if set(parts) == {"left", "right", "shape"}:
+        shape, left, right = _shape(parts["shape"], allowed), parts["left"], parts["right"]
+        if left.ndim != 2 or right.ndim != 2 or left.shape[0] * right.shape[1] != math.prod(shape):
+            raise ValueError(f"factors of shapes {tuple(left.shape)} and {tuple(right.shape)} do not make {shape}")
+        return (left.double() @ right.double()).to(left.dtype).view(shape)
+    raise ValueError(f"its parts are {sorted(parts)}")
+
+
+def _of_shape(tensor: Tensor, allowed: tuple[int, ...] | None) -> Tensor:
+    if allowed is not None and tuple(tensor.shape) != allowed:
+        raise ValueError(f"it has shape {tuple(tensor.shape)}, declared {allowed}")
+    return tensor
+
+
+def _shape(part: Tensor, allowed: tuple[int, ...] | None) -> tuple[int, ...]:
+    """The shape that a part names."""
+    shape = tuple(int(size) for size in part.tolist())
     if allowed is not None and shape != allowed:
         raise ValueError(f"it has shape {shape}, declared {allowed}")
-    if "values" in parts:
-        at = parts["at"].long()
-        if len(at) and not (int(at.min()) >= 0 and int(at.max()) < math.prod(shape)):
-            raise ValueError("a place lies outside the tensor")
-        flat = torch.zeros(math.prod(shape), dtype=parts["values"].dtype)
-        flat[at] = parts["values"]
-        return flat.view(shape)
-    if parts["left"].shape[0] * parts["right"].shape[1] != math.prod(shape):
-        raise ValueError(f"its factors do not make {shape}")
-    return (parts["left"].double() @ parts["right"].double()).to(parts["left"].dtype).view(shape)
+    return shape
 
 
 def _size(tensor: Tensor) -> int:

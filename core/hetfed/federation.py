@@ -60,13 +60,17 @@ class Federation:
 
 @dataclass(frozen=True)
 class Parcel:
-    """What one client sent by one exchange: when it was sent, and when it arrives."""
+    """What one client sent by one exchange: when it was sent, and when it arrives.
+
+    `base` is what the server had sent to the client, where the client's payload is a change of it.
+    """
 
     client: str
     exchange: str
     encoded: bytes
     sent: int
     due: int
+    base: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -148,9 +152,10 @@ def advance(
     inboxes: dict[str, dict[str, bytes]] = {}
     clients, rows, pending = dict(state.clients), list(state.rows), list(state.pending)
     uploads: list[Upload] = []
+    compressed = {step.label for step in federation.composition if step.compression}
 
     def arrive(parcel: Parcel) -> None:
-        upload = _receive(federation, parcel, inboxes.get(parcel.client, {}), this.number)
+        upload = _receive(federation, parcel, this.number)
         uploads.append(upload)
         on_upload(upload)
 
@@ -166,7 +171,8 @@ def advance(
         on_turn(this.number, name, turn.report)
         delay = federation.participation.rounds_of_delay(federation.duration(peers[name], this.number))
         for label, encoded in turn.outbox.items():
-            parcel = Parcel(name, label, encoded, this.number, this.number + delay)
+            base = inboxes[name].get(label, b"") if label in compressed else b""
+            parcel = Parcel(name, label, encoded, this.number, this.number + delay, base)
             if delay:
                 pending.append(parcel)
             else:
@@ -181,25 +187,29 @@ def advance(
 def _jobs(federation: Federation, state: FederationState, this: Round, inboxes: dict[str, dict[str, bytes]]) -> Iterator[Job]:
     """The turns of this round, one after the other; what the server sends is noted in `inboxes`."""
     busy = {parcel.client for parcel in state.pending}
+    known = {row.client for row in state.rows if not row.failed}
     idle = [client for client in federation.clients if client.name not in busy]
     for client in federation.participation.choose(idle, federation.seed, this.number):
-        inboxes[client.name] = _inbox(federation, state, client, this.number)
+        inboxes[client.name] = _inbox(federation, state, client, this.number, newcomer=client.name not in known)
         yield Job(client, state.clients[client.name], inboxes[client.name])
 
 
-def _inbox(federation: Federation, state: FederationState, client: Client, round_number: int) -> dict[str, bytes]:
-    """What the server sends to `client`, as bytes by step label."""
+def _inbox(
+    federation: Federation, state: FederationState, client: Client, round_number: int, *, newcomer: bool
+) -> dict[str, bytes]:
+    """What the server sends to `client`, as bytes by step label. A newcomer gets everything, whatever the round: a common start
+    is sent but once, and to none who was not there."""
     inbox = {}
     for step in federation.composition.of(client):
-        if step.broadcasts(round_number):
+        if newcomer or step.broadcasts(round_number):
             payload = step.exchange.broadcast(federation.desk(step, round_number), state.server[step.label], client)
             if payload is not None:
                 inbox[step.label] = step.write(payload)
     return inbox
 
 
-def _receive(federation: Federation, parcel: Parcel, inbox: Mapping[str, bytes], round_number: int) -> Upload:
-    """Decode and check one upload. `inbox` is what its client had been sent in this round."""
+def _receive(federation: Federation, parcel: Parcel, round_number: int) -> Upload:
+    """Decode and check one upload."""
     upload = Upload(round_number, parcel.client, parcel.exchange, parcel.encoded, sent=parcel.sent)
     client = next(client for client in federation.clients if client.name == parcel.client)
     try:
@@ -214,7 +224,7 @@ def _receive(federation: Federation, parcel: Parcel, inbox: Mapping[str, bytes],
         declared = step.exchange.declare(client)
         contents = travelled
         if step.compression:
-            sent = step.read(inbox[step.label]).tensors if step.label in inbox else {}
+            sent = step.read(parcel.base).tensors if parcel.base else {}
             contents = step.compression.arrived(travelled, sent, declared.shapes)
         declared.check(contents)
     except PayloadRefused as error:

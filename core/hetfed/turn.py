@@ -172,6 +172,7 @@ def _upload(
             continue
         if step.compression:
             sent = received[step.label].tensors if step.label in received else {}
-            payload = step.compression.up(payload, sent, memories.setdefault(f"{step.label} residual", {}))
+            owed = memories.setdefault(f"{step.label} owed", {}) if step.exchange.continues else None
+            payload = step.compression.up(payload, sent, owed)
         outbox[step.label] = payload.encoded
     return outbox

@@ -23,6 +23,11 @@ class Exchange(ABC):
     exchange. A server turn is: `aggregate` every exchange. What an exchange does not need, it leaves as it is here.
     """
 
+    @property
+    def continues(self) -> bool:
+        """Whether an upload goes on from what the server sent, so that what compression leaves out of it is still owed."""
+        return False
+
     def extend(self, client: Client, model: nn.Module, members: Sequence[Client]) -> None:
         """Add to a freshly built model what the exchange needs there (a companion, a projector), as submodules.
 

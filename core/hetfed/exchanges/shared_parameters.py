@@ -51,6 +51,11 @@ class SharedParameters(Exchange):
     aggregation: Setting = Aggregation()
     server: ServerOptimizer | None = None
 
+    @property
+    def continues(self) -> bool:
+        """Local training starts from what was sent."""
+        return True
+
     def missing(self, client: Client) -> str | None:
         """A client needs parameters under the path."""
         return None if self._names(client) else f"its model has no part {self.part!r}"

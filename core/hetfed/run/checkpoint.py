@@ -36,15 +36,18 @@ def save_state(state: FederationState, file: Path, plan_digest: str) -> None:
         for label, memory in client.exchanges.items():
             tensors |= _prefixed(memory, "client", name, f"exchange:{label}")
     for number, parcel in enumerate(state.pending):
-        encoded = torch.frombuffer(bytearray(parcel.encoded), dtype=torch.uint8)
-        tensors[SEPARATOR.join(("pending", str(number), "encoded"))] = encoded
+        for part, content in (("encoded", parcel.encoded), ("base", parcel.base)):
+            if content:
+                tensors[SEPARATOR.join(("pending", str(number), part))] = torch.frombuffer(
+                    bytearray(content), dtype=torch.uint8
+                )
     about = {
         "plan": plan_digest,
         "round": state.round,
         "server": sorted(state.server),
         "clients": {name: {"score": c.score, "best_round": c.best_round} for name, c in state.clients.items()},
         "rows": [asdict(row) for row in state.rows],
-        "pending": [{**asdict(parcel), "encoded": None} for parcel in state.pending],
+        "pending": [{**asdict(parcel), "encoded": None, "base": None} for parcel in state.pending],
     }
     # Not `save_file`: it writes to a file of its own that only the user can read, and leaves it behind when it is killed.
     write_bytes(file, save({name: tensor.contiguous() for name, tensor in tensors.items()}, {"state": json.dumps(about)}))
@@ -73,18 +76,19 @@ def load_state(file: Path, plan_digest: str) -> FederationState | None:
         name: ClientState({}, score=known["score"] and tuple(known["score"]), best_round=known["best_round"])
         for name, known in about["clients"].items()
     }
+    pending = [{**parcel, "encoded": b"", "base": b""} for parcel in about["pending"]]
     for key, tensor in tensors.items():
         owner, name, rest = key.split(SEPARATOR, 2)
         if owner == "server":
             server[name][rest] = tensor
             continue
         if owner == "pending":
-            about["pending"][int(name)]["encoded"] = tensor.numpy().tobytes()
+            pending[int(name)][rest] = tensor.numpy().tobytes()
             continue
         where, tensor_name = rest.split(SEPARATOR, 1)
         _slot(clients[name], where)[tensor_name] = tensor
-    rows, pending = [Row(**row) for row in about["rows"]], [Parcel(**parcel) for parcel in about["pending"]]
-    return FederationState(about["round"], server, clients, rows, pending)
+    rows = [Row(**row) for row in about["rows"]]
+    return FederationState(about["round"], server, clients, rows, [Parcel(**parcel) for parcel in pending])
 
 
 def _prefixed(tensors: Tensors, *path: str) -> Tensors:
