@@ -19,9 +19,9 @@ Kind = Literal["mean", "median", "trimmed-mean", "krum", "multi-krum", "geometri
 class Aggregation:
     """Merges payloads of the same names and shapes.
 
-    "mean" and "geometric-median" (Pillutla et al. 2022) weigh by the payloads' weights. "median" and "trimmed-mean" (Yin et al.
-    2018) go number by number, "krum" and "multi-krum" (Blanchard et al. 2017) choose among whole uploads; these four treat
-    uploads as equals, since a hostile one may claim any weight.
+    "mean" weighs by the payloads' weights. "median" and "trimmed-mean" (Yin et al. 2018) go number by number, "krum" and
+    "multi-krum" (Blanchard et al. 2017) choose among whole uploads, "geometric-median" (Pillutla et al. 2022) is the point with
+    the least distance to all; these five treat uploads as equals, since a hostile one may claim any weight.
 
     Args:
         kind: the way of merging.
@@ -60,7 +60,9 @@ def weighted_mean(payloads: Sequence[Payload], faulty: int = 0) -> dict[str, Ten
 
 def median(payloads: Sequence[Payload], faulty: int = 0) -> dict[str, Tensor]:
     """The median of each number; of an even count, the mean of the middle two."""
-    return {name: stack.quantile(0.5, dim=0).to(stack.dtype) for name, stack in _stacks(payloads).items()}
+    middle = slice((len(payloads) - 1) // 2, len(payloads) // 2 + 1)
+    # Not `quantile`, which takes no more than 16 million numbers.
+    return {name: stack.sort(dim=0).values[middle].mean(dim=0) for name, stack in _stacks(payloads).items()}
 
 
 def trimmed_mean(payloads: Sequence[Payload], faulty: int) -> dict[str, Tensor]:
@@ -90,10 +92,9 @@ def _krum_scores(payloads: Sequence[Payload], faulty: int) -> Tensor:
 
 
 def geometric_median(payloads: Sequence[Payload], faulty: int = 0, steps: int = 100, tiny: float = 1e-6) -> dict[str, Tensor]:
-    """The point with the least weighted sum of distances to the uploads, by Weiszfeld's iteration."""
+    """The point with the least sum of distances to the uploads, late ones discounted, by Weiszfeld's iteration."""
     vectors = _vectors(payloads)
-    weights = torch.tensor([payload.weight * payload.discount for payload in payloads], dtype=vectors.dtype)
-    weights = weights if weights.sum() > 0 else torch.ones_like(weights)
+    weights = torch.tensor([payload.discount for payload in payloads], dtype=vectors.dtype)
     point = weights @ vectors / weights.sum()
     for _ in range(steps):
         pull = weights / (vectors - point).norm(dim=1).clamp(min=tiny)
