@@ -20,7 +20,7 @@ from hetfed.exchanges.shared_parameters import SharedParameters
 from hetfed.parts import local_parts, read_tensors, write_tensors
 from hetfed.payload import Declaration, Payload
 from hetfed.seeding import isolated
-from hetfed.training import descend, shuffled
+from hetfed.training import descend, set_training_mode, shuffled
 
 SHARED = SharedParameters(among="same-shape")
 
@@ -45,6 +45,11 @@ class DistilledParameters(Exchange):
     patience: PositiveInt = 3
     lr: PositiveFloat = 1e-3
     batch_size: PositiveInt = 64
+
+    @property
+    def continues(self) -> bool:
+        """As in `SharedParameters`."""
+        return True
 
     def missing(self, client: Client) -> str | None:
         """A client needs public inputs, and a model of which nothing must stay at home."""
@@ -108,7 +113,7 @@ class DistilledParameters(Exchange):
         for epoch in range(self.epochs):
             if waited >= self.patience or len(train) < 2:
                 break
-            student.train()
+            set_training_mode(student, min(len(train), self.batch_size))
             descend(optimizer, shuffled(train, self.batch_size, desk.generator("distil", epoch), None), distance)
             found = held_distance()
             waited = waited + 1

@@ -74,18 +74,17 @@ class FeatureGenerator(Exchange):
         bench.memory.update(payload.tensors)
 
     def loss(self, bench: Bench, batch: Batch, output: Output) -> Tensor | None:
-        """The task's loss of the head on as many generated features as the batch has examples."""
+        """The cross-entropy of the head on as many generated features as the batch has examples."""
         if not bench.memory:
             return None
-        chance = bench.scratch.setdefault("chance", bench.generator("generated features"))
-        assert isinstance(chance, torch.Generator)
+        if "generator" not in bench.scratch:
+            bench.scratch.update(generator=self._net(bench.memory), chance=bench.generator("generated features"))
+        net, chance = bench.scratch["generator"], bench.scratch["chance"]
+        assert isinstance(net, _Generator) and isinstance(chance, torch.Generator)
         classes = torch.multinomial(bench.memory[COUNTS], len(batch), replacement=True, generator=chance)
-        net = bench.scratch.setdefault("generator", self._net(bench.memory))
-        assert isinstance(net, _Generator)
         with torch.no_grad():
             features = net(classes, torch.randn(len(classes), self.noise, generator=chance))
-        said = bench.client.task.loss(Output(bench.model.get_submodule(HEAD)(features)), Batch({}, classes))
-        return None if said is None else self.weight * said
+        return self.weight * F.cross_entropy(bench.model.get_submodule(HEAD)(features), classes)
 
     def declare(self, client: Client) -> Declaration:
         """The head's tensors, and one count per class."""
@@ -155,6 +154,6 @@ def _sameness(features: Tensor, noise: Tensor) -> Tensor:
 
 def _head_of(client: Client, payload: Payload) -> nn.Module:
     """The head that a client sent, not to be trained."""
-    head = client.new_model("shape only").get_submodule(HEAD)
+    head = client.new_model("shape only").get_submodule(HEAD).eval()
     write_tensors(head, {n.removeprefix(f"{HEAD}."): t for n, t in payload.tensors.items() if n != COUNTS})
     return head.requires_grad_(False)

@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from pydantic import ConfigDict, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
+from torch.nn import functional as F
 
 from hetfed.bench import Bench, Desk
 from hetfed.client import Client, Tensors
-from hetfed.data import Batch
 from hetfed.errors import PlanError
 from hetfed.exchanges.base import Exchange
 from hetfed.exchanges.prototypes import Prototypes, class_means
-from hetfed.model import Output
 from hetfed.parts import part_names, read_tensors, write_tensors
 from hetfed.payload import Declaration, Payload
 
@@ -82,17 +81,17 @@ class TrainedHead(Exchange):
         means = torch.stack([payload.tensors["means"] for payload in uploads.values()])
         having, classes = (counts > 0).nonzero(as_tuple=True)
         points = means[having, classes]
-        client = desk.members[next(iter(uploads))]
-        head = client.new_model("shape only").get_submodule(HEAD)
+        if not len(points):
+            return state
+        # In evaluation mode: a few class means are no batch to normalise, and leave nothing to drop.
+        head = desk.members[next(iter(uploads))].new_model("shape only").get_submodule(HEAD).eval()
         write_tensors(head, {name.removeprefix(f"{HEAD}."): tensor for name, tensor in state.items()})
         optimizer, chance = torch.optim.SGD(head.parameters(), lr=self.lr), desk.generator(HEAD)
         for _ in range(self.epochs):
             for rows in torch.randperm(len(points), generator=chance).split(self.batch_size):
-                loss = client.task.loss(Output(head(points[rows])), Batch({}, classes[rows]))
-                if loss is not None:
-                    optimizer.zero_grad()
-                    torch.autograd.backward(loss)
-                    optimizer.step()
+                optimizer.zero_grad()
+                torch.autograd.backward(F.cross_entropy(head(points[rows]), classes[rows]))
+                optimizer.step()
         return {f"{HEAD}.{name}": tensor.detach().clone() for name, tensor in head.state_dict().items()}
 
     def _shapes(self, client: Client) -> dict[str, tuple[int, ...]]:

@@ -26,8 +26,9 @@ class TrainedPrototypes(Exchange):
     """The server learns one prototype per class from the clients' class means, with a margin between classes (FedTGP,
     Zhang et al. 2024).
 
-    A class mean of a client must be nearer to its class's prototype than to any other by a margin: the mean, over classes, of
-    the distance to the nearest other class, and no more than `margin_cap`. Clients use the prototypes as in `Prototypes`.
+    A class mean of a client must be nearer to its class's prototype than to any other by a margin: the distance of a class to
+    the nearest other class, the largest over the classes, and no more than `margin_cap`. Clients use the prototypes as in
+    `Prototypes`.
 
     Args:
         weight: of the squared distance between a feature and the prototype of its class, in the local loss.
@@ -107,13 +108,13 @@ class TrainedPrototypes(Exchange):
         return {"counts": state["counts"] + counts.sum(dim=0), **trained}
 
     def _margin(self, points: Tensor, classes: Tensor) -> Tensor:
-        """The mean distance of a class to its nearest neighbour among the classes."""
+        """The largest distance of a class to its nearest neighbour among the classes."""
         present = classes.unique()
         centres = torch.stack([points[classes == c].mean(dim=0) for c in present])
         if len(present) < 2:
             return torch.zeros(())
         apart = torch.cdist(centres, centres).fill_diagonal_(torch.inf)
-        return apart.min(dim=1).values.mean().clamp(max=self.margin_cap)
+        return apart.min(dim=1).values.max().clamp(max=self.margin_cap)
 
 
 class _PrototypeNet(nn.Module):
