@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+from pydantic import NonNegativeInt
+
 from hetfed.composition import Composition, Step, compose
 from hetfed.compression import Compression
 from hetfed.exchanges import (
@@ -65,8 +67,9 @@ def fedadagrad(lr: float = 0.1, tau: float = 1e-3, among: Among = SAME) -> Compo
 
 
 def scaffold(lr: float = 1.0, among: Among = SAME) -> Composition:
-    """FedAvg with control variates against client drift (Karimireddy et al. 2020)."""
-    return compose(SharedParameters(among=among), ControlVariates(lr=lr, among=among))
+    """FedAvg with control variates against client drift; lr is the server's (Karimireddy et al. 2020)."""
+    server = None if lr == 1 else ServerOptimizer("sgd", lr, beta1=0.0)
+    return compose(SharedParameters(among=among, server=server), ControlVariates(among=among))
 
 
 def fedbn(among: Among = SAME) -> Composition:
@@ -85,11 +88,13 @@ def fedrep(head: str = "head", head_epochs: int = 5, body_epochs: int = 1, among
     return compose(SharedParameters(exclude=(head,), among=among), phases=phases)
 
 
-def fedbabu(head: str = "head", finetune: int = 2, among: Among = SAME) -> Composition:
+def fedbabu(head: str = "head", finetune: NonNegativeInt = 2, among: Among = SAME) -> Composition:
     """The body is averaged under one frozen head for all; in the last rounds everybody fine-tunes alone (Oh et al. 2022)."""
-    body = Step(SharedParameters(exclude=(head,), among=among), until=-finetune, label="body")
+    last = -finetune if finetune else None
+    body = Step(SharedParameters(exclude=(head,), among=among), until=last, label="body")
     first_head = Step(SharedParameters(head, among=among), until=0, label="first head")
-    return compose(body, first_head, phases=(Phase(frozen=(head,), until=-finetune), Phase(after=-finetune)))
+    phases = (Phase(frozen=(head,), until=last), *([Phase(after=-finetune)] if finetune else []))
+    return compose(body, first_head, phases=phases)
 
 
 def lg_fedavg(head: str = "head", among: Among = SAME) -> Composition:
@@ -148,9 +153,8 @@ def fml(alpha: float = 0.5, beta: float = 0.5, among: Among = SAME) -> Compositi
 
 
 def fedkd(energy: float = 0.95, hint: float = 1.0, among: Among = SAME) -> Composition:
-    """FML with adaptive distillation, a hint on features, and low-rank payloads (Wu et al. 2022)."""
-    compression = Compression("low-rank", energy=energy, both_ways=True)
-    shared = Step(SharedParameters(COMPANION, among=among), compression=compression)
+    """FML with adaptive distillation, a hint on features, and uploads of low rank (Wu et al. 2022)."""
+    shared = Step(SharedParameters(COMPANION, among=among), compression=Compression("low-rank", energy=energy))
     return compose(MutualLearning(adaptive=True, hint=hint), shared)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from pydantic import ConfigDict, PositiveFloat
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
@@ -13,7 +13,7 @@ from hetfed.bench import Bench, Desk
 from hetfed.client import Client, Tensors
 from hetfed.data import Batch
 from hetfed.exchanges.base import Exchange
-from hetfed.exchanges.groups import Among, check_same, group_of, grouped, of_group
+from hetfed.exchanges.groups import Among, check_same, group_of, grouped, of_group, within
 from hetfed.model import Output
 from hetfed.parts import WHOLE, part_names, read_tensors
 from hetfed.payload import Declaration, Payload
@@ -25,19 +25,22 @@ class ControlVariates(Exchange):
 
     With `SharedParameters` in the same composition this is SCAFFOLD (Karimireddy et al. 2020). A client that takes
     plain SGD steps estimates c_i from how far it moved (their option II); any other, whose steps are no multiples of
-    gradients, by its gradient at the server's model (option I). What travels is the change of c_i.
+    gradients, by its gradient at the server's model (option I). What travels is the change of c_i; c is their mean.
 
     Args:
         part: path of the submodule whose gradients are corrected; empty for the whole model.
         exclude: paths below it that are not.
         among: as in `SharedParameters`.
-        lr: how far the server moves c towards the clients' mean.
     """
 
     part: str = WHOLE
     exclude: tuple[str, ...] = ()
     among: Among = "all"
-    lr: PositiveFloat = 1.0
+
+    @property
+    def continues(self) -> bool:
+        """Changes of the variates add up."""
+        return True
 
     def missing(self, client: Client) -> str | None:
         """A client needs parameters under the path."""
@@ -61,8 +64,8 @@ class ControlVariates(Exchange):
         return Payload(of_group(self._group(client), state))
 
     def apply(self, bench: Bench, payload: Payload) -> None:
-        """Remember it for this turn."""
-        bench.scratch["everybody"] = dict(payload.tensors)
+        """Remember it, until the next one."""
+        bench.memory.update(within("everybody", dict(payload.tensors)))
 
     def begin(self, bench: Bench) -> None:
         """Remember the point from which local training starts, or measure the gradient there."""
@@ -73,12 +76,11 @@ class ControlVariates(Exchange):
 
     def loss(self, bench: Bench, batch: Batch, output: Output) -> Tensor | None:
         """A linear term whose gradient is c - c_i."""
-        everybody = bench.scratch.get("everybody")
-        if not isinstance(everybody, dict):
+        everybody, own = of_group("everybody", bench.memory), of_group("own", bench.memory)
+        if not everybody:
             return None
         parameters = dict(bench.model.named_parameters())
-        terms = [(c - bench.memory[n] if n in bench.memory else c).mul(parameters[n]).sum() for n, c in everybody.items()]
-        return torch.stack(terms).sum()
+        return torch.stack([((c - own[n] if n in own else c) * parameters[n]).sum() for n, c in everybody.items()]).sum()
 
     def declare(self, client: Client) -> Declaration:
         """One tensor for each corrected parameter."""
@@ -87,17 +89,18 @@ class ControlVariates(Exchange):
 
     def upload(self, bench: Bench) -> Payload | None:
         """The change of the client's own variate, which is remembered."""
-        everybody, start = bench.scratch.get("everybody"), bench.scratch.get("start")
-        if not isinstance(everybody, dict) or not isinstance(start, dict):
+        everybody, start = of_group("everybody", bench.memory), bench.scratch["start"]
+        assert isinstance(start, dict)
+        if not everybody:
             return None
-        own = {name: bench.memory.get(name, torch.zeros_like(c)) for name, c in everybody.items()}
+        own = {name: torch.zeros_like(c) for name, c in everybody.items()} | of_group("own", bench.memory)
         new = bench.scratch.get("gradient")
         if not isinstance(new, dict):
             new, parameters = dict(own), dict(bench.model.named_parameters())
             if bench.work.steps:
                 distance = bench.work.steps * bench.work.lr
                 new = {n: own[n] - c + (start[n] - parameters[n].detach()) / distance for n, c in everybody.items()}
-        bench.memory.update(new)
+        bench.memory.update(within("own", new))
         return Payload({name: new[name] - own[name] for name in own})
 
     def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
@@ -107,7 +110,7 @@ class ControlVariates(Exchange):
             members = sum(self._group(client) == group for client in desk.members.values())
             for name, before in of_group(group, state).items():
                 change = torch.stack([payload.tensors[name] for payload in sent.values()]).sum(dim=0)
-                after[f"{group}/{name}"] = before + self.lr * change / members
+                after[f"{group}/{name}"] = before + change / members
         return after
 
     def _group(self, client: Client) -> str:
@@ -120,7 +123,8 @@ class ControlVariates(Exchange):
 
 def _plain_sgd(client: Client) -> bool:
     training = client.training
-    return training.optimizer == "sgd" and training.momentum == 0 and training.weight_decay == 0
+    changed = training.momentum or training.weight_decay or training.clip_norm
+    return training.optimizer == "sgd" and not changed
 
 
 def _full_gradient(bench: Bench, names: list[str]) -> Tensors:

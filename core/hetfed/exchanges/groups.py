@@ -30,12 +30,12 @@ def grouped(uploads: Mapping[str, Payload]) -> dict[str, dict[str, Payload]]:
 
 
 def within(group: str, tensors: Tensors) -> Tensors:
-    """The tensors under the names by which the server's state keeps them."""
+    """The tensors under the names by which the server's state, or a client's memory, keeps them."""
     return {f"{group}/{name}": tensor for name, tensor in tensors.items()}
 
 
 def of_group(group: str, state: Tensors) -> Tensors:
-    """What the server's state keeps for a group, under the clients' names."""
+    """What is kept for a group, under the names it had."""
     return {key.removeprefix(f"{group}/"): tensor for key, tensor in state.items() if key.startswith(f"{group}/")}
 
 
