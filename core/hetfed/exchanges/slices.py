@@ -15,11 +15,13 @@ from hetfed.client import Client, Tensors
 from hetfed.errors import PlanError
 from hetfed.exchanges.base import Exchange
 from hetfed.model import Output
-from hetfed.parts import NORM_LAYERS, WHOLE, part_names, read_tensors, write_tensors
+from hetfed.parts import NORM_LAYERS, WHOLE, inside, part_names, read_tensors, write_tensors
 from hetfed.payload import Declaration, Payload
 
 WINDOW = "window"
 """The name under which the first channel of a slice travels."""
+STACKED = (nn.GRU, nn.LSTM, nn.GRUCell, nn.LSTMCell, nn.MultiheadAttention)
+"""Layers that hold several matrices as one."""
 Index = tuple[Tensor, ...]
 """Which rows of each dimension."""
 
@@ -45,9 +47,9 @@ class Slices(Exchange):
 
     def extend(self, client: Client, model: nn.Module, members: Sequence[Client]) -> None:
         """Scale the outputs of narrowed layers; in training, mask the logits of absent classes."""
-        widest = _widest(members).module
+        widths = {path: _width(module) for path, module in _widest(members).module.named_modules()}
         for path, module in model.named_modules():
-            wide, narrow = _width(widest.get_submodule(path)), _width(module)
+            wide, narrow = widths.get(path), _width(module)
             if narrow is not None and wide is not None and narrow < wide:
                 module.register_forward_hook(_Scale(narrow / wide))
         absent = _absent_classes(client)
@@ -71,6 +73,18 @@ class Slices(Exchange):
                     problem = f"the model of {client.name!r} is no slice of that of {widest.name!r}: tensor {name!r} is "
                     remedy = "Give them the same architecture in different widths."
                     raise PlanError(f"{problem}{small or 'absent'}, the other's {big or 'absent'}", remedy=remedy)
+            self._check_stacked(client, widest)
+
+    def _check_stacked(self, client: Client, widest: Client) -> None:
+        wide, names = dict(widest.module.named_modules()), self._names(client)
+        for path, module in client.module.named_modules():
+            shared = isinstance(module, STACKED) and any(inside(name, path) for name in names)
+            if shared and _shapes(module) != _shapes(wide[path]):
+                raise PlanError(
+                    f"{path!r} of {client.name!r} is narrower than that of {widest.name!r}; a {type(module).__name__} holds "
+                    "several matrices as one, of which no slice is a narrower layer",
+                    remedy="Give all members the same width there, or exclude it.",
+                )
 
     def start(self, desk: Desk) -> Tensors:
         """The widest member's initialisation."""
@@ -87,6 +101,10 @@ class Slices(Exchange):
         """Put the slice in place, and remember where it lies in the whole."""
         bench.memory[WINDOW] = payload.tensors[WINDOW]
         write_tensors(bench.model, {name: tensor for name, tensor in payload.tensors.items() if name != WINDOW})
+
+    def begin(self, bench: Bench) -> None:
+        """Measure the running statistics, which did not arrive, of what did."""
+        measure_statistics(bench)
 
     def declare(self, client: Client) -> Declaration:
         """The parameters under the path, no running statistics; and where the slice lies."""
@@ -150,7 +168,8 @@ class _Mask:
 
 @torch.no_grad()
 def measure_statistics(bench: Bench) -> None:
-    """Running statistics of batch normalisation over the client's training data, every batch counting the same."""
+    """Running statistics of batch normalisation over the client's training data, every batch counting the same, and the rest
+    of the model as it is when it predicts."""
     layers = [m for m in bench.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     if not layers:
         return
@@ -159,7 +178,9 @@ def measure_statistics(bench: Bench) -> None:
         layer.reset_running_stats()
         layer.momentum = None  # a cumulative mean
     was = bench.model.training
-    bench.model.train()
+    bench.model.eval()
+    for layer in layers:
+        layer.train()
     for batch in bench.client.data.train.batches(max(bench.client.training.batch_size, 2)):
         if len(batch) > 1:
             bench.model(batch.inputs)
@@ -171,6 +192,10 @@ def measure_statistics(bench: Bench) -> None:
 def _widest(clients: Sequence[Client]) -> Client:
     """The member with most parameters, the first by name among equals."""
     return min(clients, key=lambda client: (-sum(p.numel() for p in client.module.parameters()), client.name))
+
+
+def _shapes(module: nn.Module) -> list[torch.Size]:
+    return [parameter.shape for parameter in module.parameters()]
 
 
 def _width(module: nn.Module) -> int | None:
