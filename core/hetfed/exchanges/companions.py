@@ -165,7 +165,10 @@ class MixedModels(Companion):
             model.register_buffer("mixture", share)
 
         def forward(inputs: Mapping[str, Tensor]) -> Output:
-            theirs, share = dict(copy.named_parameters()), getattr(model, "mixture").clamp(0, 1)  # noqa: B009
+            theirs, share = dict(copy.named_parameters()), getattr(model, "mixture")  # noqa: B009
+            with torch.no_grad():
+                # Not a clamp of the share in use, outside of which it would learn nothing and never come back.
+                share.clamp_(0, 1)
             mixed: Tensors = {name: share * p + (1 - share) * theirs[name].detach() for name, p in own.items()}
             output: Output = functional_call(copy, {**mixed, **buffers}, (inputs,))
             return output

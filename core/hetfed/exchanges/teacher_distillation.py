@@ -18,8 +18,11 @@ from hetfed.errors import PlanError
 from hetfed.evaluation import predict
 from hetfed.exchanges.base import Exchange
 from hetfed.model import Output
-from hetfed.parts import write_tensors
+from hetfed.parts import inside, write_tensors
 from hetfed.payload import Declaration, Payload
+
+PROJECTORS = "projectors"
+"""The path of a student's own projectors in its model."""
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -58,7 +61,7 @@ class TeacherDistillation(Exchange):
             if self._teaches(name, client) and member.probe.features is not None
         }
         # A client's name may hold a full stop, which the path of a submodule may not.
-        model.add_module("projectors", nn.ModuleDict({_module_name(name): layer for name, layer in projectors.items()}))
+        model.add_module(PROJECTORS, nn.ModuleDict({_module_name(name): layer for name, layer in projectors.items()}))
 
     def check(self, clients: Sequence[Client]) -> None:
         """The teachers must be among the clients, and able to read what the students hold."""
@@ -112,16 +115,16 @@ class TeacherDistillation(Exchange):
         return teacher in self.teachers and student.name not in self.teachers if self.teachers else teacher != student.name
 
     def declare(self, client: Client) -> Declaration:
-        """Every tensor of a teacher's model."""
-        state = client.module.state_dict() if client.name in self.teachers or not self.teachers else {}
-        return Declaration.of({f"{client.name}/{name}": tensor for name, tensor in state.items()})
+        """Every tensor of a teacher's model but the projectors."""
+        teaches = client.name in self.teachers or not self.teachers
+        return Declaration.of(_own_tensors(client.name, client.module) if teaches else {})
 
     def upload(self, bench: Bench) -> Payload | None:
         """A teacher's parameters, when it has trained enough."""
         name = bench.client.name
         if (self.teachers and name not in self.teachers) or (self.after is not None and bench.round != self.after):
             return None
-        tensors = {f"{name}/{key}": tensor.detach().clone() for key, tensor in bench.model.state_dict().items()}
+        tensors = {key: tensor.clone() for key, tensor in _own_tensors(name, bench.model).items()}
         return Payload(tensors, weight=len(bench.client.data.train))
 
     def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
@@ -146,13 +149,19 @@ def _losses(bench: Bench, teachers: Iterable[nn.Module]) -> Tensor:
 
 def _hint(bench: Bench, output: Output, said: Mapping[str, Output]) -> Tensor:
     """The mean squared distance of the projected features to each teacher's."""
-    projectors = dict(bench.model.get_submodule("projectors").named_children())
+    if output.features is None:
+        return torch.zeros(())
+    projectors = dict(bench.model.get_submodule(PROJECTORS).named_children())
     distances = [
         F.mse_loss(projectors[_module_name(name)](output.features), other.features)
         for name, other in said.items()
         if _module_name(name) in projectors and other.features is not None
     ]
     return torch.stack(distances).mean() if distances else torch.zeros(())
+
+
+def _own_tensors(name: str, model: nn.Module) -> Tensors:
+    return {f"{name}/{key}": tensor for key, tensor in model.state_dict().items() if not inside(key, PROJECTORS)}
 
 
 def _module_name(client: str) -> str:
