@@ -19,6 +19,7 @@ from hetfed.client import Client, Tensors
 from hetfed.data import Batch, Examples
 from hetfed.evaluation import Outcome, evaluate, predict
 from hetfed.federation import Federation
+from hetfed.learner import Learner
 from hetfed.parts import inside, local_parts
 from hetfed.seeding import generator, isolated
 from hetfed.tasks import Task
@@ -69,6 +70,9 @@ def train_pooled(
         worlds = build_worlds(members, federation.clients)
     if sum(len(world.clients) for world in worlds) == 1:
         return {member.name: nobody for member in members}
+    if isinstance(worlds[0].model, Learner):
+        worlds[0].model = worlds[0].model.on(worlds[0].examples)
+        return {member.name: _outcome(worlds[0], member, _as_it_is(worlds[0].model)) for member in members}
     best = {member.name: Best() for member in members}
     training = members[0].training
     parameters = {id(p): p for world in worlds for p in world.model.parameters()}
@@ -187,6 +191,11 @@ def _keep_best(worlds: Sequence[World], best: dict[str, Best], round_number: int
             if found.score is None or score > found.score:
                 tensors = {name: tensor.detach().clone() for name, tensor in world.model.state_dict().items()}
                 best[client.name] = Best(tensors, score, round_number)
+
+
+def _as_it_is(model: nn.Module) -> Best:
+    """A model that is trained at once, not round by round."""
+    return Best(model.state_dict(), round=1)
 
 
 def _outcome(world: World, client: Client, best: Best) -> Outcome:

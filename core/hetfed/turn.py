@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from hetfed.client import Client, ClientState, Tensors
 from hetfed.composition import Composition, Step
 from hetfed.data import Batch
 from hetfed.evaluation import Evaluation, evaluate
+from hetfed.learner import Learner
 from hetfed.payload import Payload
 from hetfed.seeding import isolated
 from hetfed.training import (
@@ -130,6 +132,9 @@ def _tensors(model: nn.Module) -> Tensors:
 def _train(bench: Bench, seats: list[tuple[Step, Bench]], moments: Tensors, this: Round) -> tuple[float, Tensors]:
     """The local epochs of one round: the mean loss, and the optimiser's moments afterwards."""
     client, model, training = bench.client, bench.model, bench.client.training
+    if isinstance(model, Learner):
+        model.fitted()
+        return math.nan, {}
     lr = training.lr_at(this.number, this.rounds)
     optimizer = training.new_optimizer(model.parameters(), lr)
     if training.keep_optimizer:

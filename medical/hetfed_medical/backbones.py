@@ -1,7 +1,7 @@
 """Image backbones: architectures that differ, projecting to one feature size that hospitals agree on.
 
-Each is one function and one row of `BACKBONES`, built from (channels, height, width, features), and maps an image
-(batch, channels, height, width) to (batch, features).
+Each is one function and one row of `BACKBONES`, built from (channels, height, width, features), for some also a factor for the
+number of channels, and maps an image (batch, channels, height, width) to (batch, features).
 """
 
 from __future__ import annotations
@@ -18,31 +18,46 @@ Shape = tuple[int, int, int]
 """(channels, height, width) of an image."""
 
 
-def conv(shape: Shape, features: int) -> nn.Module:
+def conv(shape: Shape, features: int, factor: float = 1.0) -> nn.Module:
     """The article's: one convolution of 16 filters, ReLU, one linear layer."""
     channels, height, width = shape
+    filters = _scaled(16, factor)
     return nn.Sequential(
-        nn.Conv2d(channels, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16 * (height - 2) * (width - 2), features)
+        nn.Conv2d(channels, filters, 3), nn.ReLU(), nn.Flatten(), nn.Linear(filters * (height - 2) * (width - 2), features)
     )
 
 
-def deep_conv(shape: Shape, features: int, widths: tuple[int, ...] = (16, 32, 64, 64)) -> nn.Module:
+def lenet(shape: Shape, features: int, factor: float = 1.0) -> nn.Module:
+    """Two convolutions of five by five with max-pooling, two linear layers (LeCun et al. 1998)."""
+    first, second, hidden = _scaled(6, factor), _scaled(16, factor), _scaled(120, factor)
+    return nn.Sequential(
+        nn.Conv2d(shape[0], first, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(first, second, 5), nn.ReLU(), nn.AdaptiveMaxPool2d(5), nn.Flatten(),
+        nn.Linear(second * 25, hidden), nn.ReLU(), nn.Linear(hidden, features),
+    )  # fmt: skip
+
+
+def deep_conv(shape: Shape, features: int, factor: float = 1.0, widths: tuple[int, ...] = (16, 32, 64, 64)) -> nn.Module:
     """Convolution, batch normalisation, ReLU and pooling, four times; the mean over the image; one linear layer.
 
     The first convolution skips every other pixel where the image is larger than 32 pixels.
     """
     blocks: list[nn.Module] = []
     before, stride = shape[0], 2 if min(shape[1:]) > 32 else 1
-    for width in widths:
+    for width in (_scaled(width, factor) for width in widths):
         convolution = nn.Conv2d(before, width, 3, stride=stride, padding=1, bias=False)
         blocks += [convolution, nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2)]
         before, stride = width, 1
     return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, features))
 
 
-def small_conv(shape: Shape, features: int) -> nn.Module:
+def small_conv(shape: Shape, features: int, factor: float = 1.0) -> nn.Module:
     """`deep_conv` at half the width and three levels, for a hospital with little computing power."""
-    return deep_conv(shape, features, widths=(8, 16, 32))
+    return deep_conv(shape, features, factor, widths=(8, 16, 32))
+
+
+def _scaled(channels: int, factor: float) -> int:
+    return max(round(channels * factor), 1)
 
 
 def monai_densenet(shape: Shape, features: int) -> nn.Module:
@@ -52,6 +67,24 @@ def monai_densenet(shape: Shape, features: int) -> nn.Module:
 
     blocks = (2, 2, 2)
     net = DenseNet(2, in_channels=shape[0], out_channels=features, init_features=16, growth_rate=12, block_config=blocks)
+    return cast("nn.Module", net)
+
+
+def monai_resnet(shape: Shape, features: int) -> nn.Module:
+    """MONAI's ResNet (He et al. 2016), small: four stages of one block, made for little images."""
+    prepare_torchvision()
+    from monai.networks.nets import ResNet
+
+    net = ResNet(
+        "basic",
+        [1, 1, 1, 1],
+        [16, 32, 64, 64],
+        spatial_dims=2,
+        n_input_channels=shape[0],
+        num_classes=features,
+        conv1_t_size=3,
+        no_max_pool=min(shape[1:]) <= 32,
+    )
     return cast("nn.Module", net)
 
 
@@ -81,12 +114,21 @@ class ThreeChannels(nn.Module):
         return image.expand(-1, 3, -1, -1) if image.shape[1] == 1 else image
 
 
-BACKBONES: dict[str, Callable[[Shape, int], nn.Module]] = {
+BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "conv": conv,
-    "deep-conv": deep_conv,
+    "lenet": lenet,
     "small-conv": small_conv,
+    "deep-conv": deep_conv,
     "monai-densenet": monai_densenet,
+    "monai-resnet": monai_resnet,
     "torchvision-mobilenet": torchvision_mobilenet,
     "torchvision-resnet18": torchvision_resnet18,
 }
 """The `image` key of a model table."""
+SCALABLE = ("conv", "lenet", "small-conv", "deep-conv")
+"""Those whose channels can be multiplied by a factor."""
+
+
+def build(name: str, shape: Shape, features: int, factor: float = 1.0) -> nn.Module:
+    """The backbone called `name`; only one of `SCALABLE` takes a factor other than 1."""
+    return BACKBONES[name](shape, features, factor) if name in SCALABLE else BACKBONES[name](shape, features)

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from sklearn.base import clone
 from torch import nn
 
 from hetfed.client import Client
-from hetfed.data import Facts
+from hetfed.data import Examples, Facts
 from hetfed.errors import PlanError
+from hetfed.learner import Estimator, Learner
 from hetfed.plan import ClientTable, Plan, validate
 from hetfed.tasks import Classification
 from hetfed_datasets.records import Cohort
 from hetfed_datasets.registry import entry_of, load
 from hetfed_medical.augmentation import flip_and_shift
+from hetfed_medical.backbones import SCALABLE
 from hetfed_medical.cohort_data import hospital, public_inputs
+from hetfed_medical.learners import new_learner
 from hetfed_medical.model import HospitalNet
 from hetfed_medical.tables import HospitalData, HospitalModel, PublicData
+
+Blueprint = Callable[[Facts], nn.Module]
 
 
 def build_clients(plan: Plan, data_dir: Path | None) -> Sequence[Client]:
@@ -30,7 +37,16 @@ def build_clients(plan: Plan, data_dir: Path | None) -> Sequence[Client]:
     """
     cohorts = Cohorts(data_dir)
     public = None if plan.public is None else validate(PublicData, plan.public, key="public")
-    return [_client(table, plan.federation.seed, cohorts, public) for table in plan.client]
+    clients = [_client(table, plan.federation.seed, cohorts, public) for table in plan.client]
+    networks = [client for client in clients if client.common is not None]
+    shapes = [client.data.facts["shapes"] for client in networks]
+    common = [name for name, shape in shapes[0].items() if all(s.get(name) == shape for s in shapes)] if shapes else []
+    return [replace(c, common=_only(c.common, common) if c.common and common else None) for c in clients]
+
+
+def _only(blueprint: Blueprint, modalities: Sequence[str]) -> Blueprint:
+    """The blueprint of a model that looks at these modalities and at no other."""
+    return lambda facts: blueprint({**facts, "shapes": {name: facts["shapes"][name] for name in modalities}})
 
 
 class Cohorts:
@@ -58,28 +74,55 @@ def _client(table: ClientTable, seed: int, cohorts: Cohorts, public: PublicData 
     cohort = cohorts.get(data_table.dataset, f"{key}.data")
     home = hospital(cohort, data_table, seed, key)
     shapes = home.data.facts["shapes"]
-    _check_identity(shapes, model_table, key)
-    encoders = {modality: getattr(model_table, modality) for modality in shapes}
+    _check_model(shapes, model_table, key)
+    shown = None if public is None else public_inputs(cohorts.get(public.dataset, "public"), public, home, data_table, seed)
+    task = Classification(home.classes, balanced=data_table.balanced, metric=data_table.metric)
+    common = HospitalModel(image="small-conv", genes="mlp", clinical="mlp", features=model_table.features)
+    model = _encoders(shapes, model_table)
+    blueprint: Blueprint = partial(_network, table=model_table)
+    if model_table.learner is not None:
+        estimator = new_learner(model_table.learner, model_table.settings, key, seed, table.name, "learner")
+        model, blueprint = {"learner": model_table.learner}, _learner(estimator, task, home.data.train, shown)
     return Client(
         table.name,
         home.data,
-        Classification(home.classes, balanced=data_table.balanced),
-        partial(_model, table=model_table),
+        task,
+        blueprint,
         table.training,
-        public=None if public is None else public_inputs(cohorts.get(public.dataset, "public"), public, home, data_table, seed),
+        public=shown,
         augment=flip_and_shift if data_table.augment else None,
-        kind=json.dumps([encoders, model_table.features, table.training.model_dump()], sort_keys=True),
+        kind=json.dumps([model, model_table.features, table.training.model_dump()], sort_keys=True),
         about={
-            "model": ", ".join(f"{modality}: {encoder}" for modality, encoder in encoders.items()),
+            "model": ", ".join(f"{part}: {name}" for part, name in model.items()),
             "data": cohort.name + (f" ({', '.join(data_table.sites)})" if data_table.sites else ""),
             "question": " or ".join(home.classes),
             "modalities": ", ".join(data_table.modalities),
             "synthetic": "yes" if cohort.synthetic else "no",
         },
+        common=None if model_table.learner else partial(_network, table=common),
     )
 
 
-def _check_identity(shapes: Mapping[str, tuple[int, ...]], table: HospitalModel, key: str) -> None:
+def _encoders(shapes: Mapping[str, tuple[int, ...]], table: HospitalModel) -> dict[str, str]:
+    """The encoder of each modality, in words."""
+    names = {modality: str(getattr(table, modality)) for modality in shapes}
+    if "image" in names and table.width != 1:
+        names["image"] += f" x {table.width:g}"
+    return names
+
+
+def _learner(estimator: Estimator, task: Classification, train: Examples, public: Examples | None) -> Blueprint:
+    return lambda facts: Learner(clone(estimator), task, train, public)
+
+
+def _check_model(shapes: Mapping[str, tuple[int, ...]], table: HospitalModel, key: str) -> None:
+    if table.width != 1 and "image" in shapes and table.image not in SCALABLE:
+        raise PlanError(
+            f"{table.image} has one width",
+            key=f"{key}.model.width",
+            value=table.width,
+            remedy=f"Leave width out, or choose one of {', '.join(SCALABLE)}.",
+        )
     for modality, shape in shapes.items():
         if modality != "image" and getattr(table, modality) == "identity" and shape[0] != table.features:
             raise PlanError(
@@ -90,5 +133,5 @@ def _check_identity(shapes: Mapping[str, tuple[int, ...]], table: HospitalModel,
             )
 
 
-def _model(facts: Facts, table: HospitalModel) -> nn.Module:
+def _network(facts: Facts, table: HospitalModel) -> nn.Module:
     return HospitalNet(facts, table)

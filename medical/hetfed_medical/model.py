@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hetfed.data import Facts
 from hetfed.model import Output
-from hetfed_medical.backbones import BACKBONES
+from hetfed_medical.backbones import build
 from hetfed_medical.tables import HospitalModel
 from hetfed_medical.tabular import TABULAR
 
@@ -67,5 +67,5 @@ class HospitalNet(nn.Module):
 
 def _encoder(modality: str, shape: tuple[int, ...], table: HospitalModel) -> nn.Module:
     if modality == "image":
-        return BACKBONES[table.image](cast("tuple[int, int, int]", shape), table.features)
+        return build(table.image, cast("tuple[int, int, int]", shape), table.features, table.width)
     return TABULAR[getattr(table, modality)](shape[0], table.features)

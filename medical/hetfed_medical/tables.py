@@ -7,7 +7,17 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 Modality = Literal["image", "genes", "clinical"]
-Backbone = Literal["conv", "deep-conv", "small-conv", "monai-densenet", "torchvision-mobilenet", "torchvision-resnet18"]
+Backbone = Literal[
+    "conv",
+    "lenet",
+    "small-conv",
+    "deep-conv",
+    "monai-densenet",
+    "monai-resnet",
+    "torchvision-mobilenet",
+    "torchvision-resnet18",
+]
+LearnerName = Literal["random-forest", "extra-trees", "gradient-boosting", "svm", "logistic-regression"]
 Table = Literal["snn", "mlp", "linear", "identity"]
 
 
@@ -54,6 +64,7 @@ class HospitalData(_Strict):
     standardise: bool = True
     augment: bool = False
     balanced: bool = False
+    metric: Literal["AUROC", "accuracy", "balanced accuracy", "F1"] = "AUROC"
     limit: PositiveInt | None = None
 
     @model_validator(mode="after")
@@ -64,12 +75,20 @@ class HospitalData(_Strict):
 
 
 class HospitalModel(_Strict):
-    """The `model` table of a hospital: an encoder for each modality, and the feature size that hospitals agree on."""
+    """The `model` table of a hospital: an encoder for each modality, and the feature size that hospitals agree on.
+
+    `width` multiplies the channels of the backbones that are plain convolutions. With a `learner` the hospital has a
+    scikit-learn classifier instead, which looks at all modalities side by side and learns without gradients; `settings` are the
+    classifier's own.
+    """
 
     image: Backbone = "deep-conv"
     genes: Table = "snn"
     clinical: Table = "mlp"
     features: PositiveInt = 64
+    width: PositiveFloat = 1.0
+    learner: LearnerName | None = None
+    settings: dict[str, float | int | str | bool] = Field(default_factory=dict)
 
 
 class PublicData(_Strict):

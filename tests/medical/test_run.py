@@ -74,7 +74,7 @@ def test_every_hospital_ends_with_finite_numbers(run):
     out, clients = run
     rounds = pd.read_csv(out / "rounds.csv")
     assert set(clients) == set(rounds["client"]) == {"one class", "both", "few images", "other backbone"}
-    assert set(rounds["arm"]) == {"federated", "alone"} and len(rounds) == 2 * 2 * 4
+    assert set(rounds["arm"]) == {"federated", "alone", "finetuned"} and len(rounds) == (2 + 2 + 3) * 4
     assert rounds["train_loss"].notna().all() and rounds["validation_loss"].notna().all()
     assert (rounds["refused"] == 0).all() and (rounds.loc[rounds["arm"] == "federated", "bytes_up"] > 0).all()
 

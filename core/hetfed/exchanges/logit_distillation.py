@@ -16,6 +16,7 @@ from hetfed.data import Batch, Examples
 from hetfed.errors import PlanError
 from hetfed.evaluation import predict
 from hetfed.exchanges.base import Exchange
+from hetfed.learner import Learner
 from hetfed.payload import Declaration, Payload
 from hetfed.training import descend, set_training_mode, shuffled
 
@@ -75,7 +76,10 @@ class LogitDistillation(Exchange):
         return Payload(state) if state else None
 
     def apply(self, bench: Bench, payload: Payload) -> None:
-        """Digest: train towards the mean logits on the public inputs, with an optimiser of its own."""
+        """Digest: train towards the mean logits on the public inputs, with an optimiser of its own or as more examples."""
+        if isinstance(bench.model, Learner):
+            bench.model.digest(payload.tensors["logits"] / self.temperature, self.weight)
+            return
         public, training = _public(bench.client), bench.client.training
         task, teacher = bench.client.task, payload.tensors["logits"]
         lessons = Examples(public.inputs, teacher, public.ids)

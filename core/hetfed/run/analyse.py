@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 Values = NDArray[np.float64]
+GAINS = {"federated": "gain", "kept": "kept_gain", "pooled": "pooled_gain"}
+"""The name of what an arm gains over training alone."""
 
 
 @dataclass(frozen=True)
@@ -95,13 +97,13 @@ def analyse(frame: pd.DataFrame) -> list[AlgorithmResult]:
 
 
 def _algorithm(name: str, rows: pd.DataFrame, relative: bool) -> AlgorithmResult:
-    rows = rows.astype(dict.fromkeys(["alone", "federated", "finetuned", "kept", "pooled"], float))
+    rows = rows.astype(dict.fromkeys(["alone", *GAINS], float))
     sign = 1.0 if rows["higher_is_better"].iloc[0] else -1.0
-    rows = rows.assign(gain=sign * (rows["federated"] - rows["alone"]), kept_gain=sign * (rows["kept"] - rows["alone"]))
-    rows = rows.assign(pooled_gain=sign * (rows["pooled"] - rows["alone"]))
+    rows = rows.assign(**{gain: sign * (rows[arm] - rows["alone"]) for arm, gain in GAINS.items()})
     if relative:
-        scale = 100 / rows["alone"].abs()
-        rows = rows.assign(**{column: rows[column] * scale for column in ("gain", "kept_gain", "pooled_gain")})
+        # Of nothing there is no per cent.
+        scale = 100 / rows["alone"].abs().replace(0, np.nan)
+        rows = rows.assign(**{gain: rows[gain] * scale for gain in GAINS.values()})
     clients = [_client(str(client), group) for client, group in rows.groupby("client", sort=False)]
     judged = [client for client in clients if not np.isnan(client.gain.mean)]
     columns = ("gain", "kept_gain", "pooled_gain") if relative else ("federated", "kept", "pooled")

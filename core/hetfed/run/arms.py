@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from hetfed.evaluation import Outcome
@@ -16,14 +17,15 @@ OWN_ARMS = (FEDERATED, FINETUNED, ALONE)
 def kept_arm(outcomes: Mapping[str, Outcome], *, higher_is_better: bool) -> str | None:
     """The arm whose model does best on the client's own validation data; None where no arm has been judged.
 
-    As in the selection of a round, the metric decides, and where it is undefined or equal, the loss.
+    As in the selection of a round, the metric decides, and where it is equal or nowhere defined, the loss. A model without a
+    metric is kept only where none has one.
     """
 
     def score(arm: str) -> tuple[float, float]:
         outcome = outcomes[arm]
-        metric = outcome.validation or 0.0
-        loss = float("inf") if outcome.validation_loss is None else outcome.validation_loss
-        return (metric if higher_is_better else -metric, -loss)
+        metric, loss = outcome.validation, outcome.validation_loss
+        signed = -math.inf if metric is None else metric if higher_is_better else -metric
+        return (signed, -math.inf if loss is None else -loss)
 
     judged = [arm for arm in OWN_ARMS if arm in outcomes and outcomes[arm].validation_loss is not None]
     return max(judged, key=score, default=None)

@@ -12,12 +12,12 @@ import pandas as pd
 
 from hetfed.algorithms import NAMED
 from hetfed.composition import seat
-from hetfed.errors import PlanError
+from hetfed.errors import PlanError, RunFolderError
 from hetfed.evaluation import Outcome
 from hetfed.plan import AlgorithmTable, Plan, named_algorithm
 from hetfed.run.arms import ALONE, FEDERATED, FINETUNED, POOLED, kept_arm
 from hetfed.run.execute import load_clients
-from hetfed.run.folder import SUMMARY, RunFolder, write_json
+from hetfed.run.folder import PLAN, SUMMARY, RunFolder, write_json
 from hetfed.run.launch import Launcher
 from hetfed.run.workers import Job, Runner
 
@@ -59,24 +59,27 @@ def settle(launcher: Launcher, plan: Plan, file: str, *, algorithms: Sequence[st
     Raises:
         UsageError: plan or data do not suit an algorithm that was named; that shows before the first run.
     """
-    if not algorithms:
-        raise PlanError("no algorithm to compare", key="--algorithms", remedy=f"Name some of: {', '.join([OWN, *NAMED])}.")
+    wanted = dict.fromkeys([OWN, *NAMED] if EVERY in algorithms else algorithms)
+    wanted.pop(ALONE, None)
+    if not wanted:
+        known = ", ".join(name for name in [OWN, EVERY, *NAMED] if name != ALONE)
+        problem = "no algorithm to compare with training alone"
+        raise PlanError(problem, key="--algorithms", remedy=f"Name some of: {known}.")
     try:
         clients = load_clients(plan, launcher.vertical, launcher.data_dir)
         variants, left_out = {}, {}
-        for name in dict.fromkeys([OWN, *NAMED] if EVERY in algorithms else algorithms):
+        for name in wanted:
             variant = under(plan, name)
             try:
                 seat(variant.composition().over(plan.federation.rounds), clients)
             except PlanError as error:
                 if EVERY not in algorithms:
-                    raise
+                    raise error if name == OWN else error.seen_from(key=name) from error
                 left_out[name] = f"{error.problem}. {error.remedy}" if error.value is None else str(error)
                 continue
             variants[name] = variant.with_federation(alone=False, pooled=False)
     except PlanError as error:
         raise error.seen_from(file=file) from error
-    variants.pop(ALONE, None)
     baseline = under(plan, ALONE).with_federation(alone=False, finetune=0)
     return Comparison(file, variants, baseline, seeds, left_out)
 
@@ -91,9 +94,13 @@ def compare_plan(launcher: Launcher, comparison: Comparison, out: Path, runner: 
     """
     jobs = list(comparison.jobs(launcher.vertical.name, launcher.data_dir, out))
     for job in jobs:
-        if (job.out / SUMMARY).is_file():
+        if (job.out / PLAN).is_file():
             RunFolder(job.out).expect_plan(job.resolved())
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        remedy = "Give another folder with --out."
+        raise RunFolderError(f"cannot be written: {error.strerror}", file=out, remedy=remedy) from None
     write_json(out / ABOUT, {"plan": comparison.file, "seeds": comparison.seeds, "left_out": dict(comparison.left_out)})
     waiting = [job for job in jobs if not (job.out / SUMMARY).is_file()]
     for _ in runner(waiting, done=len(jobs) - len(waiting)):
@@ -101,6 +108,22 @@ def compare_plan(launcher: Launcher, comparison: Comparison, out: Path, runner: 
     frame = collect(comparison, out)
     frame.to_csv(out / COMPARISON, index=False)
     return frame
+
+
+def read_comparison(out: Path) -> tuple[pd.DataFrame, dict[str, str]]:
+    """The rows of a comparison that has ended, and the algorithms that it left out with the reasons.
+
+    Raises:
+        RunFolderError: there is none.
+    """
+    for name in (COMPARISON, ABOUT):
+        if not (out / name).is_file():
+            raise RunFolderError("no ended comparison here", file=out / name, remedy="Run the comparison to its end.")
+    # A client may be called "NA" or "007".
+    missing = dict.fromkeys([ALONE, FEDERATED, FINETUNED, POOLED, "kept"], [""])
+    frame = pd.read_csv(out / COMPARISON, dtype={"client": str}, keep_default_na=False, na_values=missing)
+    left_out: dict[str, str] = json.loads((out / ABOUT).read_text(encoding="utf-8"))["left_out"]
+    return frame, left_out
 
 
 def under(plan: Plan, algorithm: str) -> Plan:

@@ -91,12 +91,12 @@ class RunFolder:
 
     @property
     def models(self) -> Path:
-        """One folder per client: its selected federated model."""
+        """One folder per client: the model that it keeps."""
         return self.path / "models"
 
     @property
     def predictions(self) -> Path:
-        """One table per client: test predictions of its selected federated model."""
+        """One table per client: test predictions of the model that it keeps."""
         return self.path / "predictions"
 
     @property

@@ -123,7 +123,7 @@ class Board:
         with Progress(*_columns(28), TextColumn("{task.fields[values]}"), console=console) as progress:
             yield Board(console, progress, total, done)
 
-    def listener(self, title: str) -> Listener:
+    def listener(self, title: str) -> _OnBoard:
         """What tells the board of the run called `title`."""
         return self._listeners.setdefault(title, _OnBoard(title, self._console, self._progress))
 
@@ -138,6 +138,8 @@ class Board:
             listener.say(event["text"])
         elif kind == "done":
             self.job_done(title)
+        else:
+            listener.take_down()
 
     def job_done(self, title: str) -> None:
         """The run called `title` has ended."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
 from threading import Thread
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from rich.console import Console
 
@@ -65,10 +66,17 @@ class OneByOne:
     console: Console
 
     def __call__(self, jobs: Sequence[Job], done: int) -> Iterator[Job]:
-        """Run the jobs in their order."""
+        """Run the jobs in their order.
+
+        Raises:
+            RunError: a run came to nothing; the message says which and why.
+        """
         with Board.of(self.console, len(jobs) + done, done) as board:
             for job in jobs:
-                run_job(job, self.vertical, board.listener(job.title))
+                try:
+                    run_job(job, self.vertical, board.listener(job.title))
+                except HetfedError as error:
+                    raise RunError(f"{job.title}: {error}") from error
                 board.job_done(job.title)
                 yield job
 
@@ -124,7 +132,7 @@ class _Worker:
             [sys.executable, "-m", "hetfed.run.workers"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
             env={**os.environ, "OMP_NUM_THREADS": threads},
         )
 
@@ -133,7 +141,8 @@ class _Worker:
 
     def __exit__(self, *reason: object) -> None:
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
         if reason[0] is not None:
             self._process.terminate()
         self._process.wait()
@@ -142,8 +151,10 @@ class _Worker:
     def take(self, job: Job) -> None:
         """Run `job` now; its events come through the queue."""
         assert self._process.stdin is not None
-        self._process.stdin.write(job.as_json() + "\n")
-        self._process.stdin.flush()
+        # A process that has died says so by the end of what it says.
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(job.as_json() + "\n")
+            self._process.stdin.flush()
         Thread(target=self._listen, args=(job,), daemon=True).start()
 
     def _listen(self, job: Job) -> None:
@@ -164,7 +175,10 @@ def run_job(job: Job, vertical: Vertical, listener: Listener) -> None:
 
 
 class _Spoken:
-    """Tells what happens in lines of JSON on standard output."""
+    """Tells what happens in lines of JSON."""
+
+    def __init__(self, lines: TextIO) -> None:
+        self._lines = lines
 
     def begin(self, arm: str, rounds: int, done: int) -> None:
         """An arm starts."""
@@ -183,13 +197,17 @@ class _Spoken:
         self._say(event="done") if message is None else self._say(event="error", message=message)
 
     def _say(self, **event: object) -> None:
-        sys.stdout.write(json.dumps(event) + "\n")
-        sys.stdout.flush()
+        self._lines.write(json.dumps(event) + "\n")
+        self._lines.flush()
 
 
 def work() -> None:
     """A worker's life: a job a line on standard input, until there is no more."""
-    spoken, known = _Spoken(), verticals()
+    # Whoever started it stops it: an interruption from the keyboard reaches both.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A library may print: standard output is for events alone.
+    spoken, known = _Spoken(os.fdopen(os.dup(1), "w", encoding="utf-8")), verticals()
+    os.dup2(2, 1)
     for line in sys.stdin:
         job = Job.from_json(line)
         try:

@@ -1,0 +1,118 @@
+"""Clients whose models learn without gradients: any scikit-learn classifier or regressor.
+
+Such a client gives predictions and nothing else, and takes part in logit distillation both ways: what it says of the public
+inputs travels, and the consensus that comes back becomes further examples to fit. The fitted estimator is a cache: a learner's
+state is the lesson it was last given, from which, with the client's own data and a seed, it is fitted again to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from hetfed.data import Examples
+from hetfed.model import Output
+from hetfed.tasks import Classification, Regression, Task
+
+SURE = 1e-3
+"""Probabilities are kept so far from 0 and 1: one client's certainty must not outweigh everybody else's logits."""
+
+
+class Estimator(Protocol):
+    """What is asked of a scikit-learn estimator."""
+
+    def fit(self, x: NDArray[np.float64], y: NDArray[np.generic], sample_weight: NDArray[np.float64]) -> object: ...
+
+
+class Learner(nn.Module):
+    """A scikit-learn estimator as a model.
+
+    `estimator` is an unfitted classifier that knows probabilities, or a regressor, that takes sample weights; `train` what it
+    is fitted on, `public` the inputs of its lessons. All modalities, flattened, are its columns; a missing value is 0.
+    """
+
+    lesson: Tensor
+    weight: Tensor
+
+    def __init__(self, estimator: Estimator, task: Task, train: Examples, public: Examples | None = None) -> None:
+        super().__init__()
+        if not isinstance(task, Classification | Regression):
+            raise TypeError(f"a learner without gradients answers classes or numbers, not {type(task).__name__}")
+        self.estimator, self.task, self.train_on, self.public = estimator, task, train, public
+        outputs = task.class_count or train.target[0].numel()
+        self.register_buffer("lesson", torch.zeros(0 if public is None else len(public), outputs))
+        self.register_buffer("weight", torch.zeros(()))
+        self._fitted: tuple[Tensor, Tensor] | None = None
+        self._only: int | None = None
+
+    def on(self, examples: Examples) -> Learner:
+        """The same kind of learner for other training data, without lessons."""
+        from sklearn.base import clone
+
+        return Learner(clone(self.estimator), self.task, examples)
+
+    def digest(self, logits: Tensor, weight: float) -> None:
+        """Take the logits (public inputs, ...) for a lesson, each weighing `weight` of an own example."""
+        self.lesson = logits.reshape(self.lesson.shape).clone()
+        self.weight = torch.tensor(float(weight))
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Output:
+        """Logits (b, classes) or (b, outputs); no features, no gradients."""
+        columns = _columns(inputs)
+        if isinstance(self.task, Regression):
+            values = torch.from_numpy(np.asarray(self.fitted().predict(columns), dtype=np.float32))
+            return Output(((values - self.task.mean) / self.task.scale).view(len(columns), *self.train_on.target.shape[1:]))
+        return Output(self._probability(columns).clamp(SURE, 1 - SURE).log())
+
+    def _probability(self, columns: NDArray[np.float64]) -> Tensor:
+        """The probability of each class (n, classes)."""
+        estimator, probability = self.fitted(), torch.zeros(len(columns), self.task.class_count)
+        if self._only is not None:
+            probability[:, self._only] = 1.0
+            return probability
+        classes = torch.from_numpy(np.asarray(estimator.classes_, dtype=np.int64))
+        probability[:, classes] = torch.from_numpy(np.asarray(estimator.predict_proba(columns), dtype=np.float32))
+        return probability
+
+    def fitted(self) -> Any:
+        """The estimator, fitted on the client's own examples and the lesson."""
+        if self._fitted is None or not (torch.equal(self._fitted[0], self.lesson) and self._fitted[1] == self.weight):
+            columns, target, weight = self._examples()
+            # Not every classifier can be fitted on one class; and there is nothing to tell apart.
+            one_class = isinstance(self.task, Classification) and len(np.unique(target)) == 1
+            self._only = int(target[0]) if one_class else None
+            if not one_class:
+                self.estimator.fit(columns, target, sample_weight=weight)
+            self._fitted = (self.lesson.clone(), self.weight.clone())
+        return self.estimator
+
+    def _examples(self) -> tuple[NDArray[np.float64], NDArray[np.generic], NDArray[np.float64]]:
+        """Columns, targets and weights: the client's own examples whose target is known, then the lesson's."""
+        target = self.train_on.target
+        known = target >= 0 if isinstance(self.task, Classification) else ~target.view(len(target), -1).isnan().any(dim=1)
+        columns, answers = [_columns(self.train_on.inputs)[known.numpy()]], [target[known].numpy()]
+        weights = [np.ones(len(answers[0]))]
+        if self.public is not None and self.weight > 0:
+            taught = _columns(self.public.inputs)
+            if isinstance(self.task, Regression):
+                columns.append(taught)
+                answers.append((self.lesson * self.task.scale + self.task.mean).view(-1, *target.shape[1:]).numpy())
+                weights.append(np.full(len(taught), float(self.weight)))
+            else:
+                # A soft label is every class at once, each weighing as much as it is likely.
+                for c, share in enumerate(self.lesson.softmax(dim=1).double().numpy().T):
+                    columns.append(taught)
+                    answers.append(np.full(len(taught), c))
+                    weights.append(share * float(self.weight))
+        return np.concatenate(columns), np.concatenate(answers), np.concatenate(weights)
+
+
+def _columns(inputs: Mapping[str, Tensor]) -> NDArray[np.float64]:
+    """All modalities side by side (n, columns), 0 where a value is missing."""
+    flat = torch.cat([inputs[name].flatten(1) for name in sorted(inputs)], dim=1)
+    return cast("NDArray[np.float64]", flat.nan_to_num().double().numpy())
