@@ -93,10 +93,20 @@ def test_a_client_whose_model_broke_keeps_the_model_before(value: float) -> None
 
 def test_an_outcome_says_which_metrics_are_undefined_and_why() -> None:
     metrics = Metrics({"AUROC": None, "F1": 0.5}, {"AUROC": "one class only"})
-    assert Outcome.of(Evaluation(metrics, 0.1, None, (0.0, -0.1)), 3) == Outcome(
-        None, {"AUROC": None, "F1": 0.5}, {"AUROC": "one class only"}, 3, "AUROC is undefined: one class only"
+    selection = Evaluation(Metrics({"AUROC": 0.7}), 0.2, 0.7, (0.7, -0.2))
+    assert Outcome.of(Evaluation(metrics, 0.1, None, (0.0, -0.1)), 3, selection) == Outcome(
+        None, {"AUROC": None, "F1": 0.5}, {"AUROC": "one class only"}, 3, "AUROC is undefined: one class only", 0.7, 0.2
     )
-    assert Outcome.of(Evaluation(Metrics({"F1": 0.5}), 0.1, 0.5, (0.5, -0.1)), 1).note is None
+    assert Outcome.of(Evaluation(Metrics({"F1": 0.5}), 0.1, 0.5, (0.5, -0.1)), 1, selection).note is None
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_an_outcome_holds_only_finite_numbers(value: float) -> None:
+    wild = Evaluation(Metrics({"RMSE": value, "MAE": 2.0}), value, value, (0.0, 0.0))
+    found = Outcome.of(wild, 1, wild)
+    assert (found.value, found.validation, found.validation_loss) == (None, None, None)
+    assert found.metrics == {"RMSE": None, "MAE": 2.0}
+    assert found.note == "RMSE is undefined: the model's predictions are beyond all measure"
 
 
 def test_a_new_model_is_the_same_for_the_same_path_and_leaves_chance_alone() -> None:

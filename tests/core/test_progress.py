@@ -8,7 +8,7 @@ import re
 import pytest
 from rich.console import Console
 
-from hetfed.run.progress import Bar, Lines, Silent, listener, shown
+from hetfed.run.progress import Bar, Lines, Silent, listener_of, shown
 
 NAN = float("nan")
 
@@ -36,7 +36,7 @@ def tell(told: Silent | Lines | Bar) -> None:
 
 def test_a_line_per_event() -> None:
     console = Console(file=io.StringIO(), width=20)
-    with listener(console) as told:
+    with listener_of(console) as told:
         assert isinstance(told, Lines)
         tell(told)
     assert written(console).splitlines() == [
@@ -51,14 +51,14 @@ def test_a_line_per_event() -> None:
 
 def test_lines_are_bare_in_a_pipe() -> None:
     console = Console(file=io.StringIO())
-    with listener(console) as told:
+    with listener_of(console) as told:
         tell(told)
     assert isinstance(console.file, io.StringIO)
     assert "\x1b" not in console.file.getvalue()
 
 
 def test_a_bar_per_arm_on_a_terminal(terminal: Console) -> None:
-    with listener(terminal) as told:
+    with listener_of(terminal) as told:
         assert isinstance(told, Bar)
         tell(told)
     last = written(terminal).splitlines()[-2:]
@@ -67,13 +67,13 @@ def test_a_bar_per_arm_on_a_terminal(terminal: Console) -> None:
 
 
 def test_a_bar_starts_where_the_run_goes_on(terminal: Console) -> None:
-    with listener(terminal) as told:
+    with listener_of(terminal) as told:
         told.begin("federated", 4, 3)
     assert "3/4" in written(terminal).splitlines()[-1]
 
 
 def test_a_refusal_stays_above_the_bars(terminal: Console) -> None:
-    with listener(terminal) as told:
+    with listener_of(terminal) as told:
         tell(told)
     lines = [line.strip() for line in written(terminal).splitlines()]
     assert "round 2: x from a refused: unknown name '[red]y'" in lines[:-2]

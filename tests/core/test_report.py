@@ -19,7 +19,8 @@ from hetfed.plan import Plan, read_plan
 from hetfed.report import write_report
 from hetfed.report.facts import ClientFacts, read_facts
 from hetfed.report.sent import by_exchange, repeated
-from hetfed.report.words import duration, headline, number, size, undefined, verdict
+from hetfed.report.words import arm_name, duration, headline, number, size, undefined, verdict
+from hetfed.run.arms import ARMS
 from hetfed.run.folder import ENVIRONMENT, SUMMARY, RunFolder
 from hetfed.run.launch import Launcher
 from hetfed.tasks import Metrics
@@ -101,8 +102,9 @@ def test_the_page_needs_nothing_but_itself(which: str, request: pytest.FixtureRe
 def test_every_client_is_named_with_its_numbers(plain: RunFolder) -> None:
     text = parse(page(plain)).text
     for client in plain.summary()["clients"]:
-        values = " ".join(f"{client[arm]:.3f}" for arm in ("alone", "federated", "pooled"))
-        assert f" {client['name']} {values} " in text
+        values = " ".join(f"{client[arm]:.3f}" for arm in ARMS)
+        keeps = arm_name(client["kept"]["arm"])
+        assert re.search(rf" {client['name']} {values} \S* ?(better|worse) by \S+ {keeps} ", text)
 
 
 def test_the_first_sentence_counts_and_the_losers_are_named(plain: RunFolder) -> None:
@@ -134,9 +136,12 @@ def test_table_headers_have_a_scope(troubled: RunFolder) -> None:
 def test_an_undefined_value_is_a_dash_with_its_reason(troubled: RunFolder) -> None:
     text = parse(page(troubled)).text
     assert "all 20 examples are of class 'low'" in text
-    assert re.search(r" lonely – – – undefined ", text)
+    assert re.search(r" lonely – – – – undefined ", text)
     facts = read_facts(troubled)
-    assert "lonely, alone, federated and pooled: AUROC is undefined: all 20 examples are of class 'low'" in undefined(facts)
+    assert (
+        "lonely, alone, federated, fine-tuned and pooled: AUROC is undefined: all 20 examples are of class 'low'"
+        in undefined(facts)
+    )
     judged = [client.value("alone") for client in facts.judged]
     assert facts.means.values["alone"] == pytest.approx(sum(v for v in judged if v is not None) / len(judged))
 
@@ -190,8 +195,8 @@ def test_a_round_that_was_run_again_counts_as_sent_again() -> None:
 
 
 def entry(**values: Any) -> dict[str, Any]:
-    usual = {"name": "x", "metric": "MAE", "alone": 4.0, "federated": 3.0, "pooled": None, "references": {}, "metrics": {}}
-    return {**usual, "about": {}, "notes": {}, **values}
+    usual = {"name": "x", "metric": "MAE", "alone": 4.0, "federated": 3.0, "finetuned": None, "pooled": None, "kept": None}
+    return {**usual, "references": {}, "metrics": {}, "about": {}, "notes": {}, **values}
 
 
 def test_where_lower_is_better_less_is_a_gain() -> None:
@@ -217,10 +222,10 @@ def test_clients_in_different_units_are_not_averaged(plain: RunFolder) -> None:
 
 
 def test_without_the_arms_alone_and_pooled_there_is_still_a_report(tmp_path: Path) -> None:
-    text = SAMPLE.replace("rounds = 3", "rounds = 1\nalone = false\npooled = false")
+    text = SAMPLE.replace("rounds = 3", "rounds = 1\nfinetune = 0\nalone = false\npooled = false")
     html = page(run(ToyVertical(), text, tmp_path / "run"))
     assert "No client can be compared federated and alone." in html
-    assert "every client, alone and pooled: not part of this plan" in html
+    assert "every client, alone, fine-tuned and pooled: not part of this plan" in html
 
 
 def test_writing_it_again_gives_the_same_text(plain: RunFolder) -> None:

@@ -117,9 +117,9 @@ class Stops(Silent):
 
 
 def numbers(run: Path) -> dict[str, Any]:
-    """Everything that a run found out, but for the time it took and the order in which the plan lists its clients."""
+    """Everything that a run found out, but for the time that it took and the order in which the plan lists its clients."""
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-    del summary["seconds"]
+    del summary["seconds"], summary["turn_seconds"]
     summary["clients"].sort(key=lambda client: client["name"])
     for exchange in summary["exchanges"]:
         exchange["clients"].sort()
@@ -275,7 +275,7 @@ def test_interrupted_after_each_round_of_each_arm(every: int, toy_undisturbed: d
             break
         except Interrupted:
             assert not (tmp_path / "summary.json").exists()
-    arms = ["federated", "alone", *(f"pooled for {name}" for name in "abc")]
+    arms = ["federated", "finetuned", "alone", *(f"pooled for {name}" for name in "abc")]
     assert sorted(stops.stopped) == sorted((arm, number) for arm in arms for number in (1, 2, 3))
     assert numbers(tmp_path) == toy_undisturbed
 

@@ -28,7 +28,7 @@ from hetfed.run.folder import RunFolder, write_bytes, write_json
 from hetfed.run.launch import Launcher
 from hetfed.tasks import Regression
 
-ARMS = ("alone", "federated", "pooled")
+ARMS = ("alone", "federated", "finetuned", "pooled")
 FILES = {
     "plan.resolved.toml",
     "environment.json",
@@ -37,6 +37,7 @@ FILES = {
     "ledger.jsonl",
     "report.html",
     "checkpoints/federated.safetensors",
+    "checkpoints/finetuned.safetensors",
     "checkpoints/alone.safetensors",
     "checkpoints/pooled.json",
     "plots/outcomes.svg",
@@ -176,36 +177,47 @@ def test_every_arm_has_a_value_for_every_client(summary: dict[str, Any]) -> None
         for arm in ARMS:
             assert 0 <= client[arm] <= 1
             assert client["metrics"][arm]["AUROC"] == client[arm]
-            assert 1 <= client["selected_round"][arm] <= 3
+            assert (0 if arm == "finetuned" else 1) <= client["selected_round"][arm] <= 3
 
 
-def test_predictions_give_the_federated_metric(whole: Path, summary: dict[str, Any]) -> None:
+def test_predictions_give_the_metric_of_the_kept_model(whole: Path, summary: dict[str, Any]) -> None:
+    assert len({client["kept"]["arm"] for client in summary["clients"]}) > 1, "the toy is meant to keep several"
     for name, client in by_name(summary).items():
         table = pd.read_csv(whole / "predictions" / f"{name}.csv")
         assert list(table["id"]) == [f"{name}-{i}" for i in range(20)]
-        assert roc_auc_score(table["target"] == "high", table["probability:high"]) == pytest.approx(client["federated"])
+        kept = client["kept"]
+        assert kept["value"] == client[kept["arm"]]
+        assert roc_auc_score(table["target"] == "high", table["probability:high"]) == pytest.approx(kept["value"])
         accuracy = ((table["probability:high"] > 0.5) == (table["target"] == "high")).mean()
-        assert accuracy == pytest.approx(client["metrics"]["federated"]["accuracy"])
+        assert accuracy == pytest.approx(client["metrics"][kept["arm"]]["accuracy"])
 
 
-def test_models_give_the_predictions(whole: Path) -> None:
+def test_models_give_the_predictions(whole: Path, summary: dict[str, Any]) -> None:
     for table in read_plan(toy.SAMPLE, "toy.toml").client:
         model = toy.Net(2, table.model.get("width", 4)).eval()
         model.load_state_dict(load_file(whole / "models" / table.name / "model.safetensors"))
         points = toy.examples(20, table.name, "test").inputs
         predicted = pd.read_csv(whole / "predictions" / f"{table.name}.csv")["probability:high"]
         assert model(points).logits.softmax(dim=1)[:, 1].tolist() == pytest.approx(predicted.tolist(), abs=1e-5)
-        assert strictly(whole / "models" / table.name / "model.json") == {"client": table.name}
+        client = by_name(summary)[table.name]
+        assert strictly(whole / "models" / table.name / "model.json") == {
+            "client": table.name,
+            "arm": client["kept"]["arm"],
+            "validation": {arm: client["validation"][arm] for arm in ("federated", "finetuned", "alone")},
+            "metric": "AUROC",
+        }
 
 
 def test_rounds_have_a_row_per_arm_round_and_client(whole: Path, summary: dict[str, Any]) -> None:
     rounds = pd.read_csv(whole / "rounds.csv")
     keys = list(zip(rounds["arm"], rounds["round"], rounds["client"], strict=True))
-    assert keys == [(arm, number, client) for arm in ("federated", "alone") for number in (1, 2, 3) for client in "abc"]
-    federated, alone = rounds[rounds["arm"] == "federated"], rounds[rounds["arm"] == "alone"]
+    assert keys == [
+        (arm, number, client) for arm in ("federated", "finetuned", "alone") for number in (1, 2, 3) for client in "abc"
+    ]
+    federated, apart = rounds[rounds["arm"] == "federated"], rounds[rounds["arm"] != "federated"]
     assert federated["bytes_up"].sum() == summary["communication_bytes"]["up"] > 0
     assert federated["bytes_down"].sum() == summary["communication_bytes"]["down"] > 0
-    assert (alone[["bytes_up", "bytes_down"]] == 0).all(axis=None)
+    assert (apart[["bytes_up", "bytes_down"]] == 0).all(axis=None)
     assert rounds["train_loss"].notna().all()
     assert rounds["validation"].between(0, 1).all()
 
@@ -219,10 +231,14 @@ def test_the_selected_round_is_one_that_was_best_on_validation_data(whole: Path,
 
 
 def test_arms_can_be_left_out(tmp_path: Path) -> None:
-    summary = run(toy.SAMPLE.replace(FEDERATION, FEDERATION + "\nalone = false\npooled = false"), tmp_path / "out")
+    summary = run(
+        toy.SAMPLE.replace(FEDERATION, FEDERATION + "\nfinetune = 0\nalone = false\npooled = false"), tmp_path / "out"
+    )
     for client in summary["clients"]:
-        assert (client["alone"], client["pooled"]) == (None, None)
-        assert client["notes"] == dict.fromkeys(("alone", "pooled"), "not part of this plan")
+        left_out = [arm for arm in ARMS if client[arm] is None]
+        assert left_out == ["alone", "finetuned", "pooled"]
+        assert client["notes"] == dict.fromkeys(left_out, "not part of this plan")
+        assert client["kept"] == {"arm": "federated", "value": client["federated"]}
         assert client["federated"] is not None
     assert [file.name for file in (tmp_path / "out/checkpoints").iterdir()] == ["federated.safetensors"]
     assert set(pd.read_csv(tmp_path / "out/rounds.csv")["arm"]) == {"federated"}
@@ -242,11 +258,11 @@ def test_a_client_whose_data_nobody_shares_has_no_pooled_value(tmp_path: Path) -
     text = '[federation]\nrounds = 1\n[[client]]\nname = "a"'
     client = by_name(run(text, tmp_path / "out"))["a"]
     assert client["pooled"] is None
-    assert client["notes"] == {"pooled": "no other client's data fits its model"}
+    assert client["notes"]["pooled"] == "no other client's data fits its model"
 
 
 def test_a_value_beyond_all_measure_is_null_with_the_reason_in_every_arm(tmp_path: Path) -> None:
-    text = '[federation]\nrounds = 1\n[[client]]\nname = "a"\n[[client]]\nname = "b"'
+    text = '[federation]\nrounds = 1\n[[exchange]]\nkind = "shared-parameters"\n[[client]]\nname = "a"\n[[client]]\nname = "b"'
     run(text, tmp_path / "out", OtherVertical(lambda client: regression(client, Far)))
     for file in ("summary.json", "checkpoints/pooled.json"):
         strictly(tmp_path / "out" / file)

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from wards import layers
 
+from hetfed.client import Client
+from hetfed.learner import Learner
 from hetfed.plan import read_plan
 from hetfed.run.execute import Prepared, prepare
 from hetfed.vertical import shipped, verticals
@@ -17,6 +19,7 @@ HOSPITALS = {
     "sample": {"north", "south", "east", "west"},
     "glioma-mri": {"DU", "HT", "CS", "FG"},
     "glioma-molecular": {"DU", "HT", "CS", "FG", "S9", "06", "DB", "QH"},
+    "glioma-mixed": {"DU", "HT", "S9", "DB", "06"},
     "xray-ultrasound": {"X-ray 1", "X-ray 2", "X-ray 3", "Ultrasound 1", "Ultrasound 2"},
 }
 LAYERS = {
@@ -47,6 +50,10 @@ def shared(prepared: Prepared, label: str) -> tuple[dict[str, dict[str, tuple[in
     return {client.name: step.exchange.declare(client).shapes for client in clients}, set(
         prepared.seating.left_out.get(label, {})
     )
+
+
+def is_learner(client: Client) -> bool:
+    return isinstance(client.module, Learner)
 
 
 def test_the_vertical_is_found():
@@ -100,6 +107,18 @@ def test_molecular_hospitals_share_genes_all_and_images_some(prepared):
     for client in prepared("glioma-molecular").clients:
         assert client.data.facts["shapes"]["genes"] == (1544,)
         assert client.task.names == ("wild type", "mutated")
+
+
+def test_networks_and_forests_meet_in_what_they_say_of_the_public_patients(prepared):
+    found = prepared("glioma-mixed")
+    learners = {client.name: type(client.module.estimator).__name__ for client in found.clients if is_learner(client)}
+    assert learners == {"HT": "RandomForestClassifier", "06": "HistGradientBoostingClassifier"}
+    said, left_out = shared(found, "logit-distillation")
+    assert set(said) == HOSPITALS["glioma-mixed"] and not left_out
+    public = found.clients[0].public
+    assert all(shapes == {"logits": (len(public), 2)} for shapes in said.values()) and len(public) > 0
+    used = {site for client in found.plan.client for site in client.data["sites"]}
+    assert not used & set(found.plan.public["sites"])
 
 
 def test_xray_and_ultrasound_share_a_backbone_and_not_a_question(prepared):

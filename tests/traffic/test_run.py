@@ -69,10 +69,10 @@ def test_only_the_encoder_left_the_cities(run):
 
 
 def test_forecasts_are_left_in_the_unit_of_the_city(run):
-    """The mean absolute error of the table is that of the summary, where the horizon is one step."""
+    """The mean absolute error of the table is that of the kept model, where the horizon is one step."""
     signals = next(client for client in run[1]["clients"] if client["name"] == "Signals")
     table = pd.read_csv(run[0] / "predictions" / "Signals.csv")
     near = table[table["horizon"] == 15]
     error = near.filter(like="forecast").to_numpy() - near.filter(like="target").to_numpy()
     assert len(near) == signals["n_test"]
-    assert abs(error).mean() == pytest.approx(signals["federated"], rel=1e-3)
+    assert abs(error).mean() == pytest.approx(signals["kept"]["value"], rel=1e-3)
