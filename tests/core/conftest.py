@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ from hypothesis import settings
 
 settings.register_profile("core", deadline=None, max_examples=40)
 settings.load_profile("core")
+# They assert, though they are no test files.
+pytest.register_assert_rewrite("conformance", "goldens", "traps")
 
 
 @pytest.fixture
@@ -65,5 +68,7 @@ def toy_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
     for kind in ("random", "real"):
         (study / f"{kind}.toml").write_text(toy.SAMPLE, encoding="utf-8")
     monkeypatch.syspath_prepend(site)
+    # For processes that are started from a test.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), str(Path(toy.__file__).parent)]))
     yield site
     sys.modules.pop("toy_plugin", None)
