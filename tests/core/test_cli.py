@@ -17,7 +17,7 @@ import typer
 
 from hetfed import __version__
 from hetfed.cli.main import build_app
-from hetfed.cli.tables import gain, interval, number
+from hetfed.cli.tables import gain, kept, number, signed
 
 MAIN = "from hetfed.cli.main import main; main()"
 IMPORTED = """
@@ -46,9 +46,11 @@ COMMANDS = dict(commands(typer.main.get_command(build_app())))
 
 @pytest.fixture
 def quick(tmp_path: Path) -> Path:
-    """The toy's plan without the other two arms."""
+    """The toy's plan with the federated arm alone."""
     file = tmp_path / "quick.toml"
-    file.write_text(toy.SAMPLE.replace("rounds = 3", "rounds = 2\nalone = false\npooled = false"), encoding="utf-8")
+    file.write_text(
+        toy.SAMPLE.replace("rounds = 3", "rounds = 2\nfinetune = 0\nalone = false\npooled = false"), encoding="utf-8"
+    )
     return file
 
 
@@ -142,8 +144,10 @@ def test_run_without_a_plan_runs_the_sample_into_a_new_folder(
     assert (summary["plan"], summary["rounds"], summary["seed"]) == ("sample", 2, 5)
     assert f"report: {folder / 'report.html'}" in answer.out
     for client in summary["clients"]:
-        values = [number(client[arm]) for arm in ("alone", "federated", "pooled")]
-        assert re.search(rf"^ *{client['name']} .* {' +'.join(map(re.escape, values))} ", answer.out, flags=re.MULTILINE)
+        values = [number(client[arm]) for arm in ("alone", "federated", "finetuned", "pooled")]
+        assert re.search(
+            rf"^ *{client['name']} .* {' +'.join(map(re.escape, values))} .* {kept(client)} *$", answer.out, flags=re.MULTILINE
+        )
 
 
 def test_run_takes_a_file_and_goes_on(toy_installed: Path, quick: Path, tmp_path: Path, hetfed) -> None:
@@ -176,7 +180,7 @@ def test_report_writes_the_page_again(toy_installed: Path, quick: Path, tmp_path
 
 def test_compare_sets_algorithms_side_by_side(toy_installed: Path, quick: Path, tmp_path: Path, hetfed) -> None:
     out = tmp_path / "out"
-    words = ("toy", "compare", quick, "--algorithms", "plan, fedproto", "--seeds", 2, "--rounds", 1, "--out", out)
+    words = ("toy", "compare", quick, "--algorithms", "plan, fedproto", "--seeds", 2, "--rounds", 1, "--jobs", 1, "--out", out)
     answer = hetfed(*words)
     assert (answer.status, answer.err) == (0, "")
     frame = pd.read_csv(out / "comparison.csv")
@@ -184,8 +188,32 @@ def test_compare_sets_algorithms_side_by_side(toy_installed: Path, quick: Path, 
         (algorithm, seed, client) for algorithm in ("plan", "fedproto") for seed in (0, 1) for client in "abc"
     )
     mean = frame[frame["algorithm"] == "fedproto"]["federated"].mean()
-    assert re.search(rf"fedproto +mean over clients +2 +- +{re.escape(number(mean))} +- +-", answer.out)
-    assert f"comparison: {out / 'comparison.csv'}" in answer.out
+    assert re.search(rf"fedproto +{re.escape(number(mean))} ± ", answer.out)
+    assert "[6/6] " in answer.out
+    assert f"report: {out / 'comparison.html'}" in answer.out
+    again = hetfed(*words)
+    assert "[6/6]" not in again.out
+    assert re.search(rf"fedproto +{re.escape(number(mean))} ± ", again.out)
+
+
+def test_compare_all_says_which_algorithms_do_not_suit(toy_installed: Path, quick: Path, tmp_path: Path, hetfed) -> None:
+    quick.write_text(quick.read_text(encoding="utf-8").replace('part = "head"', 'part = "tail"'), encoding="utf-8")
+    words = ("--algorithms", "all", "--seeds", 1, "--rounds", 1, "--jobs", 1, "--out", tmp_path / "out")
+    answer = hetfed("toy", "compare", quick, *words)
+    assert (answer.status, answer.err) == (0, "")
+    assert "plan does not suit these clients: no client can take part" in answer.out
+    frame = pd.read_csv(tmp_path / "out/comparison.csv")
+    assert {"fedavg", "fedproto", "fedmd"} <= set(frame["algorithm"])
+    assert not {"plan", "alone"} & set(frame["algorithm"])
+
+
+def test_compare_starts_a_worker_per_job(toy_installed: Path, quick: Path, tmp_path: Path, hetfed) -> None:
+    words = ("toy", "compare", quick, "--seeds", 1, "--rounds", 1, "--out")
+    assert hetfed(*words, tmp_path / "one", "--jobs", 1).status == 0
+    answer = hetfed(*words, tmp_path / "two", "--jobs", 2)
+    assert (answer.status, answer.err) == (0, "")
+    one, two = (pd.read_csv(tmp_path / name / "comparison.csv").drop(columns="seconds") for name in ("one", "two"))
+    pd.testing.assert_frame_equal(one, two)
 
 
 def test_reproduce_lists_and_runs_studies(toy_installed: Path, tmp_path: Path, hetfed) -> None:
@@ -224,7 +252,8 @@ def test_a_failing_client_ends_with_status_1(toy_installed: Path, tmp_path: Path
         (["toy", "run", "nothing"], ["PLAN", "'nothing'", "Shipped: sample"]),
         (["toy", "compare", "nothing"], ["PLAN", "'nothing'", "Shipped: sample"]),
         (["toy", "compare", "--algorithms", "fedfoo"], ["federation.algorithm", "'fedfoo'", "Known: alone, fedavg"]),
-        (["toy", "compare", "--algorithms", ","], ["--algorithms", "no algorithm", "plan, alone, fedavg"]),
+        (["toy", "compare", "--algorithms", ","], ["--algorithms", "no algorithm to compare", "plan, all, fedavg"]),
+        (["toy", "compare", "--algorithms", "alone"], ["--algorithms", "no algorithm to compare"]),
         (["reproduce", "nothing"], ["NAME", "'nothing'", "There are: distillation"]),
         (["report", "nowhere"], ["nowhere/summary.json", "no ended run here", "Give the folder"]),
         (["toy", "run", "--resume", "--out", "nowhere"], ["nowhere", "nothing to resume", "--out"]),
@@ -274,11 +303,8 @@ def test_a_long_message_is_not_wrapped_and_brackets_are_text(toy_installed: Path
 
 def test_words_of_tables() -> None:
     assert [number(value) for value in (None, float("nan"), 0.123456, 12345.6)] == ["-", "-", "0.1235", "1.235e+04"]
-    assert [interval(*pair) for pair in ((0.1, 0.05), (-0.1, float("nan")), (float("nan"), float("nan")))] == [
-        "+0.1000 +/- 0.0500",
-        "-0.1000",
-        "-",
-    ]
+    assert [signed(value) for value in (0.1, -0.1, float("nan"))] == ["+0.1000", "-0.1000", "-"]
+    assert [kept({"kept": entry}) for entry in (None, {"arm": "finetuned", "value": 0.5})] == ["-", "finetuned"]
     lower, higher = {"higher_is_better": False}, {"higher_is_better": True}
     for alone, federated, summary, word in (
         (0.5, 0.6, higher, "yes"),

@@ -1,9 +1,9 @@
-"""Comparisons: means and intervals by hand, and a comparison that goes on after a stop."""
+"""Comparisons: which runs there are, what they come to, and a comparison that goes on after a stop."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,15 @@ import pytest
 import toy
 from rich.console import Console
 
-from hetfed.cli.tables import comparison_table
 from hetfed.client import Client
 from hetfed.errors import PlanError, RunFolderError
+from hetfed.participation import Participation, Presence
 from hetfed.plan import Plan, read_plan
-from hetfed.run.compare import EVERYONE, aggregate, compare_plan, half_width, under
+from hetfed.run.compare import collect, compare_plan, read_comparison, settle, under
 from hetfed.run.launch import Launcher
+from hetfed.run.workers import Job, OneByOne
 
-QUICK = toy.SAMPLE.replace("rounds = 3", "rounds = 1\npooled = false")
-T_2, T_3 = 12.706205, 4.302653
-"""97.5 % quantiles of Student's t with one and two degrees of freedom, from a printed table."""
+QUICK = toy.SAMPLE.replace("rounds = 3", "rounds = 1\npooled = false\nfinetune = 1")
 
 
 class CountingVertical(toy.ToyVertical):
@@ -44,157 +43,204 @@ class WithoutPublicInputs(toy.ToyVertical):
         return [replace(client, public=None) for client in super().clients(plan, data_dir)]
 
 
-def row(seed: int, client: str, alone: float | None, federated: float | None, **other: Any) -> dict[str, Any]:
-    values = {"algorithm": "x", "seed": seed, "client": client, "metric": "AUROC", "unit": "", "higher_is_better": True}
-    return values | {"alone": alone, "federated": federated, "pooled": None, "bytes": 1, "seconds": 1.0} | other
+class Interrupted(Exception):
+    """What stops a comparison in these tests."""
 
 
-def found(frame: pd.DataFrame, client: str, algorithm: str = "x") -> dict[str, Any]:
-    (one,) = frame[(frame["client"] == client) & (frame["algorithm"] == algorithm)].to_dict("records")
-    return one
+def compare(
+    text: str, out: Path, *, algorithms: Sequence[str], seeds: int = 1, vertical: toy.ToyVertical | None = None
+) -> pd.DataFrame:
+    vertical = vertical or toy.ToyVertical()
+    launcher = Launcher(vertical, Console(quiet=True))
+    comparison = settle(launcher, read_plan(text, "x"), "toy plan sample", algorithms=algorithms, seeds=seeds)
+    return compare_plan(launcher, comparison, out, OneByOne(vertical, Console(quiet=True)))
 
 
-def compare(plan: Plan, out: Path, *, algorithms: Sequence[str], seeds: int, vertical: toy.ToyVertical | None = None) -> Any:
+def settled(text: str, *algorithms: str, vertical: toy.ToyVertical | None = None) -> Any:
     launcher = Launcher(vertical or toy.ToyVertical(), Console(quiet=True))
-    return compare_plan(launcher, plan, "toy plan sample", out, algorithms=algorithms, seeds=seeds)
+    return settle(launcher, read_plan(text, "x"), "x", algorithms=algorithms, seeds=1)
 
 
-def test_means_over_seeds_and_clients_by_hand() -> None:
-    values = {("a", 0): (0.5, 0.6), ("a", 1): (0.6, 0.9), ("a", 2): (0.7, 0.9)}
-    values |= {("b", 0): (0.7, 0.5), ("b", 1): (0.7, 0.7), ("b", 2): (0.7, 0.9)}
-    frame = pd.DataFrame([row(seed, client, *pair) for (client, seed), pair in values.items()])
-    means = aggregate(frame)
-    assert list(means["client"]) == ["a", "b", EVERYONE]
-    a, b, both = (found(means, client) for client in ("a", "b", EVERYONE))
-    assert (a["seeds"], a["alone"], a["federated"]) == (3, pytest.approx(0.6), pytest.approx(0.8))
-    assert pd.isna(a["pooled"])
-    # Differences 0.1, 0.3, 0.2: mean 0.2, deviation 0.1.
-    assert (a["difference"], a["half_width"]) == (pytest.approx(0.2), pytest.approx(T_3 * 0.1 / 3**0.5, rel=1e-5))
-    assert a["wins"] == 3
-    # Differences -0.2, 0, 0.2; a tie is no win.
-    assert (b["difference"], b["half_width"]) == (pytest.approx(0), pytest.approx(T_3 * 0.2 / 3**0.5, rel=1e-5))
-    assert b["wins"] == 1
-    # Means over clients, seed by seed: alone 0.6, 0.65, 0.7; federated 0.55, 0.8, 0.9.
-    assert (both["alone"], both["federated"]) == (pytest.approx(0.65), pytest.approx(0.75))
-    assert (both["difference"], both["wins"], both["seeds"]) == (pytest.approx(0.1), 2, 3)
+def summary_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
 
 
-def test_where_lower_is_better_less_wins() -> None:
-    frame = pd.DataFrame([row(seed, "a", 5.0, 4.0 + seed, higher_is_better=False) for seed in (0, 2)])
-    assert found(aggregate(frame), "a")["wins"] == 1
-    assert found(aggregate(frame), "a")["difference"] == pytest.approx(0)
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
+    out = tmp_path_factory.mktemp("comparisons") / "out"
+    return out, compare(QUICK, out, algorithms=["plan", "fedproto"], seeds=2)
 
 
-def test_a_seed_without_a_value_is_left_out_of_the_difference() -> None:
-    frame = pd.DataFrame([row(0, "a", 0.5, 0.6), row(1, "a", None, 0.8), row(2, "a", 0.5, 0.8)])
-    a = found(aggregate(frame), "a")
-    assert (a["alone"], a["federated"], a["wins"]) == (pytest.approx(0.5), pytest.approx(2.2 / 3), 2)
-    assert (a["difference"], a["half_width"]) == (pytest.approx(0.2), pytest.approx(T_2 * 0.1, rel=1e-5))
+def test_rows_are_those_of_the_runs(done: tuple[Path, pd.DataFrame]) -> None:
+    out, frame = done
+    assert len(frame) == 2 * 2 * 3
+    for algorithm, seed in {(r.algorithm, r.seed) for r in frame.itertuples()}:
+        summary, baseline = (summary_of(out / name / f"seed-{seed}") for name in (algorithm, "alone"))
+        assert summary["seed"] == baseline["seed"] == seed
+        assert summary["algorithm"] == ("composed" if algorithm == "plan" else algorithm)
+        assert (baseline["algorithm"], sum(baseline["communication_bytes"].values())) == ("alone", 0)
+        for client, alone in zip(summary["clients"], baseline["clients"], strict=True):
+            (mine,) = frame.query("algorithm == @algorithm and seed == @seed and client == @client['name']").to_dict("records")
+            assert (mine["federated"], mine["finetuned"]) == (client["federated"], client["finetuned"])
+            assert mine["alone"] == alone["federated"]
+            assert mine["bytes"] == sum(summary["communication_bytes"].values())
+            assert mine["rounds"] == 1
 
 
-def test_without_any_value_nothing_is_claimed() -> None:
-    a = found(aggregate(pd.DataFrame([row(0, "a", None, 0.6), row(1, "a", None, 0.7)])), "a")
-    assert a["wins"] == 0
-    assert pd.isna(a["difference"])
-    assert pd.isna(a["half_width"])
+def test_what_is_kept_is_the_best_of_three_on_validation_data(done: tuple[Path, pd.DataFrame]) -> None:
+    out, frame = done
+    assert frame["kept_arm"].nunique() > 1, "the toy is meant to keep several"
+    for row in frame.itertuples():
+        entries = {c["name"]: c for c in summary_of(out / row.algorithm / f"seed-{row.seed}")["clients"]}
+        alone = {c["name"]: c for c in summary_of(out / "alone" / f"seed-{row.seed}")["clients"]}
+        validation = {arm: entries[row.client]["validation"][arm] for arm in ("federated", "finetuned")}
+        validation["alone"] = alone[row.client]["validation"]["federated"]
+        assert validation[row.kept_arm] == max(validation.values())
+        assert row.kept == getattr(row, row.kept_arm)
 
 
-def test_one_seed_has_no_interval() -> None:
-    assert pd.isna(found(aggregate(pd.DataFrame([row(0, "a", 0.5, 0.6)])), "a")["half_width"])
+def test_it_can_be_read_again(done: tuple[Path, pd.DataFrame]) -> None:
+    out, frame = done
+    again, left_out = read_comparison(out)
+    pd.testing.assert_frame_equal(again, frame.assign(pooled=float("nan")))
+    assert left_out == {}
 
 
-def test_algorithms_are_kept_apart_in_their_order() -> None:
-    frame = pd.DataFrame([row(0, "a", 0.5, 0.6, algorithm="z"), row(0, "a", 0.5, 0.4, algorithm="m")])
-    means = aggregate(frame)
-    assert list(means["algorithm"].unique()) == ["z", "m"]
-    assert found(means, "a", "z")["difference"] == pytest.approx(0.1)
-    assert found(means, "a", "m")["difference"] == pytest.approx(-0.1)
+def test_training_alone_is_what_a_run_would_find(done: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
+    plan = read_plan(QUICK, "x").with_federation(seed=1)
+    run = Launcher(toy.ToyVertical(), Console(quiet=True)).run(plan, "x", tmp_path / "run")
+    mine = done[1].query("seed == 1 and algorithm == 'plan'")
+    assert dict(zip(mine["client"], mine["alone"], strict=True)) == {c["name"]: c["alone"] for c in run["clients"]}
+    assert dict(zip(mine["client"], mine["kept"], strict=True)) == {c["name"]: c["kept"]["value"] for c in run["clients"]}
 
 
-def test_half_width_by_hand() -> None:
-    import numpy as np
-
-    assert half_width(np.array([1.0, 3.0])) == pytest.approx(T_2 * 2**0.5 / 2**0.5, rel=1e-5)
-    assert half_width(np.array([2.0, 2.0, 2.0])) == 0
-
-
-def test_the_table_on_the_terminal_has_a_row_per_mean() -> None:
-    frame = pd.DataFrame([row(0, "a", 0.5, 0.6), row(1, "a", 0.5, 0.8)])
-    table = comparison_table(frame)
-    cells = [list(column.cells) for column in table.columns]
-    assert list(zip(*cells, strict=True)) == [
-        ("x", client, "2", "0.5", "0.7", "-", "+0.2000 +/- 1.2706", "2/2") for client in ("a", EVERYONE)
+def test_pooled_training_runs_once_a_seed(tmp_path: Path) -> None:
+    frame = compare(QUICK.replace("pooled = false", "pooled = true"), tmp_path, algorithms=["plan", "fedproto"])
+    pooled = {client["name"]: client["pooled"] for client in summary_of(tmp_path / "alone/seed-0")["clients"]}
+    assert dict(zip(frame["client"], frame["pooled"], strict=True)) == pooled
+    assert all(value is not None for value in pooled.values())
+    assert [str(file.relative_to(tmp_path)) for file in tmp_path.glob("**/pooled.json")] == [
+        "alone/seed-0/checkpoints/pooled.json"
     ]
 
 
-def test_rows_are_those_of_the_runs(tmp_path: Path) -> None:
-    frame = compare(read_plan(QUICK, "x"), tmp_path / "out", algorithms=["plan", "fedproto", "alone"], seeds=2)
-    assert len(frame) == 3 * 2 * 3
-    pd.testing.assert_frame_equal(
-        pd.read_csv(tmp_path / "out/comparison.csv", keep_default_na=False, na_values={"pooled": [""]}),
-        frame.assign(pooled=float("nan")),
-    )
-    for algorithm, seed in {(r.algorithm, r.seed) for r in frame.itertuples()}:
-        summary = json.loads((tmp_path / f"out/{algorithm}/seed-{seed}/summary.json").read_text(encoding="utf-8"))
-        assert summary["seed"] == seed
-        assert summary["algorithm"] == ("composed" if algorithm == "plan" else algorithm)
-        for client in summary["clients"]:
-            (mine,) = frame.query("algorithm == @algorithm and seed == @seed and client == @client['name']").to_dict("records")
-            assert (mine["alone"], mine["federated"]) == (client["alone"], client["federated"])
-            assert mine["bytes"] == sum(summary["communication_bytes"].values())
-
-
-def test_training_alone_is_the_same_under_every_algorithm(tmp_path: Path) -> None:
-    frame = compare(read_plan(QUICK, "x"), tmp_path / "out", algorithms=["plan", "fedproto", "alone"], seeds=1)
-    assert (frame.groupby("client")["alone"].nunique() == 1).all()
-    nothing_shared = frame[frame["algorithm"] == "alone"]
-    assert (nothing_shared["alone"] == nothing_shared["federated"]).all()
-    assert (nothing_shared["bytes"] == 0).all()
+def test_who_trains_alone_is_neither_chosen_nor_waited_for(tmp_path: Path) -> None:
+    rare = "\n[participation]\nfraction = 0.1\n[defaults.presence]\navailability = 0.3\n"
+    plan = settled(QUICK + rare, "plan").baseline
+    assert plan.participation == Participation()
+    assert {client.presence for client in plan.client} == {Presence()}
+    frame, usual = (compare(text, tmp_path / str(i), algorithms=["plan"]) for i, text in enumerate((QUICK + rare, QUICK)))
+    pd.testing.assert_series_equal(frame["alone"], usual["alone"])
+    assert frame["federated"].isna().any()
 
 
 def test_what_has_ended_is_not_run_again(tmp_path: Path) -> None:
-    plan, out, vertical = read_plan(QUICK, "x"), tmp_path / "out", CountingVertical()
-    first = compare(plan, out, algorithms=["plan"], seeds=2, vertical=vertical)
-    environment = out / "plan/seed-0/environment.json"
+    vertical = CountingVertical()
+    first = compare(QUICK, tmp_path, algorithms=["plan"], seeds=2, vertical=vertical)
+    environment = tmp_path / "plan/seed-0/environment.json"
     environment.write_text("{}", encoding="utf-8")
     asked = len(vertical.asked)
-    more = compare(plan, out, algorithms=["plan"], seeds=3, vertical=vertical)
-    assert vertical.asked[asked:] == [plan.federation.seed, 2]
+    more = compare(QUICK, tmp_path, algorithms=["plan"], seeds=3, vertical=vertical)
+    assert vertical.asked[asked:] == [0, 2, 2]
     pd.testing.assert_frame_equal(more[:6], first)
     assert environment.read_text(encoding="utf-8") == "{}"
 
 
 def test_an_interrupted_run_is_gone_on_with(tmp_path: Path) -> None:
-    plan, out = read_plan(QUICK, "x"), tmp_path / "out"
-    first = compare(plan, out, algorithms=["plan"], seeds=1)
-    run = out / "plan/seed-0"
+    first = compare(QUICK, tmp_path, algorithms=["plan"])
+    run = tmp_path / "plan/seed-0"
     (run / "summary.json").unlink()
-    (run / "checkpoints/alone.safetensors").unlink()
-    again = compare(plan, out, algorithms=["plan"], seeds=1)
+    (run / "checkpoints/finetuned.safetensors").unlink()
+    again = compare(QUICK, tmp_path, algorithms=["plan"])
     pd.testing.assert_frame_equal(again.drop(columns="seconds"), first.drop(columns="seconds"))
     assert (run / "ledger.jsonl").read_text(encoding="utf-8").count('"round": 1') == 3
 
 
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_after_a_stop_there_is_what_has_ended(after: int, tmp_path: Path) -> None:
+    """The first run is that of everybody alone: a row needs it, and is none itself."""
+    launcher = Launcher(toy.ToyVertical(), Console(quiet=True))
+    comparison = settle(launcher, read_plan(QUICK, "x"), "x", algorithms=["plan", "fedproto"], seeds=1)
+
+    def stops(jobs: Sequence[Job], done: int) -> Iterator[Job]:
+        for number, job in enumerate(OneByOne(launcher.vertical, Console(quiet=True))(jobs, done), 1):
+            yield job
+            if number == after:
+                raise Interrupted
+
+    with pytest.raises(Interrupted):
+        compare_plan(launcher, comparison, tmp_path, stops)
+    assert len(collect(comparison, tmp_path)) == 3 * (after - 1)
+    if after == 1:
+        with pytest.raises(RunFolderError, match="no ended comparison here"):
+            read_comparison(tmp_path)
+    else:
+        assert len(read_comparison(tmp_path)[0]) == 3 * (after - 1)
+
+
 def test_a_comparison_of_another_plan_is_refused(tmp_path: Path) -> None:
-    compare(read_plan(QUICK, "x"), tmp_path / "out", algorithms=["plan"], seeds=1)
-    other = read_plan(QUICK.replace("rounds = 1", "rounds = 2"), "x")
+    compare(QUICK, tmp_path, algorithms=["plan"])
     with pytest.raises(RunFolderError, match="another plan"):
-        compare(other, tmp_path / "out", algorithms=["plan"], seeds=1)
+        compare(QUICK.replace("rounds = 1", "rounds = 2"), tmp_path, algorithms=["plan"])
+
+
+def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine", encoding="utf-8")
+    with pytest.raises(RunFolderError, match="cannot be written"):
+        compare(QUICK, tmp_path / "out", algorithms=["plan"])
+    assert (tmp_path / "out").read_text(encoding="utf-8") == "mine"
 
 
 def test_an_algorithm_that_does_not_suit_shows_before_the_first_run(tmp_path: Path) -> None:
-    with pytest.raises(PlanError, match="no client can take part"):
-        compare(read_plan(QUICK, "x"), tmp_path / "out", algorithms=["plan", "fedmd"], seeds=1, vertical=WithoutPublicInputs())
+    with pytest.raises(PlanError, match=r"^toy plan sample: fedmd\.logit-distillation: no client can take part"):
+        compare(QUICK, tmp_path / "out", algorithms=["plan", "fedmd"], vertical=WithoutPublicInputs())
     with pytest.raises(PlanError, match="unknown algorithm"):
-        compare(read_plan(QUICK, "x"), tmp_path / "out", algorithms=["plan", "fedfoo"], seeds=1)
+        compare(QUICK, tmp_path / "out", algorithms=["plan", "fedfoo"])
+    with pytest.raises(PlanError, match=r"^toy plan sample: shared-parameters: no client can take part"):
+        compare(QUICK.replace('"head"', '"tail"'), tmp_path / "out", algorithms=["plan"])
     assert not (tmp_path / "out").exists()
 
 
+def test_of_all_algorithms_those_that_do_not_suit_are_left_out_with_the_reason() -> None:
+    found = settled(QUICK, "all", vertical=WithoutPublicInputs())
+    assert {"plan", "fedavg", "fedproto"} <= set(found.variants)
+    assert set(found.left_out) == {"fedmd", "feddf", "fml", "fedkd", "fedmrl"}
+    assert found.left_out["fedmd"].startswith("no client can take part. a: it holds no public inputs")
+    assert "alone" not in found.variants
+
+
+def test_where_no_algorithm_suits_there_is_nothing_to_compare(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hetfed.run import compare as module
+
+    monkeypatch.setattr(module, "NAMED", {name: module.NAMED[name] for name in ("alone", "fedmd")})
+    with pytest.raises(PlanError, match="no algorithm suits these clients") as error:
+        settled(QUICK.replace('"head"', '"tail"'), "all", vertical=WithoutPublicInputs())
+    assert "plan: no client can take part" in error.value.remedy
+    assert "fedmd: no client can take part" in error.value.remedy
+
+
+def test_training_alone_alone_is_no_comparison() -> None:
+    with pytest.raises(PlanError, match="no algorithm to compare with training alone"):
+        settled(QUICK, "alone")
+
+
 def test_another_algorithm_replaces_exchanges_and_nothing_else() -> None:
-    plan = read_plan(QUICK, "x")
+    plan = read_plan(QUICK + "\n[[phase]]\nonly = ['head']\n", "x")
     other = under(plan, "fedprox")
-    assert other.exchange == ()
+    assert (other.exchange, other.phase) == ((), ())
     assert [type(step.exchange).__name__ for step in other.composition()] == ["SharedParameters"]
     assert other.composition().name == "fedprox"
     assert (other.client, other.federation.rounds) == (plan.client, plan.federation.rounds)
     assert under(plan, "plan") is plan
+
+
+def test_every_seed_begins_with_training_alone() -> None:
+    launcher = Launcher(toy.ToyVertical(), Console(quiet=True))
+    comparison = settle(launcher, read_plan(QUICK, "x"), "x", algorithms=["fedavg", "alone", "plan"], seeds=2)
+    jobs = list(comparison.jobs("toy", Path("data"), Path("out")))
+    assert [job.title for job in jobs] == [f"{name}, seed {seed}" for seed in (0, 1) for name in ("alone", "fedavg", "plan")]
+    assert jobs[4].out == Path("out/fedavg/seed-1")
+    assert jobs[4].resolved().federation.seed == 1
+    assert not any(job.resolved().federation.alone for job in jobs)
+    assert Job.from_json(jobs[4].as_json()) == jobs[4]
+    assert Job.from_json(replace(jobs[4], data_dir=None).as_json()).data_dir is None

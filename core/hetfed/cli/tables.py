@@ -19,6 +19,11 @@ def number(value: float | None) -> str:
     return "-" if value is None or isnan(value) else f"{value:.4g}"
 
 
+def signed(value: float) -> str:
+    """A difference with its sign, a dash where it is undefined."""
+    return "-" if isnan(value) else f"{value:+.4f}"
+
+
 def outcome_table(summary: Mapping[str, Any]) -> Table:
     """The test metric of every client alone, federated and pooled."""
     better = "higher is better" if summary["higher_is_better"] else "lower is better"
@@ -60,7 +65,7 @@ def comparison_table(results: Sequence[AlgorithmResult], *, relative: bool) -> T
     head = ("mean gain, %",) if relative else ("mean", "gain over alone")
     table = Table("algorithm", *head, "kept", "worst client", "gain", "p", "MiB", "seconds", box=None)
     for r in results:
-        score = [f"{number(r.score.mean)} ± {number(r.score.half_width)}"] + ([] if relative else [f"{r.gain.mean:+.4f}"])
+        score = [f"{number(r.score.mean)} ± {number(r.score.half_width)}"] + ([] if relative else [signed(r.gain.mean)])
         worst, gained = f"{number(r.worst[1])} {r.worst[0]}", f"{r.gained}/{r.judged}"
         table.add_row(
             r.algorithm, *score, number(r.kept.mean), worst, gained, number(r.p), f"{r.bytes / 2**20:.2f}", f"{r.seconds:.0f}"

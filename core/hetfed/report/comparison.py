@@ -62,6 +62,8 @@ def write_comparison(out: Path, frame: pd.DataFrame, left_out: dict[str, str]) -
 def headline(results: Sequence[AlgorithmResult], *, relative: bool) -> list[str]:
     """What the comparison found, in sentences; whoever loses under the best algorithm is named."""
     best = results[0]
+    if not best.judged:
+        return ["No client can be compared federated and alone."]
     unit = " %" if relative else ""
     sentences = [
         f"Best on average: {best.algorithm}, {signed(best.gain.mean)}{unit} against training alone "

@@ -133,9 +133,10 @@ def _client(name: str, rows: pd.DataFrame) -> ClientResult:
 
 
 def _mean_by_seed(rows: pd.DataFrame, column: str) -> Estimate:
-    """The mean over those clients that have both a federated and a value alone, seed by seed."""
+    """The mean over those clients that have both a federated and a value alone, seed by seed; where one of them lacks a value
+    the seed has no mean, as it would be one over other clients."""
     usable = rows[rows["gain"].notna()]
-    return Estimate.of(usable.groupby("seed")[column].mean().tolist())
+    return Estimate.of([group[column].mean(skipna=False) for _, group in usable.groupby("seed")])
 
 
 def _worst(clients: Sequence[ClientResult], sign: float, relative: bool) -> tuple[str, float]:

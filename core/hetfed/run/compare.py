@@ -14,10 +14,11 @@ from hetfed.algorithms import NAMED
 from hetfed.composition import seat
 from hetfed.errors import PlanError, RunFolderError
 from hetfed.evaluation import Outcome
+from hetfed.participation import Participation, Presence
 from hetfed.plan import AlgorithmTable, Plan, named_algorithm
 from hetfed.run.arms import ALONE, FEDERATED, FINETUNED, POOLED, kept_arm
 from hetfed.run.execute import load_clients
-from hetfed.run.folder import PLAN, SUMMARY, RunFolder, write_json
+from hetfed.run.folder import PLAN, SUMMARY, RunFolder, write_bytes, write_json
 from hetfed.run.launch import Launcher
 from hetfed.run.workers import Job, Runner
 
@@ -80,8 +81,18 @@ def settle(launcher: Launcher, plan: Plan, file: str, *, algorithms: Sequence[st
             variants[name] = variant.with_federation(alone=False, pooled=False)
     except PlanError as error:
         raise error.seen_from(file=file) from error
-    baseline = under(plan, ALONE).with_federation(alone=False, finetune=0)
-    return Comparison(file, variants, baseline, seeds, left_out)
+    if not variants:
+        remedy = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+        raise PlanError("no algorithm suits these clients", file=file, remedy=remedy)
+    return Comparison(file, variants, _baseline(plan), seeds, left_out)
+
+
+def _baseline(plan: Plan) -> Plan:
+    """`plan` with everybody training alone, in every round: there is nobody to be asked or waited for."""
+    participation = Participation(tolerate_failures=plan.participation.tolerate_failures)
+    clients = tuple(client.model_copy(update={"presence": Presence()}) for client in plan.client)
+    everyone = under(plan, ALONE).model_copy(update={"participation": participation, "client": clients})
+    return everyone.with_federation(alone=False, finetune=0)
 
 
 def compare_plan(launcher: Launcher, comparison: Comparison, out: Path, runner: Runner) -> pd.DataFrame:
@@ -104,10 +115,8 @@ def compare_plan(launcher: Launcher, comparison: Comparison, out: Path, runner: 
     write_json(out / ABOUT, {"plan": comparison.file, "seeds": comparison.seeds, "left_out": dict(comparison.left_out)})
     waiting = [job for job in jobs if not (job.out / SUMMARY).is_file()]
     for _ in runner(waiting, done=len(jobs) - len(waiting)):
-        collect(comparison, out).to_csv(out / COMPARISON, index=False)
-    frame = collect(comparison, out)
-    frame.to_csv(out / COMPARISON, index=False)
-    return frame
+        _leave_rows(comparison, out)
+    return _leave_rows(comparison, out)
 
 
 def read_comparison(out: Path) -> tuple[pd.DataFrame, dict[str, str]]:
@@ -120,7 +129,7 @@ def read_comparison(out: Path) -> tuple[pd.DataFrame, dict[str, str]]:
         if not (out / name).is_file():
             raise RunFolderError("no ended comparison here", file=out / name, remedy="Run the comparison to its end.")
     # A client may be called "NA" or "007".
-    missing = dict.fromkeys([ALONE, FEDERATED, FINETUNED, POOLED, "kept"], [""])
+    missing = {arm: [""] for arm in (ALONE, FEDERATED, FINETUNED, POOLED, "kept")}
     frame = pd.read_csv(out / COMPARISON, dtype={"client": str}, keep_default_na=False, na_values=missing)
     left_out: dict[str, str] = json.loads((out / ABOUT).read_text(encoding="utf-8"))["left_out"]
     return frame, left_out
@@ -137,6 +146,14 @@ def under(plan: Plan, algorithm: str) -> Plan:
     named_algorithm(algorithm, {})
     table = plan.federation.model_copy(update={"algorithm": AlgorithmTable(name=algorithm)})
     return plan.model_copy(update={"federation": table, "exchange": (), "phase": ()})
+
+
+def _leave_rows(comparison: Comparison, out: Path) -> pd.DataFrame:
+    """Write the rows that there are, if there are any yet."""
+    frame = collect(comparison, out)
+    if len(frame):
+        write_bytes(out / COMPARISON, frame.to_csv(index=False).encode())
+    return frame
 
 
 def collect(comparison: Comparison, out: Path) -> pd.DataFrame:

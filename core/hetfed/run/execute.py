@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from hetfed.composition import Composition, Seating, seat
 from hetfed.errors import PlanError
 from hetfed.evaluation import Outcome, evaluate, predict
 from hetfed.federation import Federation, FederationState, Upload, advance, start
+from hetfed.participation import Participation, Presence
 from hetfed.plan import Plan
 from hetfed.pooled import kinds_of, train_pooled
 from hetfed.report import write_report
@@ -52,12 +53,17 @@ class Prepared:
 
     def apart(self) -> Federation:
         """The same clients, sharing nothing."""
-        return Federation.of(self.clients, Composition(), self.plan.federation.rounds, self.plan.federation.seed)
+        return self._each_by_itself(self.clients, self.plan.federation.rounds)
 
     def finetuning(self) -> Federation:
         """The clients as the federation has them, sharing nothing any more."""
-        table = self.plan.federation
-        return Federation.of(self.seating.clients, Composition(), table.finetune, table.seed)
+        return self._each_by_itself(self.seating.clients, self.plan.federation.finetune)
+
+    def _each_by_itself(self, clients: Sequence[Client], rounds: int) -> Federation:
+        """Nobody is asked or waited for: every client trains in every round."""
+        there = [c if c.presence == Presence() else replace(c, presence=Presence()) for c in clients]
+        participation = Participation(tolerate_failures=self.plan.participation.tolerate_failures)
+        return Federation.of(there, Composition(), rounds, self.plan.federation.seed, participation=participation)
 
 
 def prepare(plan: Plan, vertical: Vertical, data_dir: Path | None, file: str) -> Prepared:
@@ -125,15 +131,20 @@ class Arm:
 
     def _outcome(self, client: Client) -> Outcome:
         state = self.state.clients[client.name]
+        if not state.best:
+            return Outcome(note="it never completed a round")
         client.module.load_state_dict(state.best)
         selection, test = (evaluate(client.module, client.task, part) for part in (client.data.validation, client.data.test))
         return Outcome.of(test, state.best_round, selection)
 
 
 def _as_found(federated: FederationState) -> FederationState:
-    """The state before fine-tuning: every client has its selected federated model, which stays the best until a better one."""
+    """The state before fine-tuning: every client has its selected federated model, which stays the best until a better one.
+
+    A client that never completed a round has its first model.
+    """
     clients = {
-        name: ClientState(dict(state.best), best=dict(state.best), score=state.score)
+        name: ClientState(dict(state.best or state.model), best=dict(state.best), score=state.score)
         for name, state in federated.clients.items()
     }
     return FederationState(0, {}, clients)
@@ -175,7 +186,9 @@ def _federate(
 def _leave_model(name: str, arm: Arm, outcomes: Mapping[str, Outcome], kept: str, folder: RunFolder) -> None:
     """The model that a client keeps, what it is, and its predictions on test data."""
     client = next(client for client in arm.clients if client.name == name)
-    home, best = folder.models / name, arm.state.clients[name].best
+    home, state = folder.models / name, arm.state.clients[name]
+    # Who never completed a round has its first model.
+    best = state.best or state.model
     home.mkdir(exist_ok=True)
     write_bytes(home / "model.safetensors", save({key: tensor.contiguous() for key, tensor in best.items()}))
     validation = {arm: outcome.validation for arm, outcome in outcomes.items() if arm in OWN_ARMS}
