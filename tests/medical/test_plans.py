@@ -80,7 +80,7 @@ def test_plan_seats_its_hospitals(prepared, name):
     for client in found.clients:
         data = client.data
         assert min(len(data.train), len(data.validation), len(data.test)) > 0
-        assert set(data.train.target.tolist()) <= set(range(data.facts["classes"]))
+        assert set(data.train.target.tolist()) <= set(range(client.task.class_count))
     assert read_plan(found.plan.resolved(), "again").digest() == found.plan.digest()
 
 
