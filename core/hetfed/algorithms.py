@@ -6,7 +6,8 @@ Where models differ, averaging goes on within each group of clients whose tensor
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from importlib.metadata import entry_points
+from typing import Literal, TypeVar
 
 from pydantic import NonNegativeInt
 
@@ -34,6 +35,8 @@ from hetfed.server_optimizer import ServerOptimizer
 from hetfed.training import Phase
 
 SAME: Among = "same-shape"
+PLUG_INS = "hetfed.exchanges"
+"""The group of entry points that name modules with exchanges and algorithms of their own."""
 
 
 def alone() -> Composition:
@@ -209,4 +212,29 @@ NAMED: dict[str, Callable[..., Composition]] = {
     "fedmrl": fedmrl,
     "peers": peers,
 }
-"""What `[federation] algorithm` may name; its further keys are the function's arguments."""
+"""What `[federation] algorithm` may name; its further keys are the function's arguments. `algorithm` adds to it."""
+AnyAlgorithm = TypeVar("AnyAlgorithm", bound=Callable[..., Composition])
+
+
+def algorithm(name: str) -> Callable[[AnyAlgorithm], AnyAlgorithm]:
+    """Register a composition that is written outside of this package, so that plans and `compare` know it as `name`.
+
+    Raises:
+        ValueError: the name is taken by another function.
+    """
+
+    def register(found: AnyAlgorithm) -> AnyAlgorithm:
+        if NAMED.setdefault(name, found) is not found:
+            raise ValueError(f"there is another algorithm {name!r}")
+        return found
+
+    return register
+
+
+def load_plug_ins() -> None:
+    """Import the modules of installed packages that register exchanges and algorithms."""
+    for entry in entry_points(group=PLUG_INS):
+        entry.load()
+
+
+load_plug_ins()

@@ -16,7 +16,7 @@ from hypothesis import settings
 settings.register_profile("core", deadline=None, max_examples=40)
 settings.load_profile("core")
 # They assert, though they are no test files.
-pytest.register_assert_rewrite("conformance", "goldens", "traps")
+pytest.register_assert_rewrite("conformance", "goldens", "toy_algorithm", "traps")
 
 
 @pytest.fixture

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import goldens
 import pytest
+import toy_algorithm
 import traps
 from conformance import LAWS, Row, its_trap_is_avoided
 
-from hetfed.algorithms import NAMED
+from hetfed import algorithms
+from hetfed.algorithms import NAMED, algorithm
+from hetfed.errors import PlanError
+from hetfed.exchanges import exchange
+from hetfed.plan import named_algorithm, read_plan
 
 HEAD = ("head.*",)
 OWN = ("encoder.*", *HEAD)
@@ -60,12 +66,43 @@ ROWS: dict[str, Row] = {
     ),
     "fedgh": Row(goldens.fedgh, widths=(4, 5, 3), private=("*",), trap=traps.the_head_learns_at_the_server),
     "fedmrl": Row(goldens.fedmrl, widths=(4, 5, 3), private=(*OWN, "projector.*"), trap=traps.the_projector_stays_and_lasts),
+    "feature-means": Row(toy_algorithm.golden, widths=(4, 5, 3), private=("*",)),
     "peers": Row(goldens.peers, settings={"every": 1}, widths=(4, 5, 3), trap=traps.everybody_teaches_with_what_it_sent),
 }
 
 
 def test_every_algorithm_has_a_row() -> None:
     assert set(ROWS) == set(NAMED)
+
+
+def test_what_a_file_of_ones_own_registers_stands_in_plans() -> None:
+    text = '[[exchange]]\nkind = "feature-means"\nweight = 2.0\n[[client]]\nname = "a"\n'
+    (step,) = read_plan(text, "plan.toml").composition()
+    assert (step.exchange, step.label) == (toy_algorithm.FeatureMeans(weight=2.0), "feature-means")
+    assert named_algorithm("feature-means", {"weight": 2.0}).steps == (step,)
+    with pytest.raises(PlanError, match=r"feature-means.*weight.*greater than 0"):
+        read_plan(text.replace("2.0", "0"), "plan.toml").composition()
+
+
+def test_names_are_taken_but_once() -> None:
+    with pytest.raises(ValueError, match=r"'slices' is Slices, and cannot be FeatureMeans too"):
+        exchange("slices")(toy_algorithm.FeatureMeans)
+    with pytest.raises(ValueError, match="another algorithm 'fedavg'"):
+        algorithm("fedavg")(toy_algorithm.feature_means)
+    assert exchange("feature-means")(toy_algorithm.FeatureMeans) is toy_algorithm.FeatureMeans
+
+
+def test_installed_packages_are_asked_for_theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = tmp_path / "plug_in-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plug-in\nVersion: 1.0\n", encoding="utf-8")
+    (info / "entry_points.txt").write_text("[hetfed.exchanges]\nanything = plug_in\n", encoding="utf-8")
+    source = "from hetfed.algorithms import algorithm, fedavg\n\nalgorithm('of a plug-in')(lambda: fedavg())\n"
+    (tmp_path / "plug_in.py").write_text(source, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(algorithms, "NAMED", dict(NAMED))
+    algorithms.load_plug_ins()
+    assert algorithms.NAMED["of a plug-in"]().steps == algorithms.fedavg().steps
 
 
 CASES = [(name, law) for name, row in ROWS.items() for law in LAWS if row.trap or law is not its_trap_is_avoided]

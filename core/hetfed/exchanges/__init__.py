@@ -1,5 +1,8 @@
 """Exchanges: each kind of knowledge that clients can share is one file, and one row of `KINDS`."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from hetfed.exchanges.base import Exchange
 from hetfed.exchanges.companions import MixedModels, MutualLearning, NestedFeatures, ProximalCopy
 from hetfed.exchanges.control_variates import ControlVariates
@@ -29,7 +32,24 @@ KINDS: dict[str, type[Exchange]] = {
     "trained-head": TrainedHead,
     "trained-prototypes": TrainedPrototypes,
 }
-"""The `kind` of an [[exchange]] table in a plan. A test or a plug-in may add to it."""
+"""The `kind` of an [[exchange]] table in a plan; `exchange` adds to it."""
+AnyExchange = TypeVar("AnyExchange", bound=type[Exchange])
+
+
+def exchange(kind: str) -> Callable[[AnyExchange], AnyExchange]:
+    """Register an exchange that is written outside of this package, so that plans know it as `kind`.
+
+    Raises:
+        ValueError: the kind is taken by another class.
+    """
+
+    def register(found: AnyExchange) -> AnyExchange:
+        if KINDS.setdefault(kind, found) is not found:
+            raise ValueError(f"the exchange {kind!r} is {KINDS[kind].__qualname__}, and cannot be {found.__qualname__} too")
+        return found
+
+    return register
+
 
 __all__ = [
     "KINDS",
@@ -48,4 +68,5 @@ __all__ = [
     "TeacherDistillation",
     "TrainedHead",
     "TrainedPrototypes",
+    "exchange",
 ]
