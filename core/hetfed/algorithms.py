@@ -29,8 +29,8 @@ from hetfed.exchanges import (
     TrainedHead,
     TrainedPrototypes,
 )
-from hetfed.exchanges.companions import COMPANION
 from hetfed.exchanges.groups import Among
+from hetfed.parts import COMPANION
 from hetfed.server_optimizer import ServerOptimizer
 from hetfed.training import Phase
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 from hetfed.data import Batch, Examples
 from hetfed.model import Output
 from hetfed.tasks import Metrics, Task
+
+if TYPE_CHECKING:
+    from hetfed.client import Client
 
 BATCH_SIZE = 256
 
@@ -90,6 +94,17 @@ def judge(output: Output, task: Task, examples: Examples) -> Evaluation:
     value = metrics.values[task.metric]
     signed = 0.0 if value is None else value if task.higher_is_better else -value
     return Evaluation(metrics, loss_value, value, (signed, -math.inf if loss is None else -loss_value))
+
+
+def together(outputs: Sequence[Output], clients: Sequence[Client]) -> float | None:
+    """The metric of all clients' outputs for their test data, taken as one; None where they answer different questions."""
+    task, tests = clients[0].task, [client.data.test for client in clients]
+    alike = {(client.task.question, client.task.metric, tuple(client.data.test.target.shape[1:])) for client in clients}
+    if len(alike) > 1 or any(output.further for output in outputs):
+        return None
+    ids = [identity for test in tests for identity in test.ids]
+    examples = Examples({}, torch.cat([test.target for test in tests]), ids)
+    return judge(Output(torch.cat([output.logits for output in outputs])), task, examples).value
 
 
 def _finite_or_none(value: float | None) -> float | None:

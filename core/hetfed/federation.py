@@ -12,7 +12,8 @@ from hetfed.engines.local import Engine, local
 from hetfed.errors import PayloadRefused, RunError
 from hetfed.participation import Participation, duration
 from hetfed.payload import Payload
-from hetfed.turn import Failure, Job, Report, Round, Turn
+from hetfed.training import Select
+from hetfed.turn import Failure, Job, Report, Round, Turn, take_in
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Federation:
     seed: int
     quorum: int = 1
     participation: Participation = field(default_factory=Participation)
+    select: Select = "validation"
 
     @staticmethod
     def of(
@@ -39,10 +41,11 @@ class Federation:
         *,
         quorum: int = 1,
         participation: Participation | None = None,
+        select: Select = "validation",
     ) -> Federation:
         """A federation of `clients`, put in order."""
         ordered = tuple(sorted(clients, key=lambda client: client.name))
-        return Federation(ordered, composition.over(rounds), rounds, seed, quorum, participation or Participation())
+        return Federation(ordered, composition.over(rounds), rounds, seed, quorum, participation or Participation(), select)
 
     def members(self, step: Step) -> list[Client]:
         """Those who take part in `step`."""
@@ -51,7 +54,12 @@ class Federation:
     def duration(self, client: Client, round_number: int) -> float:
         """How long the client's local training takes in a round, in units of its `presence.speed`."""
         phases = self.composition.phases_of(client, round_number, self.rounds)
-        return duration(client, sum(phase.epochs or client.training.epochs for phase in phases))
+        return duration(client, sum(phase.examples(client.training, len(client.data.train)) for phase in phases))
+
+    def round(self, number: int) -> Round:
+        """What every turn of a round needs to know."""
+        peers = {client.name: client for client in self.clients}
+        return Round(number, self.rounds, self.seed, self.composition, peers, self.select)
 
     def desk(self, step: Step, round_number: int, mixing: float = 1.0) -> Desk:
         """The server's desk for `step` in a round."""
@@ -147,8 +155,8 @@ def advance(
     Raises:
         RunError: a turn failed, and the federation does not tolerate that; the message names the client and the round.
     """
-    peers = {client.name: client for client in federation.clients}
-    this = Round(state.round + 1, federation.rounds, federation.seed, federation.composition, peers)
+    this = federation.round(state.round + 1)
+    peers = this.peers
     inboxes: dict[str, dict[str, bytes]] = {}
     clients, rows, pending = dict(state.clients), list(state.rows), list(state.pending)
     uploads: list[Upload] = []
@@ -182,6 +190,25 @@ def advance(
     # However the engine ran them, rows stand in the order of rounds and clients.
     rows = sorted((_with_refusals(row, uploads) for row in rows), key=lambda row: (row.round, row.client))
     return FederationState(this.number, server, clients, rows, pending)
+
+
+def conclude(federation: Federation, state: FederationState) -> FederationState:
+    """After the last round: what came of the last uploads reaches every client, as far as it is part of a model, and is judged.
+
+    It stands in the rows as one more round, without training.
+    """
+    this = federation.round(federation.rounds + 1)
+    lasting = {step.label for step in federation.composition if step.exchange.changes_model}
+    known = {row.client for row in state.rows if not row.failed}
+    clients, rows = dict(state.clients), list(state.rows)
+    for client in federation.clients:
+        sent = _inbox(federation, state, client, this.number, newcomer=client.name not in known)
+        inbox = {label: encoded for label, encoded in sent.items() if label in lasting}
+        if inbox:
+            turn = take_in(Job(client, clients[client.name], inbox), this)
+            clients[client.name] = turn.state
+            rows.append(_row(this.number, client.name, turn, sum(map(len, inbox.values()))))
+    return replace(state, clients=clients, rows=rows)
 
 
 def _jobs(federation: Federation, state: FederationState, this: Round, inboxes: dict[str, dict[str, bytes]]) -> Iterator[Job]:

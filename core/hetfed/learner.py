@@ -33,7 +33,8 @@ class Learner(nn.Module):
     """A scikit-learn estimator as a model.
 
     `estimator` is an unfitted classifier that knows probabilities, or a regressor, that takes sample weights; `train` what it
-    is fitted on, `public` the inputs of its lessons. All modalities, flattened, are its columns; a missing value is 0.
+    is fitted on, `public` the inputs of its lessons. All modalities that it is fitted on, flattened, are its columns; a missing
+    value, and all values of a modality that is absent, are 0.
     """
 
     lesson: Tensor
@@ -63,7 +64,7 @@ class Learner(nn.Module):
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Output:
         """Logits (b, classes) or (b, outputs); no features, no gradients."""
-        columns = _columns(inputs)
+        columns = self._columns(inputs)
         if isinstance(self.task, Regression):
             values = torch.from_numpy(np.asarray(self.fitted().predict(columns), dtype=np.float32))
             return Output(((values - self.task.mean) / self.task.scale).view(len(columns), *self.train_on.target.shape[1:]))
@@ -95,13 +96,13 @@ class Learner(nn.Module):
         """Columns, targets and weights: the client's own examples whose target is known, then the lesson's."""
         target = self.train_on.target
         known = target >= 0 if isinstance(self.task, Classification) else ~target.view(len(target), -1).isnan().any(dim=1)
-        columns, answers = [_columns(self.train_on.inputs)[known.numpy()]], [target[known].numpy()]
+        columns, answers = [self._columns(self.train_on.inputs)[known.numpy()]], [target[known].numpy()]
         weights = [np.ones(len(answers[0]))]
         if self.public is not None and self.weight > 0:
-            taught = _columns(self.public.inputs)
+            taught = self._columns(self.public.inputs)
             if isinstance(self.task, Regression):
                 columns.append(taught)
-                answers.append((self.lesson * self.task.scale + self.task.mean).view(-1, *target.shape[1:]).numpy())
+                answers.append((self.lesson * self.task.scale + self.task.mean).view(len(taught), *target.shape[1:]).numpy())
                 weights.append(np.full(len(taught), float(self.weight)))
             else:
                 # A soft label is every class at once, each weighing as much as it is likely.
@@ -109,10 +110,17 @@ class Learner(nn.Module):
                     columns.append(taught)
                     answers.append(np.full(len(taught), c))
                     weights.append(share * float(self.weight))
-        return np.concatenate(columns), np.concatenate(answers), np.concatenate(weights)
+        # One number an example is a row of them to scikit-learn, several are a table.
+        flat = np.concatenate(answers)
+        flat = flat.reshape(len(flat), -1) if flat[:1].size > 1 else flat.ravel()
+        return np.concatenate(columns), flat, np.concatenate(weights)
 
-
-def _columns(inputs: Mapping[str, Tensor]) -> NDArray[np.float64]:
-    """All modalities side by side (n, columns), 0 where a value is missing."""
-    flat = torch.cat([inputs[name].flatten(1) for name in sorted(inputs)], dim=1)
-    return cast("NDArray[np.float64]", flat.nan_to_num().double().numpy())
+    def _columns(self, inputs: Mapping[str, Tensor]) -> NDArray[np.float64]:
+        """The modalities side by side (n, columns)."""
+        known = self.train_on.inputs
+        present = [tensor for name, tensor in inputs.items() if name in known]
+        if not present:
+            raise KeyError(f"none of {', '.join(known)}")
+        absent = {name: torch.zeros(len(present[0]), like[0].numel()) for name, like in known.items()}
+        flat = torch.cat([inputs.get(name, absent[name]).flatten(1) for name in sorted(known)], dim=1)
+        return cast("NDArray[np.float64]", flat.nan_to_num().double().numpy())

@@ -83,6 +83,6 @@ class Participation(BaseModel):
         return float((1 + delay) ** -self.staleness)
 
 
-def duration(client: Client, epochs: int) -> float:
-    """How long local training takes, in the unit of time of `Presence.speed`."""
-    return epochs * len(client.data.train) / (1000 * client.presence.speed)
+def duration(client: Client, examples: int) -> float:
+    """How long training on so many examples takes, in the unit of time of `Presence.speed`."""
+    return examples / (1000 * client.presence.speed)

@@ -17,6 +17,10 @@ NORM_LAYERS = (
 
 WHOLE = ""
 """The path of the whole model."""
+HEAD = "head"
+"""The path of what turns features into answers."""
+COMPANION = "companion"
+"""The path of a second model that trains beside the client's own."""
 
 
 def inside(name: str, path: str) -> bool:
@@ -27,6 +31,13 @@ def inside(name: str, path: str) -> bool:
 def has_part(model: nn.Module, path: str) -> bool:
     """Whether `path` names a submodule of `model` that has parameters."""
     return any(inside(name, path) for name, _ in model.named_parameters())
+
+
+def answers(model: nn.Module, names: Collection[str]) -> bool:
+    """Whether these tensors turn features into answers: some are a head's; or the model names none, and they are all of it."""
+    if has_part(model, HEAD):
+        return any(inside(name, HEAD) or inside(name, f"{COMPANION}.{HEAD}") for name in names)
+    return set(part_names(model, WHOLE, with_norm=False)) <= set(names)
 
 
 def local_parts(model: nn.Module) -> tuple[str, ...]:
@@ -42,8 +53,11 @@ def part_names(model: nn.Module, path: str, *, exclude: Collection[str] = (), wi
     """Sorted names of the floating-point tensors (parameters and buffers) under `path`.
 
     Left out are what lies under a path of `exclude`, the model's own local parts and, unless `with_norm`, the normalisation
-    layers, found by their type. Integer buffers (the step counts of batch normalisation) are never in: they have no mean.
+    layers, found by their type. Integer buffers (the step counts of batch normalisation) are never in: they have no mean. Where
+    there is no parameter under `path` there is nothing: buffers alone are the memory of a model that learns in another way.
     """
+    if not has_part(model, path):
+        return []
     left_out = [*exclude, *(local for local in local_parts(model) if not inside(path, local))]
     if not with_norm:
         left_out += [name for name, module in model.named_modules() if isinstance(module, NORM_LAYERS)]

@@ -29,7 +29,7 @@ from hetfed.compression import Setting as CompressionSetting
 from hetfed.errors import PlanError
 from hetfed.exchanges import KINDS
 from hetfed.participation import Participation, Presence
-from hetfed.training import Phase, Training
+from hetfed.training import Phase, Select, Training
 
 Table = dict[str, Any]
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
@@ -60,6 +60,7 @@ class FederationTable(_Strict):
     algorithm: Annotated[AlgorithmTable | None, BeforeValidator(_named)] = None
     quorum: PositiveInt = 1
     checkpoint_every: PositiveInt = 1
+    select: Select = "validation"
     finetune: NonNegativeInt = 3
     alone: bool = True
     pooled: bool = True
@@ -88,6 +89,13 @@ class ClientTable(_Strict):
     presence: Presence = Field(default_factory=Presence)
 
 
+class VariantTable(_Strict):
+    """One `[variant.ALGORITHM]` table: how `compare` sets that algorithm, and how clients train under it."""
+
+    settings: Table = Field(default_factory=dict)
+    training: Table = Field(default_factory=dict)
+
+
 class Plan(_Strict):
     """A whole plan. `defaults` holds `data`, `model`, `training` and `presence` tables that every client starts from."""
 
@@ -99,7 +107,25 @@ class Plan(_Strict):
     defaults: dict[str, Table] = Field(default_factory=dict)
     exchange: tuple[ExchangeTable, ...] = ()
     phase: tuple[Phase, ...] = ()
+    variant: dict[str, VariantTable] = Field(default_factory=dict)
     client: tuple[ClientTable, ...] = Field(min_length=1)
+
+    def under(self, algorithm: str) -> Plan:
+        """The plan with a named algorithm instead of its own exchanges, set as its variant says.
+
+        Raises:
+            PlanError: there is none of that name, or it does not take these settings.
+        """
+        variant = self.variant.get(algorithm, VariantTable())
+        named_algorithm(algorithm, variant.settings)
+        key = f"variant.{algorithm}.training"
+        clients = tuple(
+            client.model_copy(update={"training": validate(Training, client.training.model_dump() | variant.training, key=key)})
+            for client in self.client
+        )
+        federation = self.federation.model_copy(update={"algorithm": AlgorithmTable(name=algorithm, **variant.settings)})
+        bare: dict[str, Any] = {"exchange": (), "phase": (), "variant": {}}
+        return self.model_copy(update={"federation": federation, "client": clients, **bare})
 
     def composition(self) -> Composition:
         """The exchanges of the plan, or its named algorithm.
@@ -208,6 +234,11 @@ def read_plan(text: str, file: str | Path) -> Plan:
     for name in names:
         if names.count(name) > 1:
             raise PlanError("two clients have the same name", file=file, key="client.name", value=name, remedy="Rename one.")
+    for algorithm in plan.variant:
+        try:
+            plan.under(algorithm)
+        except PlanError as error:
+            raise error.seen_from(file=file) from error
     return plan
 
 

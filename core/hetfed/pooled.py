@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from hetfed.learner import Learner
 from hetfed.parts import inside, local_parts
 from hetfed.seeding import generator, isolated
 from hetfed.tasks import Task
-from hetfed.training import Augment, Loss, descend, set_training_mode, shuffled
+from hetfed.training import Augment, Loss, Select, Training, descend, set_training_mode, shuffled
 
 OnEpoch = Callable[[int], None]
 
@@ -72,7 +73,8 @@ def train_pooled(
         return {member.name: nobody for member in members}
     if isinstance(worlds[0].model, Learner):
         worlds[0].model = worlds[0].model.on(worlds[0].examples)
-        return {member.name: _outcome(worlds[0], member, _as_it_is(worlds[0].model)) for member in members}
+        found = _as_it_is(worlds[0].model)
+        return {m.name: _outcome(worlds[0], m, found) if m in worlds[0].clients else nobody for m in members}
     best = {member.name: Best() for member in members}
     training = members[0].training
     parameters = {id(p): p for world in worlds for p in world.model.parameters()}
@@ -81,10 +83,14 @@ def train_pooled(
         for group in optimizer.param_groups:
             group["lr"] = training.lr_at(round_number, federation.rounds)
         with isolated(federation.seed, name, round_number):
-            for epoch in range(training.epochs):
+            left = training.steps
+            for epoch in count() if left else range(training.epochs):
                 chance = generator(federation.seed, name, round_number, epoch)
-                _epoch(worlds, optimizer, chance, training.batch_size, training.clip_norm)
-        _keep_best(worlds, best, round_number)
+                done = _epoch(worlds, optimizer, chance, training, left)
+                left = left and left - done
+                if left == 0:
+                    break
+        _keep_best(worlds, best, round_number, federation.select)
         on_epoch(round_number)
     homes = {client.name: world for world in worlds for client in world.clients}
     return {
@@ -157,16 +163,20 @@ def tie(model: nn.Module, to: nn.Module) -> bool:
 
 
 def _epoch(
-    worlds: Sequence[World], optimizer: torch.optim.Optimizer, chance: torch.Generator, batch_size: int, clip: float | None
-) -> None:
-    """One pass over everybody's batches, the worlds mixed."""
+    worlds: Sequence[World], optimizer: torch.optim.Optimizer, chance: torch.Generator, training: Training, most: int | None
+) -> int:
+    """One pass over everybody's batches, the worlds mixed, but no more than `most` of them; returns how many."""
     losses: list[Loss] = [_loss_of(world) for world in worlds]
     for world in worlds:
-        set_training_mode(world.model, min(len(world.examples), batch_size))
-    streams = [iter(shuffled(world.examples, batch_size, chance, world.augment)) for world in worlds]
-    turns = torch.tensor([i for i, world in enumerate(worlds) for _ in range(_batch_count(len(world.examples), batch_size))])
-    for index in turns[torch.randperm(len(turns), generator=chance)].tolist():
-        descend(optimizer, [next(streams[index])], losses[index], clip)
+        set_training_mode(world.model, min(len(world.examples), training.batch_size))
+    streams = [iter(shuffled(world.examples, training.batch_size, chance, world.augment)) for world in worlds]
+    turns = torch.tensor(
+        [i for i, world in enumerate(worlds) for _ in range(_batch_count(len(world.examples), training.batch_size))]
+    )
+    turns = turns[torch.randperm(len(turns), generator=chance)][:most]
+    for index in turns.tolist():
+        descend(optimizer, [next(streams[index])], losses[index], training.clip_norm)
+    return len(turns)
 
 
 def _batch_count(examples: int, size: int) -> int:
@@ -183,12 +193,12 @@ def _loss_of(world: World) -> Loss:
     return loss
 
 
-def _keep_best(worlds: Sequence[World], best: dict[str, Best], round_number: int) -> None:
-    """Each member keeps the model of this round if it is its best so far on validation data."""
+def _keep_best(worlds: Sequence[World], best: dict[str, Best], round_number: int, select: Select) -> None:
+    """Each member keeps the model of this round if it is its best so far on validation data, or if the last one counts."""
     for world in worlds:
         for client in (c for c in world.clients if c.name in best):
             score, found = evaluate(world.model, client.task, client.data.validation).score, best[client.name]
-            if found.score is None or score > found.score:
+            if found.score is None or score > found.score or select == "last":
                 tensors = {name: tensor.detach().clone() for name, tensor in world.model.state_dict().items()}
                 best[client.name] = Best(tensors, score, round_number)
 

@@ -21,6 +21,10 @@ Loss = Callable[[Batch], Tensor | None]
 """The loss of a batch, a scalar; None where there is nothing to learn from."""
 
 
+Select = Literal["validation", "last"]
+"""Which model a client keeps: the one that does best on its validation data, or the last one."""
+
+
 class Phase(BaseModel):
     """A part of the local epochs of a round in which only some of the model trains.
 
@@ -40,6 +44,12 @@ class Phase(BaseModel):
         """Whether the phase belongs to this round of so many."""
         return last_round(self.after, rounds) < round_number <= last_round(self.until, rounds)
 
+    def examples(self, training: Training, held: int) -> int:
+        """How many examples it takes a client that holds so many, repeated ones counted again."""
+        if training.steps and not self.epochs:
+            return training.steps * min(training.batch_size, held)
+        return (self.epochs or training.epochs) * held
+
     def trains(self, name: str) -> bool:
         """Whether the parameter `name` learns in this phase."""
         chosen = not self.only or any(inside(name, path) for path in self.only)
@@ -54,7 +64,10 @@ def last_round(until: int | None, rounds: int) -> int:
 
 
 class Training(BaseModel):
-    """How one client trains in each round: the `training` table of a plan."""
+    """How one client trains in each round: the `training` table of a plan.
+
+    With `steps`, a round has so many batches instead of so many epochs.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -63,6 +76,7 @@ class Training(BaseModel):
     momentum: float = Field(default=0.0, ge=0, lt=1)
     weight_decay: NonNegativeFloat = 0.0
     epochs: NonNegativeInt = 1
+    steps: PositiveInt | None = None
     batch_size: PositiveInt = 32
     schedule: Literal["constant", "cosine"] = "constant"
     clip_norm: PositiveFloat | None = None

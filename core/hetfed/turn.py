@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import count, islice
+from itertools import chain, count, islice
 
 from torch import Tensor, nn
 
@@ -21,6 +21,7 @@ from hetfed.seeding import isolated
 from hetfed.training import (
     Descent,
     Phase,
+    Select,
     descend,
     load_optimizer_tensors,
     optimizer_tensors,
@@ -33,7 +34,8 @@ from hetfed.training import (
 class Round:
     """What is the same for every turn of a round: its number (1, 2, ...) of how many, the seed, the composition, the clients.
 
-    `peers` are the clients by name: the architecture of another client is no secret, its data and parameters are.
+    `peers` are the clients by name: the architecture of another client is no secret, its data and parameters are. `select` says
+    which model a client keeps: the one that did best on its validation data, or the last one.
     """
 
     number: int
@@ -41,6 +43,7 @@ class Round:
     seed: int
     composition: Composition
     peers: Mapping[str, Client]
+    select: Select = "validation"
 
 
 @dataclass(frozen=True)
@@ -96,10 +99,10 @@ def take_turn(job: Job, this: Round) -> Turn:
         for step, seat in seats:
             step.exchange.begin(seat)
         if job.inbox:
-            _, state = _judged(bench, state)
+            _, state = _judged(bench, state, this)
         train_loss, optimizer = _train(bench, seats, state.optimizer, this)
         outbox = _upload(seats, received, memories, this)
-    after, state = _judged(bench, state)
+    after, state = _judged(bench, state, this)
     trained = _tensors(model)
     if all(tensor.isfinite().all() for tensor in trained.values()):
         state = replace(state, model=trained, optimizer=optimizer, exchanges=memories)
@@ -117,10 +120,29 @@ def _apply(seats: list[tuple[Step, Bench]], inbox: Mapping[str, bytes]) -> dict[
     return received
 
 
-def _judged(bench: Bench, state: ClientState) -> tuple[Evaluation, ClientState]:
-    """How the model as it stands does on validation data, and the state that keeps it if it is the best so far."""
+def take_in(job: Job, this: Round) -> Turn:
+    """A turn without training, after the last round: apply what arrived and judge it."""
+    began = time.perf_counter()
+    client, state = job.client, job.state
+    model = client.module
+    model.load_state_dict(state.model)
+    memories = {label: dict(memory) for label, memory in state.exchanges.items()}
+    bench = Bench(client, model, this.seed, this.number, {}, this.peers)
+    steps = [step for step in this.composition.of(client) if step.label in job.inbox]
+    seats = [(step, bench.of(memories.setdefault(step.label, {}))) for step in steps]
+    with isolated(this.seed, client.name, this.number, "turn"):
+        _apply(seats, job.inbox)
+        for step, seat in seats:
+            step.exchange.begin(seat)
+    after, state = _judged(bench, state, this)
+    state = replace(state, model=_tensors(model), exchanges=memories)
+    return Turn(state, {}, Report(math.nan, after.value, after.loss, time.perf_counter() - began))
+
+
+def _judged(bench: Bench, state: ClientState, this: Round) -> tuple[Evaluation, ClientState]:
+    """How the model as it stands does on validation data, and the state that keeps it if it is to be kept."""
     evaluation = evaluate(bench.model, bench.client.task, bench.client.data.validation)
-    if state.score is None or evaluation.score > state.score:
+    if state.score is None or evaluation.score > state.score or this.select == "last":
         state = replace(state, best=_tensors(bench.model), score=evaluation.score, best_round=bench.round)
     return evaluation, state
 
@@ -150,12 +172,19 @@ def _train(bench: Bench, seats: list[tuple[Step, Bench]], moments: Tensors, this
     done, epochs = Descent(0, 0.0), count()
     for phase in this.composition.phases_of(client, this.number, this.rounds):
         _set_trainable(model, phase)
-        for epoch in islice(epochs, phase.epochs or training.epochs):
-            batches = shuffled(client.data.train, training.batch_size, bench.generator("order", epoch), client.augment)
-            done += descend(optimizer, batches, loss, training.clip_norm)
+        done += descend(optimizer, _batches(bench, phase, epochs), loss, training.clip_norm)
     _set_trainable(model, Phase())
     bench.work.steps, bench.work.lr = done.steps, lr
     return done.loss, optimizer_tensors(optimizer, model) if training.keep_optimizer else {}
+
+
+def _batches(bench: Bench, phase: Phase, epochs: Iterator[int]) -> Iterator[Batch]:
+    """The batches of a phase, each of its `epochs` in an order of its own."""
+    client, training = bench.client, bench.client.training
+    steps = None if phase.epochs else training.steps
+    numbers = epochs if steps else islice(epochs, phase.epochs or training.epochs)
+    passes = (shuffled(client.data.train, training.batch_size, bench.generator("order", n), client.augment) for n in numbers)
+    return islice(chain.from_iterable(passes), steps)
 
 
 def _set_trainable(model: nn.Module, phase: Phase) -> None:

@@ -23,6 +23,30 @@ def load_breast(folder: Path) -> Cohort:
     return _load(folder, "breastmnist_28.npz", "tumour", ("malignant", "benign"))
 
 
+def load_pair(folder: Path) -> Cohort:
+    """Both as one question of four classes, without the publisher's splits: what is on this image?
+
+    `folder` stands beside those of the two data sets that it joins.
+    """
+    parts = [load_pneumonia(folder.parent / "pneumoniamnist"), load_breast(folder.parent / "breastmnist")]
+    names = tuple(f"{place}, {name}" for part, place in zip(parts, ("chest", "breast"), strict=True) for name in _classes(part))
+    labels = np.concatenate([found + 2 * number for number, part in enumerate(parts) for found in part.labels.values()])
+    return Cohort(
+        name=folder.name,
+        patient=np.concatenate([part.patient for part in parts]),
+        site=np.concatenate([part.site for part in parts]),
+        modalities={"image": np.concatenate([part.modalities["image"] for part in parts])},
+        labels={"finding": labels},
+        classes={"finding": names},
+        columns={},
+        present={},
+    )
+
+
+def _classes(cohort: Cohort) -> tuple[str, ...]:
+    return next(iter(cohort.classes.values()))
+
+
 def _load(folder: Path, name: str, label: str, classes: tuple[str, ...]) -> Cohort:
     file = require_file(folder, name)
     arrays = read_npz(file, [f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels")])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,8 @@ class Cohort:
     `modalities` maps a name to an array: an image (n, height, width, channels) uint8, a table (n, columns) float32. A sample
     without a modality has a row of zeros there and False in `present[name]` (n,); a modality not in `present` is complete.
     `labels` maps a name to (n,) integers, MISSING_LABEL where unknown; `classes` names the classes of each label in order.
+    `survival` maps the name of an event to (n, 2) float32: 1 where it was seen, else 0, and the days until then or until
+    observation ended.
     `columns` names the columns of each table; `official_split` (n,) holds "train", "validation", "test" where the publisher
     fixed them.
     """
@@ -34,9 +36,23 @@ class Cohort:
     present: Mapping[str, NDArray[np.bool_]]
     official_split: NDArray[np.str_] | None = None
     synthetic: bool = False
+    survival: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.patient)
+
+    @property
+    def questions(self) -> tuple[str, ...]:
+        """What can be asked of this cohort: its labels and its events."""
+        return (*self.labels, *self.survival)
+
+    def target(self, question: str) -> NDArray[np.int64] | NDArray[np.float32]:
+        """The classes (n,) of a label, or the times (n, 2) of an event."""
+        return self.survival[question] if question in self.survival else self.labels[question]
+
+    def strata(self, question: str) -> NDArray[np.int64]:
+        """Integers (n,) of which each part of the cohort should have its share: the classes, or whether the event was seen."""
+        return self.survival[question][:, 0].astype(np.int64) if question in self.survival else self.labels[question]
 
     def take(self, index: NDArray[np.generic]) -> Cohort:
         """The samples at `index`, which is (k,) positions or an (n,) mask."""
@@ -46,6 +62,7 @@ class Cohort:
             site=self.site[index],
             modalities={name: array[index] for name, array in self.modalities.items()},
             labels={name: array[index] for name, array in self.labels.items()},
+            survival={name: array[index] for name, array in self.survival.items()},
             present={name: array[index] for name, array in self.present.items()},
             official_split=None if self.official_split is None else self.official_split[index],
         )

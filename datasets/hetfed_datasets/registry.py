@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hetfed_datasets.records import Cohort, Series
 
 GITHUB = "https://raw.githubusercontent.com"
+FLAMBY_BRCA = "owkin/FLamby/edacf54d5211520583b0133d55ac39b6fda8324b/flamby/datasets/fed_tcga_brca"
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,33 @@ _ENTRIES = (
                 "5e68d79723fb3a63a399b0a66b66451799fc2eb3651f469cec0b679cfd743b68",
                 f"{GITHUB}/KamalJain777/AMLS_25_26_SN24205421/b7f638d33cc9e6dc1a0de213b243598105837d5f/Datasets/BreastMNIST.npz",
             )
+        },
+    ),
+    Entry(
+        "medmnist-pair",
+        "cohort",
+        "pneumoniamnist and breastmnist as one question of four classes, to be partitioned",
+        "medmnist:load_pair",
+        "pneumoniamnist and breastmnist",
+        "CC BY 4.0 (MedMNIST)",
+        joins=("pneumoniamnist", "breastmnist"),
+    ),
+    Entry(
+        "fed-tcga-brca",
+        "cohort",
+        "survival of 1088 patients with breast cancer in 6 regions, 39 clinical columns",
+        "fed_tcga_brca:load",
+        "github.com/owkin/FLamby (The Cancer Genome Atlas)",
+        "MIT (repository)",
+        {
+            "brca.csv": File(
+                "07cb53423f7d579d33cfdbf2cba57b2aee75318b85866c68ce39a75b1f1ba020",
+                f"{GITHUB}/{FLAMBY_BRCA}/brca.csv",
+            ),
+            "train_test_split.csv": File(
+                "1249c6543a4060ff0fdaf8510fc37017755836db6c9fc5e6af96057c36510990",
+                f"{GITHUB}/{FLAMBY_BRCA}/dataset_creation_scripts/train_test_split.csv",
+            ),
         },
     ),
     Entry(

@@ -16,7 +16,7 @@ from hetfed.data import Examples, Facts
 from hetfed.errors import PlanError
 from hetfed.learner import Estimator, Learner
 from hetfed.plan import ClientTable, Plan, validate
-from hetfed.tasks import Classification
+from hetfed.tasks import Task
 from hetfed_datasets.records import Cohort
 from hetfed_datasets.registry import entry_of, load
 from hetfed_medical.augmentation import flip_and_shift
@@ -76,17 +76,20 @@ def _client(table: ClientTable, seed: int, cohorts: Cohorts, public: PublicData 
     shapes = home.data.facts["shapes"]
     _check_model(shapes, model_table, key)
     shown = None if public is None else public_inputs(cohorts.get(public.dataset, "public"), public, home, data_table, seed)
-    task = Classification(home.classes, balanced=data_table.balanced, metric=data_table.metric)
     common = HospitalModel(image="small-conv", genes="mlp", clinical="mlp", features=model_table.features)
     model = _encoders(shapes, model_table)
     blueprint: Blueprint = partial(_network, table=model_table)
     if model_table.learner is not None:
+        if not home.task.class_count:
+            remedy = "Leave it out, or ask for a label with classes."
+            raise PlanError("learners tell classes apart", key=f"{key}.model.learner", value=model_table.learner, remedy=remedy)
         estimator = new_learner(model_table.learner, model_table.settings, key, seed, table.name, "learner")
-        model, blueprint = {"learner": model_table.learner}, _learner(estimator, task, home.data.train, shown)
+        settings = {name: str(value) for name, value in model_table.settings.items()}
+        model, blueprint = {"learner": model_table.learner, **settings}, _learner(estimator, home.task, home.data.train, shown)
     return Client(
         table.name,
         home.data,
-        task,
+        home.task,
         blueprint,
         table.training,
         public=shown,
@@ -95,7 +98,7 @@ def _client(table: ClientTable, seed: int, cohorts: Cohorts, public: PublicData 
         about={
             "model": ", ".join(f"{part}: {name}" for part, name in model.items()),
             "data": cohort.name + (f" ({', '.join(data_table.sites)})" if data_table.sites else ""),
-            "question": " or ".join(home.classes),
+            "question": home.task.question.removesuffix("?"),
             "modalities": ", ".join(data_table.modalities),
             "synthetic": "yes" if cohort.synthetic else "no",
         },
@@ -111,7 +114,7 @@ def _encoders(shapes: Mapping[str, tuple[int, ...]], table: HospitalModel) -> di
     return names
 
 
-def _learner(estimator: Estimator, task: Classification, train: Examples, public: Examples | None) -> Blueprint:
+def _learner(estimator: Estimator, task: Task, train: Examples, public: Examples | None) -> Blueprint:
     return lambda facts: Learner(clone(estimator), task, train, public)
 
 

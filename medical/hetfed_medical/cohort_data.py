@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hetfed.data import ClientData, Examples
 from hetfed.errors import DataError, PlanError
+from hetfed.tasks import Classification, Survival, Task
 from hetfed_datasets import partition
 from hetfed_datasets.records import MISSING_LABEL, Cohort
 from hetfed_medical.tables import HospitalData, Partition, PublicData
@@ -33,12 +34,12 @@ class Scale:
 
 @dataclass(frozen=True)
 class Hospital:
-    """One hospital's data, and the scales and column names that public inputs need to look like its own."""
+    """One hospital's data and task, and the scales and column names that public inputs need to look like its own."""
 
     data: ClientData
+    task: Task
     scales: Mapping[str, Scale]
     columns: Mapping[str, tuple[str, ...]]
-    classes: tuple[str, ...]
 
 
 def hospital(cohort: Cohort, table: HospitalData, seed: int, key: str) -> Hospital:
@@ -62,9 +63,13 @@ def hospital(cohort: Cohort, table: HospitalData, seed: int, key: str) -> Hospit
     train, validation, test = (_examples(own, part, table, scales, label) for part in parts)
     shapes = {name: tuple(tensor.shape[1:]) for name, tensor in train.inputs.items()}
     names: dict[str, tuple[str, ...]] = {name: _names(own, name, table) for name in table.modalities}
-    classes = own.classes[label]
-    data = ClientData(train, validation, test, {"shapes": shapes, "classes": len(classes)})
-    return Hospital(data, scales, names, classes)
+    classes = own.classes.get(label, ())
+    task: Task = Survival(label)
+    if classes:
+        task = Classification(classes, balanced=table.balanced, metric=table.metric)
+    # The head of a survival model has one output, the risk.
+    data = ClientData(train, validation, test, {"shapes": shapes, "outputs": len(classes) or 1})
+    return Hospital(data, task, scales, names)
 
 
 def public_inputs(cohort: Cohort, table: PublicData, home: Hospital, like: HospitalData, seed: int) -> Examples | None:
@@ -97,10 +102,10 @@ def _readable(cohort: Cohort, modality: str, home: Hospital, like: HospitalData)
 
 
 def _label(cohort: Cohort, table: HospitalData, key: str) -> str:
-    if table.label is None and len(cohort.labels) == 1:
-        return next(iter(cohort.labels))
-    if table.label is None or table.label not in cohort.labels:
-        remedy = f"{cohort.name} has: {', '.join(cohort.labels)}."
+    if table.label is None and len(cohort.questions) == 1:
+        return cohort.questions[0]
+    if table.label is None or table.label not in cohort.questions:
+        remedy = f"{cohort.name} has: {', '.join(cohort.questions)}."
         raise PlanError("no such label", key=f"{key}.data.label", value=table.label, remedy=remedy)
     return table.label
 
@@ -128,7 +133,7 @@ def _check_sites(cohort: Cohort, sites: tuple[str, ...], key: str) -> None:
 
 def _own_samples(cohort: Cohort, table: HospitalData, label: str, seed: int) -> Cohort:
     """The hospital's samples: of its sites, of its part, with a known label and at least one of its modalities."""
-    usable = cohort.labels[label] != MISSING_LABEL
+    usable = cohort.strata(label) != MISSING_LABEL
     if table.sites:
         usable &= np.isin(cohort.site, table.sites)
     complete = np.ones(len(cohort), dtype=bool)
@@ -151,14 +156,19 @@ def _part(own: Cohort, label: str, asked: Partition, seed: int) -> Index:
             return partition.quantity(len(label), asked.clients, asked.alpha, seed)
         return partition.classes_per_client(label, asked.clients, asked.classes, seed)
 
-    return partition.by_patient(own.patient, own.labels[label], deal)[asked.part]
+    return partition.by_patient(own.patient, own.strata(label), deal)[asked.part]
 
 
 def _split(own: Cohort, table: HospitalData, label: str, seed: int) -> tuple[Index, Index, Index]:
-    if own.official_split is not None:
-        train, validation, test = (np.flatnonzero(own.official_split == word) for word in ("train", "validation", "test"))
-        return train, validation, test
-    return partition.split_by_patient(own.patient, own.labels[label], (table.train, table.validation), seed)
+    strata = own.strata(label)
+    if own.official_split is None:
+        return partition.split_by_patient(own.patient, strata, (table.train, table.validation), seed)
+    train, validation, test = (np.flatnonzero(own.official_split == word) for word in ("train", "validation", "test"))
+    if not len(validation):
+        # Models are selected on validation data: a publisher who has none gets it out of the training data.
+        parts = partition.split_by_patient(own.patient[train], strata[train], (1 - table.validation, table.validation), seed)
+        train, validation = train[parts[0]], train[parts[1]]
+    return train, validation, test
 
 
 def _scale(own: Cohort, modality: str, train: Index, table: HospitalData) -> Scale:
@@ -193,7 +203,7 @@ def _columns(cohort: Cohort, modality: str, table: HospitalData) -> NDArray[np.g
 def _examples(own: Cohort, rows: Index, table: HospitalData, scales: Mapping[str, Scale], label: str) -> Examples:
     inputs: dict[str, Tensor] = {name: _tensor(own, rows, name, scales[name], table) for name in table.modalities}
     ids = [f"{patient}/{row}" for patient, row in zip(own.patient[rows].tolist(), rows.tolist(), strict=True)]
-    return Examples(inputs, torch.from_numpy(own.labels[label][rows].astype(np.int64)), ids)
+    return Examples(inputs, torch.from_numpy(own.target(label)[rows]), ids)
 
 
 def _tensor(cohort: Cohort, rows: Index, modality: str, scale: Scale, table: HospitalData) -> Tensor:

@@ -40,7 +40,7 @@ class HospitalNet(nn.Module):
         shapes: Mapping[str, tuple[int, ...]] = facts["shapes"]
         self.encoders = nn.ModuleDict({name: _encoder(name, shape, table) for name, shape in shapes.items()})
         self.fusion = GatedFusion(len(shapes), table.features) if len(shapes) > 1 else None
-        self.head = nn.Linear(table.features, facts["classes"])
+        self.head = nn.Linear(table.features, facts["outputs"])
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Output:
         """`inputs` by modality (batch, ...), a row of NaN where one is missing, to logits (batch, classes)."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hetfed_datasets.records import MISSING_LABEL, Cohort, Series
-from hetfed_datasets.registry import load
+from hetfed_datasets.registry import ENTRIES, load
 
 COHORTS = {
     "tcga-lgg-mri": (3929, 110, 5, {"image": (64, 64, 3)}, {"tumour": 2}),
@@ -14,6 +14,8 @@ COHORTS = {
     "tcga-glioma": (569, 569, 35, {"image": (64, 64, 3), "genes": (1544,)}, {"idh1": 2}),
     "pneumoniamnist": (5856, 5856, 1, {"image": (28, 28, 1)}, {"pneumonia": 2}),
     "breastmnist": (780, 780, 1, {"image": (28, 28, 1)}, {"tumour": 2}),
+    "medmnist-pair": (6636, 6636, 2, {"image": (28, 28, 1)}, {"finding": 4}),
+    "fed-tcga-brca": (1088, 1088, 6, {"clinical": (39,)}, {}),
     "uci-heart-4hospitals": (920, 920, 4, {"clinical": (13,)}, {"disease": 2}),
 }
 SERIES = {
@@ -25,7 +27,7 @@ SERIES = {
 
 
 def real(name, root):
-    if name == "tcga-glioma" or (root / name).is_dir():
+    if ENTRIES[name].joins or (root / name).is_dir():
         return load(name, root)
     return pytest.skip(f"{name} is not in {root}")
 
@@ -105,6 +107,22 @@ def test_heart_has_missing_values_and_stated_prevalence(real_data):
     prevalence = [record.labels["disease"][record.site == site].mean() for site in ("cleveland", "switzerland")]
     assert prevalence == pytest.approx([0.459, 0.935], abs=5e-4)
     assert np.isnan(record.modalities["clinical"]).any()
+
+
+def test_brca_has_the_publishers_patients_and_events(real_data):
+    record = real("fed-tcga-brca", real_data)
+    train = [int(((record.site == f"region {i}") & (record.official_split == "train")).sum()) for i in range(6)]
+    assert train == [248, 156, 164, 129, 129, 40] and (record.official_split == "test").sum() == 222
+    event, days = record.survival["death"].T
+    assert set(event) == {0, 1} and event[record.official_split == "test"].sum() == 32 and (days >= 0).all()
+    assert record.questions == ("death",) and (record.strata("death") == event).all()
+
+
+def test_the_pair_names_what_it_joins(real_data):
+    record = real("medmnist-pair", real_data)
+    assert record.classes["finding"] == ("chest, normal", "chest, pneumonia", "breast, malignant", "breast, benign")
+    assert [int(((record.site == "breastmnist") & (record.labels["finding"] == c)).sum()) for c in range(4)][:2] == [0, 0]
+    assert record.official_split is None
 
 
 def test_shenzhen_zeros_are_missing(real_data):

@@ -26,7 +26,7 @@ def test_a_hospital_says_what_it_is():
     data = {"dataset": "sample-hospitals", "sites": ["north"], "modalities": ["image", "genes"]}
     (client,) = clients({"data": data, "model": {"image": "small-conv", "features": 8}, "training": {"lr": 0.1}})
     assert client.name == "a" and client.training.lr == 0.1 and client.task.names == ("subtype A", "subtype B")
-    assert client.data.facts == {"shapes": {"image": (1, 32, 32), "genes": (60,)}, "classes": 2}
+    assert client.data.facts == {"shapes": {"image": (1, 32, 32), "genes": (60,)}, "outputs": 2}
     assert client.about == {
         "model": "image: small-conv, genes: snn",
         "data": "sample-hospitals (north)",

@@ -139,7 +139,7 @@ def test_millions_of_pixels_are_scaled_as_exactly(mri, site):
 def test_images_come_channels_first():
     cohort = ward()
     home = admit(cohort, "image")
-    assert home.data.facts == {"shapes": {"image": (2, 6, 7)}, "classes": 2}
+    assert home.data.facts == {"shapes": {"image": (2, 6, 7)}, "outputs": 2}
     raw = home.data.test.inputs["image"] * torch.tensor(home.scales["image"].deviation)[:, None, None]
     raw = raw + torch.tensor(home.scales["image"].mean)[:, None, None]
     expected = torch.from_numpy(cohort.modalities["image"][rows(home.data.test)]).permute(0, 3, 1, 2).float()
@@ -262,7 +262,7 @@ def test_parts_of_some_classes_have_only_those():
     for part in range(3):
         data = admit(cohort, partition={"kind": "classes", "clients": 3, "part": part, "classes": 1}).data
         assert len({int(label) for split in parts(data) for label in split.target}) == 1
-        assert data.facts["classes"] == 3
+        assert data.facts["outputs"] == 3
 
 
 def test_parts_by_quantity_differ_in_size_and_a_dirichlet_draw_in_classes():
@@ -307,7 +307,7 @@ def test_a_label_need_not_be_named_where_there_is_only_one():
     both = replace(cohort, labels={"other": 1 - cohort.labels["outcome"], **cohort.labels})
     both = replace(both, classes={"other": ("no", "yes"), **cohort.classes})
     assert same(admit(cohort).data.test.target, admit(cohort, label="outcome").data.test.target)
-    assert admit(both, label="other").classes == ("no", "yes")
+    assert admit(both, label="other").task.names == ("no", "yes")
     with pytest.raises(PlanError, match=r"client 'ward'\.data\.label: no such label\. ward has: other, outcome\."):
         admit(both)
 

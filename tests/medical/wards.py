@@ -69,7 +69,7 @@ def people(examples: Examples) -> set[str]:
 def net(shapes: dict[str, tuple[int, ...]], *, classes: int = 3, **keys: Any) -> HospitalNet:
     """A hospital's model in evaluation mode, the same each time."""
     with isolated("net"):
-        return HospitalNet({"shapes": shapes, "classes": classes}, HospitalModel(**keys)).eval()
+        return HospitalNet({"shapes": shapes, "outputs": classes}, HospitalModel(**keys)).eval()
 
 
 def same(one: Tensor, other: Tensor) -> bool:

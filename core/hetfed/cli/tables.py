@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
+from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from hetfed.run.analyse import AlgorithmResult
@@ -63,11 +63,11 @@ def kept(client: Mapping[str, Any]) -> str:
 def comparison_table(results: Sequence[AlgorithmResult], *, relative: bool) -> Table:
     """One row per algorithm, the best first; intervals are 95 % of the mean over seeds (Student's t)."""
     head = ("mean gain, %",) if relative else ("mean", "gain over alone")
-    table = Table("algorithm", *head, "kept", "worst client", "gain", "p", "MiB", "seconds", box=None)
+    names = Column("algorithm", no_wrap=True)
+    table = Table(names, *head, "kept", "worst client", "gain", "p", "together", "MiB", box=None)
     for r in results:
         score = [f"{number(r.score.mean)} ± {number(r.score.half_width)}"] + ([] if relative else [signed(r.gain.mean)])
         worst, gained = f"{number(r.worst[1])} {r.worst[0]}", f"{r.gained}/{r.judged}"
-        table.add_row(
-            r.algorithm, *score, number(r.kept.mean), worst, gained, number(r.p), f"{r.bytes / 2**20:.2f}", f"{r.seconds:.0f}"
-        )
+        rest = (number(r.kept.mean), worst, gained, number(r.p), number(r.overall), f"{r.bytes / 2**20:.2f}")
+        table.add_row(r.algorithm, *score, *rest)
     return table

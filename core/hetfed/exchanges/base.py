@@ -11,8 +11,14 @@ from torch import Tensor, nn
 from hetfed.bench import Bench, Desk
 from hetfed.client import Client, Tensors
 from hetfed.data import Batch
+from hetfed.learner import Learner
 from hetfed.model import Output
 from hetfed.payload import Declaration, Payload
+
+
+def without_gradients(client: Client) -> str | None:
+    """What is missing where a model has neither parameters nor a loss that changes them; None where it has."""
+    return "its model does not learn by gradients" if isinstance(client.module, Learner) else None
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,11 @@ class Exchange(ABC):
         """Whether an upload goes on from what the server sent, so that what compression leaves out of it is still owed."""
         return False
 
+    @property
+    def changes_model(self) -> bool:
+        """Whether `apply` changes the model itself, so that what came of the last uploads is worth sending in the end."""
+        return False
+
     def extend(self, client: Client, model: nn.Module, members: Sequence[Client]) -> None:
         """Add to a freshly built model what the exchange needs there (a companion, a projector), as submodules.
 
@@ -37,8 +48,8 @@ class Exchange(ABC):
         return
 
     def missing(self, client: Client) -> str | None:
-        """What `client` lacks to take part, in words; None if it can."""
-        return None
+        """What `client` lacks to take part, in words; None if it can. Unless written anew, all can that learn by gradients."""
+        return without_gradients(client)
 
     def check(self, clients: Sequence[Client]) -> None:
         """Raise `PlanError` where these clients, each able by itself, do not fit together."""

@@ -19,13 +19,11 @@ from torch.nn import functional as F
 from hetfed.bench import Bench, Desk
 from hetfed.client import Client, Tensors
 from hetfed.data import Batch
-from hetfed.exchanges.base import Exchange
+from hetfed.exchanges.base import Exchange, without_gradients
 from hetfed.model import Output
-from hetfed.parts import write_tensors
+from hetfed.parts import COMPANION, write_tensors
 from hetfed.payload import Declaration, Payload
 
-COMPANION = "companion"
-"""The path of the companion in the client's model."""
 NO_COMMON_MODEL = "its vertical has no small common model for it"
 
 
@@ -68,7 +66,9 @@ class MutualLearning(Companion):
     hint: NonNegativeFloat = 0.0
 
     def missing(self, client: Client) -> str | None:
-        """A client needs a common model beside its own, and features for the hint."""
+        """A client needs gradients, a common model beside its own, and features for the hint."""
+        if reason := without_gradients(client):
+            return reason
         if client.common is None:
             return NO_COMMON_MODEL
         return "its model gives no features" if self.hint and client.probe.features is None else None
@@ -200,7 +200,9 @@ class NestedFeatures(Companion):
     weight: PositiveFloat = 1.0
 
     def missing(self, client: Client) -> str | None:
-        """A client needs a common model, features of one vector per example, and a head that is no larger than they are."""
+        """A client needs gradients, a common model, a linear head, and features of one vector per example of enough numbers."""
+        if reason := without_gradients(client):
+            return reason
         if client.common is None:
             return NO_COMMON_MODEL
         features = client.probe.features

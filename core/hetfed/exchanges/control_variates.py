@@ -12,10 +12,19 @@ from torch import Tensor
 from hetfed.bench import Bench, Desk
 from hetfed.client import Client, Tensors
 from hetfed.data import Batch
-from hetfed.exchanges.base import Exchange
-from hetfed.exchanges.groups import Among, check_same, group_of, grouped, of_group, within
+from hetfed.exchanges.base import Exchange, without_gradients
+from hetfed.exchanges.groups import (
+    Among,
+    check_question,
+    check_same,
+    group_of,
+    grouped,
+    of_group,
+    question_of,
+    within,
+)
 from hetfed.model import Output
-from hetfed.parts import WHOLE, part_names, read_tensors
+from hetfed.parts import WHOLE, answers, part_names, read_tensors
 from hetfed.payload import Declaration, Payload
 
 
@@ -44,12 +53,13 @@ class ControlVariates(Exchange):
 
     def missing(self, client: Client) -> str | None:
         """A client needs parameters under the path."""
-        return None if self._names(client) else f"its model has no part {self.part!r}"
+        return without_gradients(client) or (None if self._names(client) else f"its model has no part {self.part!r}")
 
     def check(self, clients: Sequence[Client]) -> None:
-        """Unless groups are formed by shape, all hold the same names and shapes."""
+        """Unless groups are formed, all hold the same, for the same question."""
         if self.among == "all":
             check_same(clients, {client.name: self.declare(client) for client in clients}, "control variates")
+            check_question([client for client in clients if answers(client.module, self._names(client))], "a head's gradients")
 
     def start(self, desk: Desk) -> Tensors:
         """Zeros."""
@@ -106,7 +116,7 @@ class ControlVariates(Exchange):
     def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
         """c moves by the sum of the changes over the number of all members, absent ones included."""
         after = dict(state)
-        for group, sent in grouped(uploads).items():
+        for group, sent in grouped(uploads, lambda name: self._group(desk.members[name])).items():
             members = sum(self._group(client) == group for client in desk.members.values())
             for name, before in of_group(group, state).items():
                 change = torch.stack([payload.tensors[name] for payload in sent.values()]).sum(dim=0)
@@ -114,7 +124,7 @@ class ControlVariates(Exchange):
         return after
 
     def _group(self, client: Client) -> str:
-        return group_of(self.declare(client).shapes)
+        return group_of(self.declare(client).shapes, question_of(client, self._names(client)))
 
     def _names(self, client: Client) -> list[str]:
         parameters = {name for name, _ in client.module.named_parameters()}

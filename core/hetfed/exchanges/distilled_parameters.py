@@ -13,8 +13,8 @@ from hetfed.bench import Bench, Desk
 from hetfed.client import Client, Tensors
 from hetfed.data import Batch, Examples
 from hetfed.evaluation import predict
-from hetfed.exchanges.base import Exchange
-from hetfed.exchanges.groups import grouped, of_group, within
+from hetfed.exchanges.base import Exchange, without_gradients
+from hetfed.exchanges.groups import group_of, of_group, within
 from hetfed.exchanges.logit_distillation import LogitDistillation
 from hetfed.exchanges.shared_parameters import SharedParameters
 from hetfed.parts import local_parts, read_tensors, write_tensors
@@ -51,11 +51,16 @@ class DistilledParameters(Exchange):
         """As in `SharedParameters`."""
         return True
 
+    @property
+    def changes_model(self) -> bool:
+        """What arrives is part of the model."""
+        return True
+
     def missing(self, client: Client) -> str | None:
-        """A client needs public inputs, and a model of which nothing must stay at home."""
+        """A client needs public inputs, and a model that learns by gradients and of which nothing must stay at home."""
         if local_parts(client.module):
             return "parts of its model mean nothing at the server"
-        return LogitDistillation().missing(client)
+        return without_gradients(client) or LogitDistillation().missing(client)
 
     def check(self, clients: Sequence[Client]) -> None:
         """All must answer with logits of the same shape."""
@@ -87,10 +92,10 @@ class DistilledParameters(Exchange):
         clients = {name: desk.members[name] for name in uploads}
         said = [predict(_model(client, uploads[name].tensors), _public(client)).logits for name, client in clients.items()]
         lesson = torch.stack(said).mean(dim=0)
-        for group, sent in grouped(uploads).items():
+        for group, sent in SHARED.grouped(desk, uploads).items():
             client = clients[next(iter(sent))]
             student = _model(client, of_group(group, after))
-            with isolated(desk.seed, "server", desk.round, group):
+            with isolated(desk.seed, "server", desk.round, group_of(self.declare(client).shapes)):
                 self._distil(desk, student, client, lesson)
             after |= within(group, read_tensors(student, list(of_group(group, after))))
         return after

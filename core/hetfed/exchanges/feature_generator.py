@@ -16,11 +16,11 @@ from hetfed.data import Batch
 from hetfed.exchanges.base import Exchange
 from hetfed.exchanges.prototypes import Prototypes, classes_and_features
 from hetfed.model import Output
-from hetfed.parts import part_names, read_tensors, write_tensors
+from hetfed.parts import HEAD, part_names, read_tensors, write_tensors
 from hetfed.payload import Declaration, Payload
 from hetfed.seeding import isolated
 
-HEAD, COUNTS = "head", "class counts"
+COUNTS = "class counts"
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -52,10 +52,10 @@ class FeatureGenerator(Exchange):
 
     def missing(self, client: Client) -> str | None:
         """A client needs classes, features and a head."""
-        return "its model has no part 'head'" if not part_names(client.module, HEAD) else Prototypes().missing(client)
+        return Prototypes().missing(client) or (None if part_names(client.module, HEAD) else "its model has no part 'head'")
 
     def check(self, clients: Sequence[Client]) -> None:
-        """All must agree on the number of classes and the feature size."""
+        """All must agree on the classes and the feature size."""
         Prototypes().check(clients)
 
     def start(self, desk: Desk) -> Tensors:

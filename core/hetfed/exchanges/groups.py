@@ -1,14 +1,16 @@
-"""Clients whose tensors agree in name and shape form a group: only within one can parameters be averaged."""
+"""Clients whose tensors agree in name, shape and what they answer form a group: only within one can they be averaged."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import pairwise
 from typing import Literal
 
 from hetfed.client import Client, Tensors
 from hetfed.errors import PlanError
+from hetfed.parts import answers
 from hetfed.payload import Declaration, Payload
 
 Among = Literal["all", "same-shape"]
@@ -16,16 +18,21 @@ Among = Literal["all", "same-shape"]
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def group_of(shapes: Shapes) -> str:
-    """A short name for all who hold tensors of these names and shapes."""
-    return hashlib.sha256(repr(sorted(shapes.items())).encode()).hexdigest()[:12]
+def group_of(shapes: Shapes, question: str = "") -> str:
+    """A short name for all who hold tensors of these names and shapes that answer this question, if they answer any."""
+    return hashlib.sha256((repr(sorted(shapes.items())) + question).encode()).hexdigest()[:12]
 
 
-def grouped(uploads: Mapping[str, Payload]) -> dict[str, dict[str, Payload]]:
-    """Uploads by client name, by the group that their tensors belong to."""
+def question_of(client: Client, names: Collection[str]) -> str:
+    """What the client's tensors of these names answer; empty where no head is among them."""
+    return client.task.question if answers(client.module, names) else ""
+
+
+def grouped(uploads: Mapping[str, Payload], group: Callable[[str], str]) -> dict[str, dict[str, Payload]]:
+    """Uploads by client name, by the group that `group` says the client belongs to."""
     groups: dict[str, dict[str, Payload]] = defaultdict(dict)
     for name, payload in uploads.items():
-        groups[group_of({key: tuple(tensor.shape) for key, tensor in payload.tensors.items()})][name] = payload
+        groups[group(name)][name] = payload
     return groups
 
 
@@ -48,6 +55,17 @@ def check_same(clients: Sequence[Client], declared: Mapping[str, Declaration], w
             raise PlanError(
                 f"clients {first.name!r} and {client.name!r} cannot share {what}: {difference}",
                 remedy='Give them the same architecture there, share a smaller part, or set among = "same-shape".',
+            )
+
+
+def check_question(clients: Sequence[Client], what: str) -> None:
+    """Raise `PlanError` that names two clients who ask different questions, and what these are."""
+    for first, client in pairwise(clients):
+        one, other = first.task.question, client.task.question
+        if one != other:
+            raise PlanError(
+                f"clients {first.name!r} and {client.name!r} cannot share {what}: they ask {one!r} and {other!r}",
+                remedy="Let those take part that ask the same, or share what answers nothing, such as all but the head.",
             )
 
 

@@ -16,6 +16,7 @@ from hetfed.data import Batch, Examples
 from hetfed.errors import PlanError
 from hetfed.evaluation import predict
 from hetfed.exchanges.base import Exchange
+from hetfed.exchanges.groups import check_question
 from hetfed.learner import Learner
 from hetfed.payload import Declaration, Payload
 from hetfed.training import descend, set_training_mode, shuffled
@@ -44,6 +45,11 @@ class LogitDistillation(Exchange):
     mean: Literal["equal", "examples"] = "equal"
     aggregation: Setting = Aggregation()
 
+    @property
+    def changes_model(self) -> bool:
+        """What arrives is learnt at once."""
+        return True
+
     def missing(self, client: Client) -> str | None:
         """A client needs public inputs that its model can read."""
         if client.public is None or not len(client.public):
@@ -55,7 +61,7 @@ class LogitDistillation(Exchange):
         return None
 
     def check(self, clients: Sequence[Client]) -> None:
-        """All must answer the same public inputs, in the same order, with logits of the same shape."""
+        """All must answer the same question about the same public inputs, in the same order, with logits of the same shape."""
         first = clients[0]
         for client in clients[1:]:
             if _shape(client) != _shape(first):
@@ -70,6 +76,7 @@ class LogitDistillation(Exchange):
                     "examples in the same order",
                     remedy="Give both the same public inputs.",
                 )
+        check_question(clients, "predictions")
 
     def broadcast(self, desk: Desk, state: Tensors, client: Client) -> Payload | None:
         """The mean logits, once there are any."""

@@ -17,7 +17,8 @@ from hetfed.bench import Bench, Desk
 from hetfed.client import Client, Tensors
 from hetfed.data import Batch
 from hetfed.errors import PlanError
-from hetfed.exchanges.base import Exchange
+from hetfed.exchanges.base import Exchange, without_gradients
+from hetfed.exchanges.groups import check_question
 from hetfed.model import Output
 from hetfed.payload import Declaration, Payload
 
@@ -40,7 +41,9 @@ class Prototypes(Exchange):
     aggregation: Setting = Aggregation()
 
     def missing(self, client: Client) -> str | None:
-        """A client needs classes and features."""
+        """A client needs gradients, classes and features."""
+        if reason := without_gradients(client):
+            return reason
         if client.task.class_count == 0:
             return "its task has no classes"
         if client.probe.features is None:
@@ -48,7 +51,7 @@ class Prototypes(Exchange):
         return None if client.probe.features.ndim == 2 else "its features are not one vector per example"
 
     def check(self, clients: Sequence[Client]) -> None:
-        """All must agree on the number of classes and the feature size."""
+        """All must agree on the classes and the feature size."""
         first = clients[0]
         for client in clients[1:]:
             if classes_and_features(client) != classes_and_features(first):
@@ -57,6 +60,7 @@ class Prototypes(Exchange):
                     f"{classes_and_features(first)} at the one and {classes_and_features(client)} at the other",
                     remedy="Give their models the same feature size and their tasks the same classes.",
                 )
+        check_question(clients, "prototypes")
 
     def start(self, desk: Desk) -> Tensors:
         """No class has been seen."""

@@ -15,10 +15,19 @@ from hetfed.bench import Bench, Desk
 from hetfed.client import Client, Tensors
 from hetfed.data import Batch
 from hetfed.errors import PlanError
-from hetfed.exchanges.base import Exchange
-from hetfed.exchanges.groups import Among, check_same, group_of, grouped, of_group, within
+from hetfed.exchanges.base import Exchange, without_gradients
+from hetfed.exchanges.groups import (
+    Among,
+    check_question,
+    check_same,
+    group_of,
+    grouped,
+    of_group,
+    question_of,
+    within,
+)
 from hetfed.model import Output
-from hetfed.parts import WHOLE, has_part, part_names, read_tensors, write_tensors
+from hetfed.parts import WHOLE, answers, has_part, part_names, read_tensors, write_tensors
 from hetfed.payload import Declaration, Payload
 from hetfed.server_optimizer import ServerOptimizer
 
@@ -35,8 +44,8 @@ class SharedParameters(Exchange):
         part: path of the submodule to share; empty for the whole model.
         exclude: paths below it that stay personal.
         norm: whether normalisation layers, found by type, are shared with their running statistics or stay local.
-        among: "all" demands the same shapes of every client; "same-shape" averages within each group of clients whose
-            tensors agree in name and shape.
+        among: "all" demands the same shapes of every client, and the same question where a head is shared; "same-shape"
+            averages within each group of clients that agree in this.
         proximal: the weight mu of the proximal term.
         aggregation: how uploads are merged.
         server: an optimiser that takes the clients' mean change for a gradient (FedOpt); buffers, such as running statistics,
@@ -56,12 +65,17 @@ class SharedParameters(Exchange):
         """Local training starts from what was sent."""
         return True
 
+    @property
+    def changes_model(self) -> bool:
+        """What arrives is part of the model."""
+        return True
+
     def missing(self, client: Client) -> str | None:
         """A client needs parameters under the path."""
-        return None if self._names(client) else f"its model has no part {self.part!r}"
+        return without_gradients(client) or (None if self._names(client) else f"its model has no part {self.part!r}")
 
     def check(self, clients: Sequence[Client]) -> None:
-        """What is to stay personal must exist; and unless groups are formed by shape, all hold the same names and shapes."""
+        """What is to stay personal must exist; and unless groups are formed, all hold the same, for the same question."""
         for path in self.exclude:
             if not any(has_part(client.module, path) for client in clients):
                 raise PlanError(
@@ -72,6 +86,7 @@ class SharedParameters(Exchange):
                 )
         if self.among == "all":
             check_same(clients, {client.name: self.declare(client) for client in clients}, f"part {self.part!r}")
+            check_question([client for client in clients if answers(client.module, self._names(client))], "a head")
 
     def start(self, desk: Desk) -> Tensors:
         """One initialisation for each group of clients that average together."""
@@ -79,7 +94,7 @@ class SharedParameters(Exchange):
         for client in desk.members.values():
             group = self._group(client)
             if not of_group(group, state):
-                model = client.new_model(desk.seed, "server", group)
+                model = client.new_model(desk.seed, "server", group_of(self.declare(client).shapes))
                 state |= within(group, read_tensors(model, self._names(client)))
         return state
 
@@ -112,7 +127,7 @@ class SharedParameters(Exchange):
     def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
         """One mean per group; a group that sent nothing keeps its state."""
         after = dict(state)
-        for group, sent in grouped(uploads).items():
+        for group, sent in self.grouped(desk, uploads).items():
             mean = self.aggregation(list(sent.values()))
             if self.server:
                 parameters = dict(desk.members[next(iter(sent))].module.named_parameters())
@@ -123,8 +138,12 @@ class SharedParameters(Exchange):
             after |= within(group, mean if desk.mixing == 1 else _mixed(of_group(group, state), mean, desk.mixing))
         return after
 
+    def grouped(self, desk: Desk, uploads: Mapping[str, Payload]) -> dict[str, dict[str, Payload]]:
+        """Uploads by client name, by the group that averages together."""
+        return grouped(uploads, lambda name: self._group(desk.members[name]))
+
     def _group(self, client: Client) -> str:
-        return group_of(self.declare(client).shapes)
+        return group_of(self.declare(client).shapes, question_of(client, self._names(client)))
 
     def _names(self, client: Client) -> list[str]:
         return part_names(client.module, self.part, exclude=self.exclude, with_norm=self.norm == "shared")

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from hetfed.bench import Bench, Desk
 from hetfed.client import Client, Tensors
 from hetfed.errors import PlanError
-from hetfed.exchanges.base import Exchange
+from hetfed.exchanges.base import Exchange, without_gradients
+from hetfed.exchanges.groups import check_question
 from hetfed.model import Output
-from hetfed.parts import NORM_LAYERS, WHOLE, inside, part_names, read_tensors, write_tensors
+from hetfed.parts import NORM_LAYERS, WHOLE, answers, inside, part_names, read_tensors, write_tensors
 from hetfed.payload import Declaration, Payload
 
 WINDOW = "window"
@@ -56,12 +57,18 @@ class Slices(Exchange):
         if absent is not None and absent.any():
             model.register_forward_hook(_Mask(absent))
 
+    @property
+    def changes_model(self) -> bool:
+        """What arrives is part of the model."""
+        return True
+
     def missing(self, client: Client) -> str | None:
         """A client needs parameters under the path."""
-        return None if self._names(client) else f"its model has no part {self.part!r}"
+        return without_gradients(client) or (None if self._names(client) else f"its model has no part {self.part!r}")
 
     def check(self, clients: Sequence[Client]) -> None:
-        """Every model must be a slice of the widest one's."""
+        """Every model must be a slice of the widest one's, and every head that is shared answer the same question."""
+        check_question([client for client in clients if answers(client.module, self._names(client))], "slices of a head")
         widest = _widest(clients)
         whole = self.declare(widest).shapes
         for client in clients:

@@ -17,6 +17,7 @@ from hetfed.data import Batch
 from hetfed.errors import PlanError
 from hetfed.evaluation import predict
 from hetfed.exchanges.base import Exchange
+from hetfed.exchanges.groups import check_question
 from hetfed.model import Output
 from hetfed.parts import inside, write_tensors
 from hetfed.payload import Declaration, Payload
@@ -64,7 +65,7 @@ class TeacherDistillation(Exchange):
         model.add_module(PROJECTORS, nn.ModuleDict({_module_name(name): layer for name, layer in projectors.items()}))
 
     def check(self, clients: Sequence[Client]) -> None:
-        """The teachers must be among the clients, and able to read what the students hold."""
+        """The teachers must be among the clients, ask what the students ask, and be able to read what these hold."""
         by_name = {client.name: client for client in clients}
         for name in self.teachers:
             if name not in by_name:
@@ -78,6 +79,7 @@ class TeacherDistillation(Exchange):
             for teacher in clients:
                 if self._teaches(teacher.name, student):
                     _check_readable(teacher, student)
+                    check_question([teacher, student], "predictions")
 
     def broadcast(self, desk: Desk, state: Tensors, client: Client) -> Payload | None:
         """The parameters of the client's teachers, whenever they are new."""

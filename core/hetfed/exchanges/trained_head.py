@@ -14,10 +14,8 @@ from hetfed.client import Client, Tensors
 from hetfed.errors import PlanError
 from hetfed.exchanges.base import Exchange
 from hetfed.exchanges.prototypes import Prototypes, class_means
-from hetfed.parts import part_names, read_tensors, write_tensors
+from hetfed.parts import HEAD, part_names, read_tensors, write_tensors
 from hetfed.payload import Declaration, Payload
-
-HEAD = "head"
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -36,14 +34,17 @@ class TrainedHead(Exchange):
     lr: PositiveFloat = 0.01
     batch_size: PositiveInt = 10
 
+    @property
+    def changes_model(self) -> bool:
+        """What arrives is part of the model."""
+        return True
+
     def missing(self, client: Client) -> str | None:
         """A client needs classes, features and a head."""
-        if not part_names(client.module, HEAD):
-            return "its model has no part 'head'"
-        return Prototypes().missing(client)
+        return Prototypes().missing(client) or (None if part_names(client.module, HEAD) else "its model has no part 'head'")
 
     def check(self, clients: Sequence[Client]) -> None:
-        """All must agree on the number of classes, the feature size and the head's shapes."""
+        """All must agree on the classes, the feature size and the head's shapes."""
         Prototypes().check(clients)
         first = clients[0]
         for client in clients[1:]:

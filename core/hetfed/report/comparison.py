@@ -6,6 +6,7 @@ import base64
 import json
 import os
 from collections.abc import Sequence
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,27 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hetfed.report import words
-from hetfed.report.plots import COLOURS, INK, new_axes, svg
-from hetfed.run.analyse import AlgorithmResult, Estimate, analyse, comparable
+from hetfed.report.markdown import comparison_tables
+from hetfed.report.plots import COLOURS, FAINT, INK, MARKERS, SHIFTS, new_axes, svg
+from hetfed.report.words import estimate, signed
+from hetfed.run.analyse import AlgorithmResult, analyse, comparable
 
-TEMPLATE, REPORT = "comparison.html.j2", "comparison.html"
+TEMPLATE, REPORT, TABLES = "comparison.html.j2", "comparison.html", "comparison.md"
 
 
 def write_comparison(out: Path, frame: pd.DataFrame, left_out: dict[str, str]) -> Path:
-    """Write `comparison.html` and its plots into the folder of a comparison; returns the page's path."""
+    """Write `comparison.html`, `comparison.md` and the plots into the folder of a comparison; returns the page's path."""
     results = analyse(frame)
     relative, first = not comparable(frame), frame.iloc[0]
     unit = str(first["unit"])
     label = "mean gain over training alone, %" if relative else f"mean test {first['metric']}{f', {unit}' if unit else ''}"
     better = "higher" if relative or first["higher_is_better"] else "lower"
-    pictures = {"algorithms.svg": draw_algorithms(results, label), "bytes.svg": draw_bytes(results, label)}
+    pictures = {
+        "algorithms.svg": draw_algorithms(results, label),
+        "bytes.svg": draw_bytes(results, label),
+        "clients.svg": draw_clients(results[0], label),
+    }
+    (out / TABLES).write_text(comparison_tables(results, label, relative=relative), encoding="utf-8")
     (out / "plots").mkdir(exist_ok=True)
     for name, picture in pictures.items():
         (out / "plots" / name).write_text(picture, encoding="utf-8")
@@ -80,19 +88,6 @@ def headline(results: Sequence[AlgorithmResult], *, relative: bool) -> list[str]
     return sentences
 
 
-def estimate(value: Estimate) -> str:
-    """A mean and its interval."""
-    if value.mean != value.mean:
-        return words.DASH
-    interval = "" if value.half_width != value.half_width else f" ± {words.number(value.half_width)}"
-    return f"{words.number(value.mean)}{interval}"
-
-
-def signed(value: float) -> str:
-    """A difference with its sign."""
-    return words.DASH if value != value else f"{value:+.3f}"  # noqa: PLR0124 (NaN)
-
-
 def draw_algorithms(results: Sequence[AlgorithmResult], label: str) -> str:
     """A row per algorithm: its mean with the interval over seeds, beside training alone and pooled."""
     figure, axes = new_axes(6.4, 0.9 + 0.27 * len(results))
@@ -111,6 +106,27 @@ def draw_algorithms(results: Sequence[AlgorithmResult], label: str) -> str:
     axes.set_xlabel(label, color=INK, parse_math=False)
     if axes.get_legend_handles_labels()[0]:
         figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=9)
+    return svg(figure)
+
+
+def draw_clients(result: AlgorithmResult, label: str) -> str:
+    """A row per client under one algorithm: its metric in each arm with the interval over seeds."""
+    figure, axes = new_axes(6.4, 0.95 + 0.42 * len(result.clients))
+    for arm in ("alone", "federated", "pooled"):
+        found = [(getattr(client, arm), row + SHIFTS[arm]) for row, client in enumerate(result.clients)]
+        known = [
+            (value.mean, 0 if isnan(value.half_width) else value.half_width, y) for value, y in found if not isnan(value.mean)
+        ]
+        if known:
+            means, halves, rows = zip(*known, strict=True)
+            axes.errorbar(means, rows, xerr=halves, fmt=MARKERS[arm], color=COLOURS[arm], label=arm, capsize=2, elinewidth=1)
+    axes.set_yticks(range(len(result.clients)))
+    axes.set_yticklabels([client.client for client in result.clients], parse_math=False, fontsize=10)
+    axes.set_ylim(len(result.clients) - 0.5, -0.5)
+    axes.set_xlabel(label, color=INK, parse_math=False)
+    axes.grid(axis="x", color=FAINT, linewidth=0.6)
+    if axes.get_legend_handles_labels()[0]:
+        figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=9.5)
     return svg(figure)
 
 

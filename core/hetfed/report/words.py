@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from hetfed.report.facts import ClientFacts, Facts
+from hetfed.run.analyse import Estimate
 from hetfed.run.arms import ARMS
 
 DASH = "–"
@@ -20,6 +21,19 @@ def number(value: float | None) -> str:
     if size > 1:
         return f"{value:#.4g}"
     return f"{value:.3f}" if size >= 0.01 or size == 0 else f"{value:.3g}"
+
+
+def signed(value: float) -> str:
+    """A difference with its sign."""
+    return DASH if value != value else f"{value:+.3f}"  # noqa: PLR0124 (NaN)
+
+
+def estimate(value: Estimate, form: Callable[[float], str] = number) -> str:
+    """A mean and its interval."""
+    if value.mean != value.mean:
+        return DASH
+    interval = "" if value.half_width != value.half_width else f" ± {number(value.half_width)}"
+    return f"{form(value.mean)}{interval}"
 
 
 def count(value: int) -> str:

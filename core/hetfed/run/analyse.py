@@ -60,7 +60,8 @@ class AlgorithmResult:
     `score` and `kept` are the means over clients, by seed; where clients differ in metric or unit they are mean gains over
     training alone in per cent, and `alone` is zero. `worst` is the client with the worst mean score. `gained` counts the
     clients whose mean gain is positive, of `judged`. `p` is that of Wilcoxon's signed-rank test of federated against alone
-    over all pairs of client and seed, NaN where they do not differ at all.
+    over all pairs of client and seed, NaN where they do not differ at all. `overall` is the median over seeds of the metric on
+    all clients' test data together, NaN where they answer different questions.
     """
 
     algorithm: str
@@ -74,6 +75,7 @@ class AlgorithmResult:
     gained: int
     judged: int
     p: float
+    overall: float
     bytes: float
     seconds: float
 
@@ -121,6 +123,7 @@ def _algorithm(name: str, rows: pd.DataFrame, relative: bool) -> AlgorithmResult
         sum(client.gain.mean > 0 for client in judged),
         len(judged),
         _p_value(rows["gain"].dropna().to_numpy()),
+        float(rows.groupby("seed")["overall"].first().astype(float).median()),
         float(totals["bytes"].mean()),
         float(totals["seconds"].mean()),
     )
@@ -166,6 +169,7 @@ def as_records(results: Sequence[AlgorithmResult]) -> list[dict[str, Any]]:
             "worst": r.worst[1],
             "gained": f"{r.gained}/{r.judged}",
             "p": r.p,
+            "overall": r.overall,
             "bytes": r.bytes,
             "seconds": r.seconds,
         }

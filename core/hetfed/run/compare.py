@@ -15,7 +15,7 @@ from hetfed.composition import seat
 from hetfed.errors import PlanError, RunFolderError
 from hetfed.evaluation import Outcome
 from hetfed.participation import Participation, Presence
-from hetfed.plan import AlgorithmTable, Plan, named_algorithm
+from hetfed.plan import Plan
 from hetfed.run.arms import ALONE, FEDERATED, FINETUNED, POOLED, kept_arm
 from hetfed.run.execute import load_clients
 from hetfed.run.folder import PLAN, SUMMARY, RunFolder, write_bytes, write_json
@@ -129,7 +129,7 @@ def read_comparison(out: Path) -> tuple[pd.DataFrame, dict[str, str]]:
         if not (out / name).is_file():
             raise RunFolderError("no ended comparison here", file=out / name, remedy="Run the comparison to its end.")
     # A client may be called "NA" or "007".
-    missing = {arm: [""] for arm in (ALONE, FEDERATED, FINETUNED, POOLED, "kept")}
+    missing = {arm: [""] for arm in (ALONE, FEDERATED, FINETUNED, POOLED, "overall", "kept")}
     frame = pd.read_csv(out / COMPARISON, dtype={"client": str}, keep_default_na=False, na_values=missing)
     left_out: dict[str, str] = json.loads((out / ABOUT).read_text(encoding="utf-8"))["left_out"]
     return frame, left_out
@@ -141,11 +141,7 @@ def under(plan: Plan, algorithm: str) -> Plan:
     Raises:
         PlanError: there is none of that name.
     """
-    if algorithm == OWN:
-        return plan
-    named_algorithm(algorithm, {})
-    table = plan.federation.model_copy(update={"algorithm": AlgorithmTable(name=algorithm)})
-    return plan.model_copy(update={"federation": table, "exchange": (), "phase": ()})
+    return plan.model_copy(update={"variant": {}}) if algorithm == OWN else plan.under(algorithm)
 
 
 def _leave_rows(comparison: Comparison, out: Path) -> pd.DataFrame:
@@ -192,6 +188,7 @@ def _row(algorithm: str, seed: int, client: dict[str, Any], alone: dict[str, Any
         FEDERATED: client[FEDERATED],
         FINETUNED: client[FINETUNED],
         POOLED: alone[POOLED],
+        "overall": summary["overall"][FEDERATED],
         "kept": None if kept is None else outcomes[kept].value,
         "kept_arm": kept,
         "bytes": sum(summary["communication_bytes"].values()),

@@ -16,8 +16,8 @@ from safetensors.torch import save
 from hetfed.client import Client, ClientState
 from hetfed.composition import Composition, Seating, seat
 from hetfed.errors import PlanError
-from hetfed.evaluation import Outcome, evaluate, predict
-from hetfed.federation import Federation, FederationState, Upload, advance, start
+from hetfed.evaluation import Outcome, evaluate, judge, predict, together
+from hetfed.federation import Federation, FederationState, Upload, advance, conclude, start
 from hetfed.participation import Participation, Presence
 from hetfed.plan import Plan
 from hetfed.pooled import kinds_of, train_pooled
@@ -27,7 +27,7 @@ from hetfed.run.checkpoint import load_state, save_state
 from hetfed.run.folder import LEDGER, ROUNDS, SUMMARY, RunFolder, write_bytes, write_json
 from hetfed.run.ledger import Ledger
 from hetfed.run.progress import Listener
-from hetfed.run.summary import summarise
+from hetfed.run.summary import finite, summarise
 from hetfed.vertical import Vertical
 
 
@@ -49,6 +49,7 @@ class Prepared:
             table.seed,
             quorum=table.quorum,
             participation=self.plan.participation,
+            select=table.select,
         )
 
     def apart(self) -> Federation:
@@ -63,7 +64,8 @@ class Prepared:
         """Nobody is asked or waited for: every client trains in every round."""
         there = [c if c.presence == Presence() else replace(c, presence=Presence()) for c in clients]
         participation = Participation(tolerate_failures=self.plan.participation.tolerate_failures)
-        return Federation.of(there, Composition(), rounds, self.plan.federation.seed, participation=participation)
+        table = self.plan.federation
+        return Federation.of(there, Composition(), rounds, table.seed, participation=participation, select=table.select)
 
 
 def prepare(plan: Plan, vertical: Vertical, data_dir: Path | None, file: str) -> Prepared:
@@ -108,10 +110,12 @@ def execute(prepared: Prepared, name: str, folder: RunFolder, listener: Listener
     kept = {c.name: kept_arm(by_client[c.name], higher_is_better=c.task.higher_is_better) for c in prepared.clients}
     for client, arm in kept.items():
         _leave_model(client, arms[arm or FEDERATED], by_client[client], arm or FEDERATED, folder)
+    overall = {name: finite(arm.overall()) for name, arm in arms.items()}
     _write_rounds({name: arm.state for name, arm in arms.items()}, folder)
     summary = summarise(
         name, plan, clients=prepared.clients, seating=prepared.seating, federated=federated, outcomes=by_client, kept=kept
     )
+    summary["overall"] = overall
     summary["seconds"] = round(time.perf_counter() - began, 2)
     write_json(folder.path / SUMMARY, summary)
     write_report(folder)
@@ -134,8 +138,17 @@ class Arm:
         if not state.best:
             return Outcome(note="it never completed a round")
         client.module.load_state_dict(state.best)
-        selection, test = (evaluate(client.module, client.task, part) for part in (client.data.validation, client.data.test))
+        selection = evaluate(client.module, client.task, client.data.validation)
+        test = judge(predict(client.module, client.data.test), client.task, client.data.test)
         return Outcome.of(test, state.best_round, selection)
+
+    def overall(self) -> float | None:
+        """The metric on the test data of all clients together, each judged by its own model; None where that makes no sense."""
+        said = []
+        for client in self.clients:
+            client.module.load_state_dict(self.state.clients[client.name].best or self.state.clients[client.name].model)
+            said.append(predict(client.module, client.data.test))
+        return together(said, self.clients)
 
 
 def _as_found(federated: FederationState) -> FederationState:
@@ -180,7 +193,7 @@ def _federate(
                 listener.say(f"round {row.round}: the turn of {row.client} failed: {row.failed}")
         values = {row.client: row.validation for row in latest}
         listener.round_done(arm, state.round, values=values, metric=federation.clients[0].task.metric)
-    return state
+    return conclude(federation, state)
 
 
 def _leave_model(name: str, arm: Arm, outcomes: Mapping[str, Outcome], kept: str, folder: RunFolder) -> None:

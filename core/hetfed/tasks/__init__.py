@@ -9,5 +9,6 @@ from hetfed.tasks.classification import Classification  # noqa: E402
 from hetfed.tasks.forecasting import Forecasting  # noqa: E402
 from hetfed.tasks.further import WithFurther  # noqa: E402
 from hetfed.tasks.regression import Regression  # noqa: E402
+from hetfed.tasks.survival import Survival  # noqa: E402
 
-__all__ = ["Classification", "Forecasting", "Metrics", "Regression", "Task", "WithFurther"]
+__all__ = ["Classification", "Forecasting", "Metrics", "Regression", "Survival", "Task", "WithFurther"]

@@ -1,0 +1,46 @@
+"""A comparison as tables in Markdown, to be put into a document."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from hetfed.report.words import estimate, number, signed
+from hetfed.run.analyse import AlgorithmResult, ClientResult
+
+
+def comparison_tables(results: Sequence[AlgorithmResult], label: str, *, relative: bool) -> str:
+    """A row per algorithm, the best first; then a row per client under each of them."""
+    gain = [] if relative else ["gain over alone"]
+    head = ["algorithm", label, *gain, "kept", "worst client", "clients that gain", "p", "all together", "MiB"]
+    parts = [_table(head, (_algorithm(result, relative=relative) for result in results))]
+    for result in results:
+        head = ["client", "alone", "federated", "pooled", "gain over alone" + (", %" if relative else ""), "seeds won"]
+        parts.append(f"Under {result.algorithm}:\n\n{_table(head, map(_client, result.clients))}")
+    return "\n".join(parts)
+
+
+def _algorithm(result: AlgorithmResult, *, relative: bool) -> list[str]:
+    gain = [] if relative else [estimate(result.gain, signed)]
+    worst = f"{number(result.worst[1])} ({result.worst[0]})"
+    gained, sent = f"{result.gained} of {result.judged}", f"{result.bytes / 2**20:.3g}"
+    return [
+        result.algorithm,
+        estimate(result.score),
+        *gain,
+        number(result.kept.mean),
+        worst,
+        gained,
+        number(result.p),
+        number(result.overall),
+        sent,
+    ]
+
+
+def _client(result: ClientResult) -> list[str]:
+    arms = [number(arm.mean) for arm in (result.alone, result.federated, result.pooled)]
+    return [result.client, *arms, estimate(result.gain, signed), f"{result.wins} of {result.seeds}"]
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)

@@ -1,0 +1,76 @@
+"""When?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hetfed.data import Batch, Examples
+from hetfed.model import Output
+from hetfed.tasks.base import Metrics
+
+
+@dataclass(frozen=True)
+class Survival:
+    """The time until an event, which for some has not come by the end of observation (right-censored).
+
+    The target is (b, 2): 1 where the event was seen, else 0, and the time of the event or of the end of observation, in `unit`.
+    Logits are (b, 1), the logarithm of the risk, up to a constant.
+    """
+
+    event: str = "death"
+    unit: str = "days"
+    metric: str = "C-index"
+    higher_is_better: bool = True
+    class_count: int = 0
+
+    @property
+    def question(self) -> str:
+        """The event and the unit of time."""
+        return f"when ({self.event}, {self.unit})?"
+
+    def loss(self, output: Output, batch: Batch) -> Tensor | None:
+        """The mean over the batch of the negative logarithm of Cox's partial likelihood (Cox 1972), ties after Breslow.
+
+        None where no event was seen: such a batch says nothing of who is at risk.
+        """
+        event, time = batch.target.unbind(dim=1)
+        if not event.any():
+            return None
+        order = torch.argsort(time, descending=True, stable=True)
+        risk, event, time = output.logits[:, 0][order], event[order], time[order]
+        # Everybody who is still observed at that time is at risk, those with the same time included.
+        last = torch.searchsorted(-time, -time, right=True) - 1
+        at_risk = torch.logcumsumexp(risk, dim=0)[last]
+        return ((at_risk - risk) * event).mean()
+
+    def distillation_loss(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        """Squared distance of the risks, each less its mean over the batch: a constant means nothing."""
+        teacher = teacher.detach()
+        return F.mse_loss(student - student.mean(dim=0), teacher - teacher.mean(dim=0))
+
+    def classes(self, batch: Batch) -> Tensor | None:
+        """None: times have no classes."""
+        return None
+
+    def metrics(self, output: Output, examples: Examples) -> Metrics:
+        """Harrell's C-index: how often, of two patients, the one with the higher risk has the event first."""
+        # It takes a second to import.
+        from lifelines.utils import concordance_index
+
+        event, time = examples.target.unbind(dim=1)
+        try:
+            value = concordance_index(time.numpy(), -output.logits[:, 0].numpy(), event.numpy())
+        except ZeroDivisionError:
+            return Metrics({"C-index": None}, {"C-index": "of no two patients it is known who had the event first"})
+        return Metrics({"C-index": float(value)})
+
+    def table(self, output: Output, examples: Examples) -> pd.DataFrame:
+        """One row per patient: whether and when the event was seen, and the logarithm of the risk."""
+        event, time = examples.target.unbind(dim=1)
+        columns = {"id": list(examples.ids), self.event: event.int().numpy(), self.unit: time.numpy()}
+        return pd.DataFrame({**columns, "risk": output.logits[:, 0].numpy()})
