@@ -24,9 +24,10 @@ def load_breast(folder: Path) -> Cohort:
 
 
 def load_pair(folder: Path) -> Cohort:
-    """Both as one question of four classes, without the publisher's splits: what is on this image?
+    """Both as one question of four classes: what is on this image?
 
-    `folder` stands beside those of the two data sets that it joins.
+    To be partitioned, it has no official split; the publisher's parts are its sites ("train", "validation", "test"), so that one of
+    them can be put aside. `folder` stands beside those of the two data sets that it joins.
     """
     parts = [load_pneumonia(folder.parent / "pneumoniamnist"), load_breast(folder.parent / "breastmnist")]
     names = tuple(f"{place}, {name}" for part, place in zip(parts, ("chest", "breast"), strict=True) for name in _classes(part))
@@ -34,7 +35,7 @@ def load_pair(folder: Path) -> Cohort:
     return Cohort(
         name=folder.name,
         patient=np.concatenate([part.patient for part in parts]),
-        site=np.concatenate([part.site for part in parts]),
+        site=np.concatenate([part.official_split for part in parts if part.official_split is not None]),
         modalities={"image": np.concatenate([part.modalities["image"] for part in parts])},
         labels={"finding": labels},
         classes={"finding": names},

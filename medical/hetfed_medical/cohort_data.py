@@ -146,12 +146,13 @@ def _own_samples(cohort: Cohort, table: HospitalData, label: str, seed: int) -> 
     return own
 
 
-def _part(own: Cohort, label: str, asked: Partition, seed: int) -> Index:
+def _part(own: Cohort, label: str, asked: Partition, plan_seed: int) -> Index:
     """The samples of one part; those of a patient stay together."""
+    seed = plan_seed if asked.seed is None else asked.seed
 
     def deal(label: NDArray[np.int64]) -> list[Index]:
         if asked.kind == "dirichlet":
-            return partition.dirichlet(label, asked.clients, asked.alpha, seed)
+            return partition.dirichlet(label, asked.clients, asked.alpha, seed, asked.minimum)
         if asked.kind == "quantity":
             return partition.quantity(len(label), asked.clients, asked.alpha, seed)
         return partition.classes_per_client(label, asked.clients, asked.classes, seed)

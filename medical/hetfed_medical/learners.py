@@ -23,7 +23,7 @@ LEARNERS = {
     "random-forest": Row("sklearn.ensemble", "RandomForestClassifier", {"n_estimators": 200, "min_samples_leaf": 2}),
     "extra-trees": Row("sklearn.ensemble", "ExtraTreesClassifier", {"n_estimators": 200, "min_samples_leaf": 2}),
     "gradient-boosting": Row("sklearn.ensemble", "HistGradientBoostingClassifier", {"max_iter": 50, "min_samples_leaf": 5}),
-    "svm": Row("sklearn.svm", "SVC", {"probability": True}),
+    "svm": Row("sklearn.svm", "SVC", {}),
     "logistic-regression": Row("sklearn.linear_model", "LogisticRegression", {"C": 0.01, "max_iter": 1000}),
 }
 """The `learner` of a model table."""
@@ -42,4 +42,15 @@ def new_learner(name: str, settings: Mapping[str, Any], key: str, *seed_path: ob
     except TypeError as error:
         remedy = f"scikit-learn's documentation of {row.name} lists what it takes."
         raise PlanError(str(error), key=f"{key}.model.settings", value=dict(settings), remedy=remedy) from None
-    return estimator
+    return _with_probabilities(estimator, seed) if name == "svm" else estimator
+
+
+def _with_probabilities(estimator: Estimator, seed: int) -> Estimator:
+    """The same, its decisions turned into probabilities by cross-validation (Platt 1999)."""
+    from sklearn.calibration import CalibratedClassifierCV
+    from sklearn.model_selection import StratifiedKFold
+
+    # Shuffled, as own examples come before those of a lesson.
+    folds = StratifiedKFold(3, shuffle=True, random_state=seed)
+    calibrated: Estimator = CalibratedClassifierCV(estimator, ensemble=False, cv=folds)
+    return calibrated

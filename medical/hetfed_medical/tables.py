@@ -29,7 +29,8 @@ class Partition(_Strict):
     """One of `clients` parts of a data set that has no hospitals of its own; `part` counts from 0.
 
     "dirichlet" skews the classes (Hsu et al. 2019), "quantity" the sizes: both more, the smaller `alpha`; "classes" gives each
-    part only some classes.
+    part only some classes. Of a Dirichlet draw every part has at least `minimum` samples. The draw is that of the plan's seed, or
+    of a `seed` of its own.
     """
 
     kind: Literal["dirichlet", "quantity", "classes"] = "dirichlet"
@@ -37,6 +38,8 @@ class Partition(_Strict):
     part: NonNegativeInt
     alpha: PositiveFloat = 1.0
     classes: PositiveInt = 1
+    minimum: PositiveInt = 10
+    seed: NonNegativeInt | None = None
 
     @model_validator(mode="after")
     def _part_is_one_of_them(self) -> Partition:

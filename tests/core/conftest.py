@@ -69,6 +69,6 @@ def toy_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
         (study / f"{kind}.toml").write_text(toy.SAMPLE, encoding="utf-8")
     monkeypatch.syspath_prepend(site)
     # For processes that are started from a test.
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), str(Path(toy.__file__).parent)]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), str(Path(toy.__file__).parent)]), prepend=os.pathsep)
     yield site
     sys.modules.pop("toy_plugin", None)

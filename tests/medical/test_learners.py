@@ -1,0 +1,100 @@
+"""Scikit-learn's classifiers by name, and hospitals that have one instead of a network."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+import torch
+from sklearn.base import clone
+
+from hetfed.data import Examples
+from hetfed.errors import PlanError
+from hetfed.evaluation import predict
+from hetfed.learner import Learner
+from hetfed.plan import read_plan
+from hetfed.pooled import kinds_of
+from hetfed.run.execute import load_clients
+from hetfed.seeding import generator
+from hetfed.tasks import Classification
+from hetfed_medical import vertical
+from hetfed_medical.learners import LEARNERS, new_learner
+from hetfed_medical.tables import LearnerName
+
+TASK = Classification(("a", "b", "c"))
+WARDS = """
+[defaults.data]
+dataset = "sample-hospitals"
+modalities = ["genes"]
+limit = 60
+[defaults.model]
+learner = "random-forest"
+[[client]]
+name = "north"
+data = { sites = ["north"] }
+[[client]]
+name = "south"
+data = { sites = ["south"] }
+model = { settings = { n_estimators = 7 } }
+[[client]]
+name = "west"
+data = { sites = ["west"] }
+"""
+
+
+def examples(n: int) -> Examples:
+    """Three clouds."""
+    target = torch.arange(n) % 3
+    x = torch.randn(n, 4, generator=generator("clouds", n)) + 3 * torch.nn.functional.one_hot(target, 4)
+    return Examples({"genes": x}, target, [str(i) for i in range(n)])
+
+
+def test_a_plan_may_name_each_and_no_other() -> None:
+    assert set(get_args(LearnerName)) == set(LEARNERS)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_each_learns_answers_with_probabilities_and_takes_a_lesson(name: str) -> None:
+    public = examples(12)
+    model = Learner(new_learner(name, {}, "client 'x'", 0), TASK, examples(60), public)
+    test = examples(33)
+    logits = predict(model, test).logits
+    assert (logits.argmax(dim=1) == test.target).float().mean() > 0.7
+    assert torch.allclose(logits.exp().sum(dim=1), torch.ones(33), atol=0.01)
+    turned = torch.nn.functional.one_hot((public.target + 1) % 3, 3) * 20.0
+    model.digest(turned, weight=50.0)
+    assert (predict(model, public).logits.argmax(dim=1) == (public.target + 1) % 3).float().mean() > 0.5
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_chance_is_that_of_the_seed(name: str) -> None:
+    same = [Learner(new_learner(name, {}, "x", 0, "north"), TASK, examples(60)) for _ in range(2)]
+    one, other = (predict(model, examples(33)).logits for model in same)
+    assert torch.equal(one, other)
+
+
+def test_settings_are_the_classifier_s_own() -> None:
+    forest = new_learner("random-forest", {"n_estimators": 7}, "client 'x'", 0)
+    assert (forest.n_estimators, forest.min_samples_leaf) == (7, 2)
+    assert clone(forest).get_params() == forest.get_params()
+    with pytest.raises(PlanError, match=r"client 'x'\.model\.settings: .*'trees'.*RandomForestClassifier lists what it takes"):
+        new_learner("random-forest", {"trees": 7}, "client 'x'", 0)
+
+
+def test_hospitals_with_other_settings_are_of_another_kind() -> None:
+    clients = load_clients(read_plan(WARDS, "x"), vertical, None)
+    assert [sorted(client.name for client in kind) for kind in kinds_of(clients)] == [["north", "west"], ["south"]]
+    assert [client.about["model"] for client in clients] == [
+        "learner: random-forest",
+        "learner: random-forest, n_estimators: 7",
+        "learner: random-forest",
+    ]
+    assert all(client.common is None for client in clients)
+
+
+def test_two_hospitals_do_not_draw_the_same_trees() -> None:
+    north, _, west = load_clients(read_plan(WARDS, "x"), vertical, None)
+    assert north.module.estimator.random_state != west.module.estimator.random_state
+    again = replace(north).module.estimator
+    assert again.random_state == north.module.estimator.random_state
