@@ -89,13 +89,18 @@ def test_a_step_has_the_clients_it_names_or_all() -> None:
 
 
 def test_a_seated_step_names_its_clients_and_who_is_left_out_and_why() -> None:
-    clients = [toy.client("a"), without_classes("b"), replace(toy.client("c"), public=None)]
-    seating = seat(compose(Prototypes(), SharedParameters("head"), LogitDistillation(), name="mix"), clients)
+    clients = [
+        toy.client("a"),
+        replace(without_classes("b"), public=None),
+        replace(toy.client("c"), public=None),
+        toy.client("d"),
+    ]
+    seating = seat(compose(Prototypes(), SharedParameters("encoder"), LogitDistillation(), name="mix"), clients)
     assert seating.composition.name == "mix"
-    assert [step.clients for step in seating.composition] == [("a", "c"), ("a", "b", "c"), ("a", "b")]
+    assert [step.clients for step in seating.composition] == [("a", "c", "d"), ("a", "b", "c", "d"), ("a", "d")]
     assert seating.left_out == {
         "prototypes": {"b": "its task has no classes"},
-        "logit-distillation": {"c": "it holds no public inputs"},
+        "logit-distillation": dict.fromkeys("bc", "it holds no public inputs"),
     }
     assert seat(seating.composition, clients).composition == seating.composition
 

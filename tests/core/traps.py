@@ -18,10 +18,10 @@ from hetfed.aggregation import weighted_mean
 from hetfed.client import Client, Tensors, new_state
 from hetfed.composition import seat
 from hetfed.exchanges import DistilledParameters, FeatureGenerator, MutualLearning, SharedParameters, TrainedPrototypes
-from hetfed.exchanges.companions import COMPANION
 from hetfed.exchanges.trained_head import TrainedHead
 from hetfed.federation import Federation, advance, start
 from hetfed.model import Output
+from hetfed.parts import COMPANION
 from hetfed.plan import named_algorithm
 from hetfed.training import Training
 

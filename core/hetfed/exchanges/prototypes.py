@@ -60,7 +60,7 @@ class Prototypes(Exchange):
                     f"{classes_and_features(first)} at the one and {classes_and_features(client)} at the other",
                     remedy="Give their models the same feature size and their tasks the same classes.",
                 )
-        check_question(clients, "prototypes")
+        check_question(clients, "what their classes look like")
 
     def start(self, desk: Desk) -> Tensors:
         """No class has been seen."""
