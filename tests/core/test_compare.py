@@ -131,7 +131,7 @@ def test_who_trains_alone_is_neither_chosen_nor_waited_for(tmp_path: Path) -> No
     assert {client.presence for client in plan.client} == {Presence()}
     frame, usual = (compare(text, tmp_path / str(i), algorithms=["plan"]) for i, text in enumerate((QUICK + rare, QUICK)))
     pd.testing.assert_series_equal(frame["alone"], usual["alone"])
-    assert frame["federated"].isna().any()
+    assert (frame["bytes"] < usual["bytes"]).all()
 
 
 def test_what_has_ended_is_not_run_again(tmp_path: Path) -> None:
@@ -231,7 +231,27 @@ def test_another_algorithm_replaces_exchanges_and_nothing_else() -> None:
     assert [type(step.exchange).__name__ for step in other.composition()] == ["SharedParameters"]
     assert other.composition().name == "fedprox"
     assert (other.client, other.federation.rounds) == (plan.client, plan.federation.rounds)
-    assert under(plan, "plan") is plan
+    assert under(plan, "plan") == plan
+
+
+def test_each_algorithm_has_the_settings_of_its_variant() -> None:
+    variants = """
+[variant.alone]
+training = { lr = 0.5 }
+[variant.fedprox]
+settings = { mu = 0.3 }
+training = { batch_size = 4 }
+"""
+    found = settled(QUICK + variants, "fedprox", "plan", "fedavg")
+    (step,) = found.variants["fedprox"].composition()
+    assert step.exchange.proximal == 0.3
+    trained = {name: plan.client[2].training for name, plan in {"alone": found.baseline, **found.variants}.items()}
+    assert {name: (t.lr, t.batch_size, t.momentum) for name, t in trained.items()} == {
+        "alone": (0.5, 32, 0.5),
+        "fedprox": (0.001, 4, 0.5),
+        "plan": (0.001, 32, 0.5),
+        "fedavg": (0.001, 32, 0.5),
+    }
 
 
 def test_every_seed_begins_with_training_alone() -> None:

@@ -21,6 +21,7 @@ HOSPITALS = {
     "glioma-molecular": {"DU", "HT", "CS", "FG", "S9", "06", "DB", "QH"},
     "glioma-mixed": {"DU", "HT", "S9", "DB", "06"},
     "brca-survival": {f"region {number}" for number in range(6)},
+    "eight-architectures": {f"{number:02d}" for number in range(1, 21)},
     "xray-ultrasound": {"X-ray 1", "X-ray 2", "X-ray 3", "Ultrasound 1", "Ultrasound 2"},
 }
 LAYERS = {
@@ -121,6 +122,18 @@ def test_networks_and_forests_meet_in_what_they_say_of_the_public_patients(prepa
     assert all(shapes == {"logits": (len(public), 2)} for shapes in said.values()) and len(public) > 0
     used = {site for client in found.plan.client for site in client.data["sites"]}
     assert not used & set(found.plan.public["sites"])
+
+
+def test_twenty_clients_have_eight_architectures_one_feature_size_and_no_image_twice(prepared):
+    found = prepared("eight-architectures")
+    assert len({str(client.module) for client in found.clients}) == 8
+    assert {client.probe.features.shape[1] for client in found.clients} == {64}
+    for label in ("prototypes", "logit-distillation"):
+        said, left_out = shared(found, label)
+        assert set(said) == HOSPITALS["eight-architectures"] and not left_out
+    samples = [set(client.data.train.inputs["image"].flatten(1).sum(dim=1).tolist()) for client in found.clients]
+    assert sum(map(len, samples)) == len(set.union(*samples)) > 1000
+    assert len({tuple(client.public.ids) for client in found.clients}) == 1
 
 
 def test_xray_and_ultrasound_share_a_backbone_and_not_a_question(prepared):

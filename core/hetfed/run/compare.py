@@ -89,9 +89,10 @@ def settle(launcher: Launcher, plan: Plan, file: str, *, algorithms: Sequence[st
 
 def _baseline(plan: Plan) -> Plan:
     """`plan` with everybody training alone, in every round: there is nobody to be asked or waited for."""
+    alone = under(plan, ALONE)
     participation = Participation(tolerate_failures=plan.participation.tolerate_failures)
-    clients = tuple(client.model_copy(update={"presence": Presence()}) for client in plan.client)
-    everyone = under(plan, ALONE).model_copy(update={"participation": participation, "client": clients})
+    clients = tuple(client.model_copy(update={"presence": Presence()}) for client in alone.client)
+    everyone = alone.model_copy(update={"participation": participation, "client": clients})
     return everyone.with_federation(alone=False, finetune=0)
 
 
