@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -123,7 +122,7 @@ def _algorithm(name: str, rows: pd.DataFrame, relative: bool) -> AlgorithmResult
         sum(client.gain.mean > 0 for client in judged),
         len(judged),
         _p_value(rows["gain"].dropna().to_numpy()),
-        float(rows.groupby("seed")["overall"].first().astype(float).median()),
+        _median(rows.groupby("seed")["overall"].first().astype(float)),
         float(totals["bytes"].mean()),
         float(totals["seconds"].mean()),
     )
@@ -142,6 +141,11 @@ def _mean_by_seed(rows: pd.DataFrame, column: str) -> Estimate:
     return Estimate.of([group[column].mean(skipna=False) for _, group in usable.groupby("seed")])
 
 
+def _median(values: pd.Series[float]) -> float:
+    known = values.dropna()
+    return float(known.median()) if len(known) else float("nan")
+
+
 def _worst(clients: Sequence[ClientResult], sign: float, relative: bool) -> tuple[str, float]:
     if not clients:
         return "", float("nan")
@@ -153,25 +157,3 @@ def _p_value(gains: Values) -> float:
     if len(gains) < 2 or not gains.any():
         return float("nan")
     return float(stats.wilcoxon(gains, zero_method="zsplit").pvalue)
-
-
-def as_records(results: Sequence[AlgorithmResult]) -> list[dict[str, Any]]:
-    """One flat record per algorithm, for a table."""
-    return [
-        {
-            "algorithm": r.algorithm,
-            "mean": r.score.mean,
-            "half_width": r.score.half_width,
-            "gain": r.gain.mean,
-            "gain_half_width": r.gain.half_width,
-            "kept": r.kept.mean,
-            "worst_client": r.worst[0],
-            "worst": r.worst[1],
-            "gained": f"{r.gained}/{r.judged}",
-            "p": r.p,
-            "overall": r.overall,
-            "bytes": r.bytes,
-            "seconds": r.seconds,
-        }
-        for r in results
-    ]
