@@ -30,7 +30,7 @@ class FeatureMeans(Exchange):
     weight: PositiveFloat = 1.0
 
     def missing(self, client: Client) -> str | None:
-        return "its model gives no features" if client.probe.features is None else None
+        return super().missing(client) or ("its model gives no features" if client.probe.features is None else None)
 
     def broadcast(self, desk: Desk, state: Tensors, client: Client) -> Payload | None:
         return Payload(state) if state else None
