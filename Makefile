@@ -32,6 +32,8 @@ test: lint
 
 bench: install
 	$(BIN)/python tests/benchmarks/round_overhead.py
+	$(BIN)/python tests/benchmarks/algorithm_cost.py
+	$(BIN)/python tests/benchmarks/scale.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .coverage

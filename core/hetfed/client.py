@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,9 @@ from hetfed.tasks import Metrics, Task
 from hetfed.training import Augment, Training
 
 Tensors = dict[str, Tensor]
+LIVE = 64
+"""How many clients have a live module at a time: what is a cache need not grow with the number of clients."""
+_live: deque[ref[Client]] = deque()
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +55,12 @@ class Client:
 
     @cached_property
     def module(self) -> nn.Module:
-        """The live module that a turn works with; between turns its tensors mean nothing."""
+        """The live module that a turn works with; between turns its tensors mean nothing, and it may be built anew."""
+        _live.append(ref(self))
+        if len(_live) > LIVE:
+            oldest = _live.popleft()()
+            if oldest is not None:
+                vars(oldest).pop("module", None)
         return self.new_model("module", self.name)
 
     @cached_property

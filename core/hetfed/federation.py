@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from hetfed.bench import Desk
 from hetfed.client import Client, ClientState, Tensors, new_state
@@ -47,9 +48,15 @@ class Federation:
         ordered = tuple(sorted(clients, key=lambda client: client.name))
         return Federation(ordered, composition.over(rounds), rounds, seed, quorum, participation or Participation(), select)
 
-    def members(self, step: Step) -> list[Client]:
-        """Those who take part in `step`."""
-        return [client for client in self.clients if step.includes(client)]
+    @cached_property
+    def members(self) -> Mapping[str, Mapping[str, Client]]:
+        """Those who take part in each step, by its label and their names."""
+        return {step.label: {c.name: c for c in self.clients if step.includes(c)} for step in self.composition}
+
+    @cached_property
+    def peers(self) -> Mapping[str, Client]:
+        """The clients by name."""
+        return {client.name: client for client in self.clients}
 
     def duration(self, client: Client, round_number: int) -> float:
         """How long the client's local training takes in a round, in units of its `presence.speed`."""
@@ -58,12 +65,11 @@ class Federation:
 
     def round(self, number: int) -> Round:
         """What every turn of a round needs to know."""
-        peers = {client.name: client for client in self.clients}
-        return Round(number, self.rounds, self.seed, self.composition, peers, self.select)
+        return Round(number, self.rounds, self.seed, self.composition, self.peers, self.select)
 
     def desk(self, step: Step, round_number: int, mixing: float = 1.0) -> Desk:
         """The server's desk for `step` in a round."""
-        return Desk({client.name: client for client in self.members(step)}, self.seed, round_number, mixing)
+        return Desk(self.members[step.label], self.seed, round_number, mixing)
 
 
 @dataclass(frozen=True)
@@ -192,23 +198,22 @@ def advance(
     return FederationState(this.number, server, clients, rows, pending)
 
 
-def conclude(federation: Federation, state: FederationState) -> FederationState:
+def conclude(federation: Federation, state: FederationState) -> None:
     """After the last round: what came of the last uploads reaches every client, as far as it is part of a model, and is judged.
 
-    It stands in the rows as one more round, without training.
+    It stands in the rows as one more round, without training. `state` itself changes, client by client: a second state of all
+    of them at once might not fit into memory.
     """
     this = federation.round(federation.rounds + 1)
     lasting = {step.label for step in federation.composition if step.exchange.changes_model}
     known = {row.client for row in state.rows if not row.failed}
-    clients, rows = dict(state.clients), list(state.rows)
     for client in federation.clients:
         sent = _inbox(federation, state, client, this.number, newcomer=client.name not in known)
         inbox = {label: encoded for label, encoded in sent.items() if label in lasting}
         if inbox:
-            turn = take_in(Job(client, clients[client.name], inbox), this)
-            clients[client.name] = turn.state
-            rows.append(_row(this.number, client.name, turn, sum(map(len, inbox.values()))))
-    return replace(state, clients=clients, rows=rows)
+            turn = take_in(Job(client, state.clients[client.name], inbox), this)
+            state.clients[client.name] = turn.state
+            state.rows.append(_row(this.number, client.name, turn, sum(map(len, inbox.values()))))
 
 
 def _jobs(federation: Federation, state: FederationState, this: Round, inboxes: dict[str, dict[str, bytes]]) -> Iterator[Job]:
@@ -238,7 +243,7 @@ def _inbox(
 def _receive(federation: Federation, parcel: Parcel, round_number: int) -> Upload:
     """Decode and check one upload."""
     upload = Upload(round_number, parcel.client, parcel.exchange, parcel.encoded, sent=parcel.sent)
-    client = next(client for client in federation.clients if client.name == parcel.client)
+    client = federation.peers[parcel.client]
     try:
         step = next((step for step in federation.composition.of(client) if step.label == parcel.exchange), None)
         if step is None or not step.uploads(parcel.sent):
@@ -269,7 +274,7 @@ def _aggregate(
         mine = sorted((u for u in uploads if u.exchange == step.label), key=lambda upload: upload.client)
         accepted = {u.client: u.contents for u in mine if u.contents is not None and u.refused is None}
         if len(accepted) >= max(federation.quorum, 1):
-            members = len(federation.members(step))
+            members = len(federation.members[step.label])
             arrived = sum(payload.discount for payload in accepted.values())
             mixing = min(arrived / members, 1.0) if federation.participation.asynchronous else 1.0
             desk = federation.desk(step, round_number, mixing)

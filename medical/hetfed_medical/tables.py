@@ -29,8 +29,8 @@ class Partition(_Strict):
     """One of `clients` parts of a data set that has no hospitals of its own; `part` counts from 0.
 
     "dirichlet" skews the classes (Hsu et al. 2019), "quantity" the sizes: both more, the smaller `alpha`; "classes" gives each
-    part only some classes. Of a Dirichlet draw every part has at least `minimum` samples. The draw is that of the plan's seed, or
-    of a `seed` of its own.
+    part only some classes. Of a Dirichlet draw every part has at least `minimum` samples. The draw is that of the plan's seed,
+    or of a `seed` of its own.
     """
 
     kind: Literal["dirichlet", "quantity", "classes"] = "dirichlet"

@@ -193,7 +193,8 @@ def _federate(
                 listener.say(f"round {row.round}: the turn of {row.client} failed: {row.failed}")
         values = {row.client: row.validation for row in latest}
         listener.round_done(arm, state.round, values=values, metric=federation.clients[0].task.metric)
-    return conclude(federation, state)
+    conclude(federation, state)
+    return state
 
 
 def _leave_model(name: str, arm: Arm, outcomes: Mapping[str, Outcome], kept: str, folder: RunFolder) -> None:
