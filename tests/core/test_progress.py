@@ -8,7 +8,7 @@ import re
 import pytest
 from rich.console import Console
 
-from hetfed.run.progress import Bar, Lines, Silent, listener_of, shown
+from hetfed.run.progress import Bar, Board, Lines, Silent, listener_of, shown
 
 NAN = float("nan")
 
@@ -94,3 +94,57 @@ def test_silence(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_only_known_values_are_averaged(values: dict[str, float | None], words: str) -> None:
     assert shown(values, "MAE") == words
+
+
+def several(board: Board) -> None:
+    """Two runs that take turns, one in this process and one that is told of."""
+    one = board.listener("plan, seed 0")
+    one.begin("federated", 3, 0)
+    board.tell("plan, seed 1", {"event": "begin", "arm": "federated", "rounds": 3, "done": 2})
+    one.round_done("federated", 1, values={"a": 0.5}, metric="AUROC")
+    board.tell("plan, seed 1", {"event": "round", "arm": "federated", "number": 3})
+    board.tell("plan, seed 1", {"event": "say", "text": "round 3: [red] refused"})
+    one.begin("alone", 2, 0)
+    one.say("round 1: the turn of a failed")
+
+
+def test_a_line_per_run_that_has_ended_where_there_is_no_terminal() -> None:
+    console = Console(file=io.StringIO(), width=20)
+    with Board.of(console, total=5, done=2) as board:
+        several(board)
+        board.tell("plan, seed 1", {"event": "done"})
+        board.job_done("plan, seed 0")
+        board.tell("plan, seed 2", {"event": "error", "message": "its process has died"})
+    assert written(console).splitlines() == [
+        "plan, seed 1: round 3: [red] refused",
+        "plan, seed 0: round 1: the turn of a failed",
+        "[3/5] plan, seed 1",
+        "[4/5] plan, seed 0",
+    ]
+
+
+def bars(console: Console) -> dict[str, str]:
+    """The bars as they were drawn last: what stands behind each name."""
+    lines = [line for line in written(console).splitlines() if re.search(r" \d+/\d+ ", line)]
+    found = [re.match(r"\s*(.+?)\s+━.* (\d+/\d+) ", line) for line in lines]
+    return {match[1]: match[2] for match in found if match}
+
+
+def test_a_bar_for_all_runs_and_one_for_each_that_is_running(terminal: Console) -> None:
+    with Board.of(terminal, total=5, done=2) as board:
+        several(board)
+    assert bars(terminal) == {"all runs": "2/5", "plan, seed 0": "0/2", "plan, seed 1": "3/3"}
+    lines = [line.strip() for line in written(terminal).splitlines()]
+    assert "plan, seed 1: round 3: [red] refused" in lines
+    assert "plan, seed 0: round 1: the turn of a failed" in lines
+    assert re.search(r"plan, seed 0 .* alone *$", written(terminal), flags=re.MULTILINE)
+
+
+def test_the_bar_of_a_run_that_has_ended_or_failed_is_taken_down(terminal: Console) -> None:
+    with Board.of(terminal, total=2, done=0) as board:
+        several(board)
+        board.tell("plan, seed 1", {"event": "error", "message": "its process has died"})
+        board.job_done("plan, seed 0")
+        board.job_done("plan, seed 7")
+    last = written(terminal).splitlines()[-1]
+    assert re.search(r"^all runs .* 2/2 ", last)

@@ -205,17 +205,19 @@ def work() -> None:
     """A worker's life: a job a line on standard input, until there is no more."""
     # Whoever started it stops it: an interruption from the keyboard reaches both.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A library may print: standard output is for events alone.
-    spoken, known = _Spoken(os.fdopen(os.dup(1), "w", encoding="utf-8")), verticals()
-    os.dup2(2, 1)
-    for line in sys.stdin:
-        job = Job.from_json(line)
-        try:
-            run_job(job, known[job.vertical], spoken)
-        except HetfedError as error:
-            spoken.ended(str(error))
-        else:
-            spoken.ended(None)
+    known = verticals()
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as lines:
+        # A library may print: standard output is for events alone.
+        os.dup2(2, 1)
+        spoken = _Spoken(lines)
+        for line in sys.stdin:
+            job = Job.from_json(line)
+            try:
+                run_job(job, known[job.vertical], spoken)
+            except HetfedError as error:
+                spoken.ended(str(error))
+            else:
+                spoken.ended(None)
 
 
 if __name__ == "__main__":
