@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rows import Value, row
 
 from hetfed.cli.tables import comparison_table
 from hetfed.run.analyse import AlgorithmResult, Estimate, analyse, comparable
@@ -16,13 +17,6 @@ from hetfed.run.analyse import AlgorithmResult, Estimate, analyse, comparable
 T_2, T_3 = 12.706205, 4.302653
 """97.5 % quantiles of Student's t with one and two degrees of freedom, from a printed table."""
 NAN = float("nan")
-Value = float | None
-
-
-def row(seed: int, client: str, alone: Value, federated: Value, **other: Any) -> dict[str, Any]:
-    values = {"algorithm": "x", "seed": seed, "client": client, "metric": "AUROC", "unit": "", "higher_is_better": True}
-    values |= {"alone": alone, "federated": federated, "finetuned": None, "pooled": None, "kept": federated, "overall": None}
-    return values | {"kept_arm": "federated", "bytes": 2**20, "rounds": 3, "seconds": 1.0} | other
 
 
 def only(*rows: dict[str, Any]) -> AlgorithmResult:

@@ -54,14 +54,20 @@ def _version_option(version: Version = False) -> None:
     """What comes before a command."""
 
 
-def report(run: Annotated[Path, typer.Argument(help="The folder of a run that has ended.")]) -> None:
-    """Write report.html and the plots of a run again.
+def report(run: Annotated[Path, typer.Argument(help="The folder of a run or a comparison that has ended.")]) -> None:
+    """Write the report and the plots of a run or a comparison again.
 
     Example: hetfed report runs/first
     """
     from hetfed.report import write_report
-    from hetfed.run.folder import RunFolder
+    from hetfed.run.folder import COMPARISON, RunFolder
 
+    if (run / COMPARISON).is_file():
+        from hetfed.report.comparison import write_comparison
+        from hetfed.run.compare import read_comparison
+
+        typer.echo(f"report: {write_comparison(run, *read_comparison(run))}")
+        return
     typer.echo(f"report: {write_report(RunFolder(run))}")
 
 

@@ -32,7 +32,7 @@ def write_comparison(out: Path, frame: pd.DataFrame, left_out: dict[str, str]) -
     pictures = {
         "algorithms.svg": draw_algorithms(results, label),
         "bytes.svg": draw_bytes(results, label),
-        "clients.svg": draw_clients(results[0], label),
+        "clients.svg": draw_clients(results[0], label, relative=relative),
     }
     (out / TABLES).write_text(comparison_tables(results, label, relative=relative), encoding="utf-8")
     (out / "plots").mkdir(exist_ok=True)
@@ -109,11 +109,13 @@ def draw_algorithms(results: Sequence[AlgorithmResult], label: str) -> str:
     return svg(figure)
 
 
-def draw_clients(result: AlgorithmResult, label: str) -> str:
-    """A row per client under one algorithm: its metric in each arm with the interval over seeds."""
+def draw_clients(result: AlgorithmResult, label: str, *, relative: bool) -> str:
+    """A row per client under one algorithm: its metric in each arm with the interval over seeds; where clients differ in metric
+    or unit, one axis cannot hold that, and what they gain stands there."""
     figure, axes = new_axes(6.4, 0.95 + 0.42 * len(result.clients))
-    for arm in ("alone", "federated", "pooled"):
-        found = [(getattr(client, arm), row + SHIFTS[arm]) for row, client in enumerate(result.clients)]
+    shown = {"federated": "gain"} if relative else {arm: arm for arm in ("alone", "federated", "pooled")}
+    for arm, name in shown.items():
+        found = [(getattr(client, name), row + SHIFTS[arm]) for row, client in enumerate(result.clients)]
         known = [
             (value.mean, 0 if isnan(value.half_width) else value.half_width, y) for value, y in found if not isnan(value.mean)
         ]

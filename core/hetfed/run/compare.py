@@ -18,13 +18,13 @@ from hetfed.participation import Participation, Presence
 from hetfed.plan import Plan
 from hetfed.run.arms import ALONE, FEDERATED, FINETUNED, POOLED, kept_arm
 from hetfed.run.execute import load_clients
-from hetfed.run.folder import PLAN, SUMMARY, RunFolder, write_bytes, write_json
+from hetfed.run.folder import COMPARISON, PLAN, SUMMARY, RunFolder, write_bytes, write_json
 from hetfed.run.launch import Launcher
 from hetfed.run.workers import Job, Runner
 
 OWN, EVERY = "plan", "all"
 """Stand for the plan's own exchanges, and for it and every named algorithm, among the algorithms to compare."""
-COMPARISON, ABOUT = "comparison.csv", "comparison.json"
+ABOUT = "comparison.json"
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,8 @@ def read_comparison(out: Path) -> tuple[pd.DataFrame, dict[str, str]]:
             raise RunFolderError("no ended comparison here", file=out / name, remedy="Run the comparison to its end.")
     # A client may be called "NA" or "007".
     missing = {arm: [""] for arm in (ALONE, FEDERATED, FINETUNED, POOLED, "overall", "kept")}
-    frame = pd.read_csv(out / COMPARISON, dtype={"client": str}, keep_default_na=False, na_values=missing)
+    exactly: dict[str, Any] = {"keep_default_na": False, "na_values": missing, "float_precision": "round_trip"}
+    frame = pd.read_csv(out / COMPARISON, dtype={"client": str, "unit": str}, **exactly)
     left_out: dict[str, str] = json.loads((out / ABOUT).read_text(encoding="utf-8"))["left_out"]
     return frame, left_out
 

@@ -20,6 +20,8 @@ PLAN, ENVIRONMENT, SUMMARY, ROUNDS, LEDGER = (
     "rounds.csv",
     "ledger.jsonl",
 )
+COMPARISON = "comparison.csv"
+"""What tells the folder of a comparison from that of a run."""
 PACKAGES = ("hetfed", "torch", "torchvision", "monai", "numpy", "pandas", "scikit-learn", "torchmetrics", "safetensors")
 
 
