@@ -264,3 +264,10 @@ def test_every_seed_begins_with_training_alone() -> None:
     assert not any(job.resolved().federation.alone for job in jobs)
     assert Job.from_json(jobs[4].as_json()) == jobs[4]
     assert Job.from_json(replace(jobs[4], data_dir=None).as_json()).data_dir is None
+
+
+def test_every_file_and_column_is_documented(done: tuple[Path, pd.DataFrame]) -> None:
+    document = (Path(__file__).parents[2] / "docs" / "run-folder.md").read_text(encoding="utf-8")
+    section = document.partition("# What a comparison leaves behind")[2]
+    assert [column for column in done[1].columns if f"`{column}`" not in section] == []
+    assert [file.name for file in done[0].iterdir() if file.is_file() and f"`{file.name}`" not in section] == []

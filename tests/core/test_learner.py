@@ -300,7 +300,7 @@ def test_who_cannot_be_read_by_the_pooled_forest_has_no_value() -> None:
     assert found["a"].value is not None
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMED) - {"alone", "fedmd", "feddf", "peers"}))
+@pytest.mark.parametrize("name", sorted(set(NAMED) - {"alone", "fedmd"}))
 def test_where_predictions_are_not_enough_a_forest_is_left_out_with_the_reason(name: str) -> None:
     nets = [replace(toy.client(name), common=lambda facts: toy.Net(2, 3)) for name in ("net", "other net")]
     seating = seat(NAMED[name](), [*nets, forest("forest")])

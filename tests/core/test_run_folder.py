@@ -402,3 +402,8 @@ def test_a_summary_that_is_none(text: str | None, problem: str, tmp_path: Path) 
     with pytest.raises(UsageError, match=problem) as error:
         RunFolder(tmp_path).summary()
     assert error.value.file == tmp_path / "summary.json"
+
+
+def test_every_key_of_the_summary_is_documented(summary: dict[str, Any]) -> None:
+    document = (Path(__file__).parents[2] / "docs" / "run-folder.md").read_text(encoding="utf-8")
+    assert [key for key in (*summary, *summary["clients"][0]) if f"`{key}`" not in document] == []
