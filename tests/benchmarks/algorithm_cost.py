@@ -1,7 +1,7 @@
 """algorithm_cost: seconds and bytes a round of every algorithm, relative to FedAvg.
 
-Four clients train the same small CNN for one epoch on 512 images of 28x28; 128 public images are there for those who need them. Each
-algorithm's rounds are timed in processor seconds of one thread, FedAvg's before and after each of them; what an algorithm does every
+Four clients train the same small CNN for one epoch on 256 images of 28x28; 128 public images are there for those who need them.
+Each algorithm's rounds are timed in processor seconds of one thread, FedAvg's before and after it; what an algorithm does every
 second round counts half. Bytes are those of all payloads, up and down.
 """
 
@@ -25,7 +25,7 @@ from hetfed.plan import named_algorithm
 from hetfed.tasks import Classification
 from hetfed.training import Training
 
-CLIENTS, IMAGES, PUBLIC, ROUNDS = 4, 512, 128, 4
+CLIENTS, IMAGES, PUBLIC, ROUNDS = 4, 256, 128, 2
 CLASSES = 4
 
 
