@@ -26,8 +26,8 @@ def load_breast(folder: Path) -> Cohort:
 def load_pair(folder: Path) -> Cohort:
     """Both as one question of four classes: what is on this image?
 
-    To be partitioned, it has no official split; the publisher's parts are its sites ("train", "validation", "test"), so that one
-    of them can be put aside. `folder` stands beside those of the two data sets that it joins.
+    It is to be partitioned and has no official split; the publisher's parts are its sites ("train", "validation", "test"), so
+    that one of them can be put aside. `folder` stands beside those of the two data sets that it joins.
     """
     parts = [load_pneumonia(folder.parent / "pneumoniamnist"), load_breast(folder.parent / "breastmnist")]
     names = tuple(f"{place}, {name}" for part, place in zip(parts, ("chest", "breast"), strict=True) for name in _classes(part))
