@@ -140,13 +140,17 @@ def seat(composition: Composition, clients: Sequence[Client]) -> Seating:
         reasons = {client.name: reason for client in clients if (reason := step.exchange.missing(client))}
         _check_named(step, reasons, clients)
         _check_compression(step)
-        seated = [client for client in clients if step.includes(client) and client.name not in reasons]
+        able = [client for client in clients if step.includes(client) and client.name not in reasons]
+        # A client that is there by itself is what tests and trials have; among others, nobody sends what nobody shares.
+        lonely = step.exchange.lonely(able) if len(able) > 1 else {}
+        seated = [client for client in able if client.name not in lonely]
+        reasons |= lonely
         if not seated:
             raise PlanError(
                 "no client can take part",
                 key=step.label,
                 remedy="; ".join(f"{name}: {reason}" for name, reason in sorted(reasons.items())) + "."
-                if step.clients is None
+                if step.clients is None or lonely
                 else "Name at least one under `clients`, or leave that key out.",
             )
         try:
@@ -154,8 +158,9 @@ def seat(composition: Composition, clients: Sequence[Client]) -> Seating:
         except PlanError as error:
             raise error.seen_from(key=step.label) from error
         steps.append(replace(step, clients=tuple(client.name for client in seated)))
-        if reasons and step.clients is None:
-            left_out[step.label] = reasons
+        unasked = reasons if step.clients is None else dict(lonely)
+        if unasked:
+            left_out[step.label] = unasked
         clients = [_extended(client, step.exchange, seated) if client in seated else client for client in clients]
     return Seating(replace(composition, steps=tuple(steps)), tuple(clients), left_out)
 

@@ -51,6 +51,10 @@ class Exchange(ABC):
         """What `client` lacks to take part, in words; None if it can. Unless written anew, all can that learn by gradients."""
         return without_gradients(client)
 
+    def lonely(self, clients: Sequence[Client]) -> Mapping[str, str]:
+        """Those of these clients who would share with nobody but themselves, by name, and why: they send nothing."""
+        return {}
+
     def check(self, clients: Sequence[Client]) -> None:
         """Raise `PlanError` where these clients, each able by itself, do not fit together."""
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import Literal
@@ -34,6 +34,13 @@ def grouped(uploads: Mapping[str, Payload], group: Callable[[str], str]) -> dict
     for name, payload in uploads.items():
         groups[group(name)][name] = payload
     return groups
+
+
+def lonely(clients: Sequence[Client], group: Callable[[Client], str]) -> dict[str, str]:
+    """Those who are the only one of their group, and what they lack."""
+    sizes = Counter(map(group, clients))
+    reason = "nobody else has the same tensors there, to answer the same question"
+    return {client.name: reason for client in clients if sizes[group(client)] == 1}
 
 
 def within(group: str, tensors: Tensors) -> Tensors:

@@ -22,6 +22,7 @@ from hetfed.exchanges.groups import (
     check_same,
     group_of,
     grouped,
+    lonely,
     of_group,
     question_of,
     within,
@@ -73,6 +74,10 @@ class SharedParameters(Exchange):
     def missing(self, client: Client) -> str | None:
         """A client needs parameters under the path."""
         return without_gradients(client) or (None if self._names(client) else f"its model has no part {self.part!r}")
+
+    def lonely(self, clients: Sequence[Client]) -> Mapping[str, str]:
+        """Who is the only one of its group."""
+        return lonely(clients, self._group) if self.among == "same-shape" else {}
 
     def check(self, clients: Sequence[Client]) -> None:
         """What is to stay personal must exist; and unless groups are formed, all hold the same, for the same question."""
