@@ -12,7 +12,7 @@ from torch import nn
 
 from hetfed.algorithms import ditto, fedavg, fedbabu, fedmd, fedper, fml, scaffold
 from hetfed.client import Client
-from hetfed.composition import compose, seat
+from hetfed.composition import Step, compose, seat
 from hetfed.errors import PlanError
 from hetfed.exchanges import (
     KINDS,
@@ -77,13 +77,25 @@ def sent_to(state: object, composition: object, client: str, label: str) -> dict
 
 @pytest.mark.parametrize("composition", [fedavg(), scaffold()], ids=["fedavg", "scaffold"])
 def test_heads_are_averaged_within_a_question(composition: object) -> None:
-    """c gets back what it sent; what it sends moves nobody else."""
+    """c, who asks something else, sends nothing and changes nothing."""
     state, uploads = toy.federate(mixed(), composition)
     apart, _ = toy.federate(mixed()[:2], composition)
     for step in composition:
-        sent = {u.client: u.contents.tensors for u in uploads if u.exchange == step.label}
-        assert toy.same(sent_to(state, composition, "c", step.label), sent["c"])
+        assert {u.client for u in uploads if u.exchange == step.label} == {"a", "b"}
         assert toy.same(*(sent_to(found, composition, "a", step.label) for found in (state, apart)))
+
+
+def test_who_would_share_with_nobody_is_left_out_with_the_reason() -> None:
+    clients = [toy.client("a"), toy.client("b"), toy.client("c", width=6)]
+    seating = seat(fedavg(), clients)
+    assert seating.composition.steps[0].clients == ("a", "b")
+    alone = "nobody else has the same tensors there, to answer the same question"
+    assert seating.left_out == {"shared-parameters": {"c": alone}}
+    listed = compose(Step(SharedParameters(among="same-shape"), clients=("b", "a", "c")))
+    assert seat(listed, clients).left_out == seating.left_out
+    assert seat(fedavg(), clients[2:]).composition.steps[0].clients == ("c",)
+    with pytest.raises(PlanError, match=r"no client can take part.*b: nobody else has the same"):
+        seat(fedavg(), clients[1:])
 
 
 def test_bodies_are_averaged_across_questions_and_heads_are_not() -> None:
@@ -91,7 +103,7 @@ def test_bodies_are_averaged_across_questions_and_heads_are_not() -> None:
         state, _ = toy.federate(mixed(), composition)
         assert toy.same(*(sent_to(state, composition, client, label) for client in "ac"))
     state, _ = toy.federate([replace(c, blueprint=lambda facts: toy.Net(facts["inputs"], 4)) for c in mixed()], fml())
-    assert len({key.split("/")[0] for key in state.server["shared-parameters"]}) == 2
+    assert len({key.split("/")[0] for key in state.server["shared-parameters"]}) == 1
 
 
 class Nameless(nn.Module):
