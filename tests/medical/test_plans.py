@@ -21,6 +21,7 @@ HOSPITALS = {
     "glioma-molecular": {"DU", "HT", "CS", "FG", "S9", "06", "DB", "QH"},
     "glioma-mixed": {"DU", "HT", "S9", "DB", "06"},
     "brca-survival": {f"region {number}" for number in range(6)},
+    "widths": {"north", "south", "east"},
     "four-architectures": {f"{number:02d}" for number in range(1, 9)},
     "eight-architectures": {f"{number:02d}" for number in range(1, 21)},
     "xray-ultrasound": {"X-ray 1", "X-ray 2", "X-ray 3", "Ultrasound 1", "Ultrasound 2"},
