@@ -146,13 +146,10 @@ def seat(composition: Composition, clients: Sequence[Client]) -> Seating:
         seated = [client for client in able if client.name not in lonely]
         reasons |= lonely
         if not seated:
-            raise PlanError(
-                "no client can take part",
-                key=step.label,
-                remedy="; ".join(f"{name}: {reason}" for name, reason in sorted(reasons.items())) + "."
-                if step.clients is None or lonely
-                else "Name at least one under `clients`, or leave that key out.",
-            )
+            why = "; ".join(f"{name}: {reason}" for name, reason in sorted(reasons.items())) + "."
+            nobody_named = step.clients is not None and not lonely
+            remedy = "Name at least one under `clients`, or leave that key out." if nobody_named else why
+            raise PlanError("no client can take part", key=step.label, remedy=remedy)
         try:
             step.exchange.check(seated)
         except PlanError as error:

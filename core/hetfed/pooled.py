@@ -9,9 +9,9 @@ parts.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import chain, count, islice
 
 import torch
 from torch import Tensor, nn
@@ -83,13 +83,10 @@ def train_pooled(
         for group in optimizer.param_groups:
             group["lr"] = training.lr_at(round_number, federation.rounds)
         with isolated(federation.seed, name, round_number):
-            left = training.steps
-            for epoch in count() if left else range(training.epochs):
-                chance = generator(federation.seed, name, round_number, epoch)
-                done = _epoch(worlds, optimizer, chance, training, left)
-                left = left and left - done
-                if left == 0:
-                    break
+            epochs = count() if training.steps else range(training.epochs)
+            passes = (_mixed(worlds, generator(federation.seed, name, round_number, n), training) for n in epochs)
+            for world, batch in islice(chain.from_iterable(passes), training.steps):
+                descend(optimizer, [batch], _loss_of(world), training.clip_norm)
         _keep_best(worlds, best, round_number, federation.select)
         on_epoch(round_number)
     homes = {client.name: world for world in worlds for client in world.clients}
@@ -162,21 +159,15 @@ def tie(model: nn.Module, to: nn.Module) -> bool:
     return bool(matching)
 
 
-def _epoch(
-    worlds: Sequence[World], optimizer: torch.optim.Optimizer, chance: torch.Generator, training: Training, most: int | None
-) -> int:
-    """One pass over everybody's batches, the worlds mixed, but no more than `most` of them; returns how many."""
-    losses: list[Loss] = [_loss_of(world) for world in worlds]
+def _mixed(worlds: Sequence[World], chance: torch.Generator, training: Training) -> Iterator[tuple[World, Batch]]:
+    """One pass over everybody's batches, the worlds mixed."""
     for world in worlds:
         set_training_mode(world.model, min(len(world.examples), training.batch_size))
     streams = [iter(shuffled(world.examples, training.batch_size, chance, world.augment)) for world in worlds]
-    turns = torch.tensor(
-        [i for i, world in enumerate(worlds) for _ in range(_batch_count(len(world.examples), training.batch_size))]
-    )
-    turns = turns[torch.randperm(len(turns), generator=chance)][:most]
-    for index in turns.tolist():
-        descend(optimizer, [next(streams[index])], losses[index], training.clip_norm)
-    return len(turns)
+    counts = [_batch_count(len(world.examples), training.batch_size) for world in worlds]
+    turns = torch.repeat_interleave(torch.arange(len(worlds)), torch.tensor(counts))
+    for index in turns[torch.randperm(len(turns), generator=chance)].tolist():
+        yield worlds[index], next(streams[index])
 
 
 def _batch_count(examples: int, size: int) -> int:

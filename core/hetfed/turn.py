@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, count, islice
 
@@ -88,22 +88,16 @@ def take_turn(job: Job, this: Round) -> Turn:
     diverged goes on from where it stood before this round: its upload shows what happened, and is refused.
     """
     began = time.perf_counter()
-    client, state, steps = job.client, job.state, this.composition.of(job.client)
-    model = client.module
-    model.load_state_dict(state.model)
-    memories = {label: dict(memory) for label, memory in state.exchanges.items()}
-    bench = Bench(client, model, this.seed, this.number, {}, this.peers)
-    seats = [(step, bench.of(memories.setdefault(step.label, {}))) for step in steps]
-    with isolated(this.seed, client.name, this.number, "turn"):
+    state, memories = job.state, _memories(job)
+    bench, seats = _sit_down(job, this, this.composition.of(job.client), memories)
+    with isolated(this.seed, job.client.name, this.number, "turn"):
         received = _apply(seats, job.inbox)
-        for step, seat in seats:
-            step.exchange.begin(seat)
         if job.inbox:
             _, state = _judged(bench, state, this)
         train_loss, optimizer = _train(bench, seats, state.optimizer, this)
         outbox = _upload(seats, received, memories, this)
     after, state = _judged(bench, state, this)
-    trained = _tensors(model)
+    trained = _tensors(bench.model)
     if all(tensor.isfinite().all() for tensor in trained.values()):
         state = replace(state, model=trained, optimizer=optimizer, exchanges=memories)
     else:
@@ -111,32 +105,43 @@ def take_turn(job: Job, this: Round) -> Turn:
     return Turn(state, outbox, Report(train_loss, after.value, after.loss, time.perf_counter() - began))
 
 
+def take_in(job: Job, this: Round) -> Turn:
+    """A turn without training, after the last round: apply what arrived and judge it."""
+    began = time.perf_counter()
+    memories = _memories(job)
+    steps = [step for step in this.composition.of(job.client) if step.label in job.inbox]
+    bench, seats = _sit_down(job, this, steps, memories)
+    with isolated(this.seed, job.client.name, this.number, "turn"):
+        _apply(seats, job.inbox)
+    after, state = _judged(bench, job.state, this)
+    state = replace(state, model=_tensors(bench.model), exchanges=memories)
+    return Turn(state, {}, Report(math.nan, after.value, after.loss, time.perf_counter() - began))
+
+
+def _memories(job: Job) -> dict[str, Tensors]:
+    """The private memories of the client's exchanges, to be changed."""
+    return {label: dict(memory) for label, memory in job.state.exchanges.items()}
+
+
+def _sit_down(
+    job: Job, this: Round, steps: Sequence[Step], memories: dict[str, Tensors]
+) -> tuple[Bench, list[tuple[Step, Bench]]]:
+    """The client's bench with its model as it was left, and the same bench as each of `steps` sees it."""
+    model = job.client.module
+    model.load_state_dict(job.state.model)
+    bench = Bench(job.client, model, this.seed, this.number, {}, this.peers)
+    return bench, [(step, bench.of(memories.setdefault(step.label, {}))) for step in steps]
+
+
 def _apply(seats: list[tuple[Step, Bench]], inbox: Mapping[str, bytes]) -> dict[str, Payload]:
-    """Take in what arrived; returns it by step label."""
+    """Take in what arrived, and let every exchange begin; returns what arrived by step label."""
     received = {step.label: step.read(inbox[step.label]) for step, _ in seats if step.label in inbox}
     for step, bench in seats:
         if step.label in received:
             step.exchange.apply(bench, received[step.label])
+    for step, bench in seats:
+        step.exchange.begin(bench)
     return received
-
-
-def take_in(job: Job, this: Round) -> Turn:
-    """A turn without training, after the last round: apply what arrived and judge it."""
-    began = time.perf_counter()
-    client, state = job.client, job.state
-    model = client.module
-    model.load_state_dict(state.model)
-    memories = {label: dict(memory) for label, memory in state.exchanges.items()}
-    bench = Bench(client, model, this.seed, this.number, {}, this.peers)
-    steps = [step for step in this.composition.of(client) if step.label in job.inbox]
-    seats = [(step, bench.of(memories.setdefault(step.label, {}))) for step in steps]
-    with isolated(this.seed, client.name, this.number, "turn"):
-        _apply(seats, job.inbox)
-        for step, seat in seats:
-            step.exchange.begin(seat)
-    after, state = _judged(bench, state, this)
-    state = replace(state, model=_tensors(model), exchanges=memories)
-    return Turn(state, {}, Report(math.nan, after.value, after.loss, time.perf_counter() - began))
 
 
 def _judged(bench: Bench, state: ClientState, this: Round) -> tuple[Evaluation, ClientState]:

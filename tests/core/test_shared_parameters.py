@@ -2,48 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 import torch
 import toy
+from goldens import line
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from hetfed.aggregation import weighted_mean
 from hetfed.algorithms import fedavg, fedper, fedprox, lg_fedavg
-from hetfed.client import Client
 from hetfed.composition import compose, seat
-from hetfed.data import ClientData, Examples, Facts
+from hetfed.data import Facts
 from hetfed.errors import PlanError
 from hetfed.exchanges import SharedParameters
 from hetfed.federation import FederationState
-from hetfed.model import Output
 from hetfed.payload import Payload
-from hetfed.tasks import Regression
-from hetfed.training import Training
-
-
-class Line(nn.Module):
-    """y = w x, starting at w = 0."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.head = nn.Linear(1, 1, bias=False)
-        nn.init.zeros_(self.head.weight)
-
-    def forward(self, inputs: Mapping[str, Tensor]) -> Output:
-        return Output(self.head(inputs["x"])[:, 0])
-
-
-def line(name: str, x: list[float], y: list[float]) -> Client:
-    """A client that takes one step of gradient descent on the whole of its data."""
-    examples = Examples({"x": torch.tensor(x)[:, None]}, torch.tensor(y), [str(i) for i in range(len(x))])
-    data = ClientData(examples, examples, examples)
-    training = Training(optimizer="sgd", lr=0.1, batch_size=99)
-    return Client(name, data, Regression(), lambda facts: Line(), training)
 
 
 def server_tensor(state: FederationState, name: str) -> Tensor:

@@ -17,11 +17,10 @@ from hetfed.exchanges.groups import (
     Among,
     check_question,
     check_same,
-    group_of,
+    group_of_client,
     grouped,
     lonely,
     of_group,
-    question_of,
     within,
 )
 from hetfed.model import Output
@@ -129,7 +128,7 @@ class ControlVariates(Exchange):
         return after
 
     def _group(self, client: Client) -> str:
-        return group_of(self.declare(client).shapes, question_of(client, self._names(client)))
+        return group_of_client(client, self.declare(client).shapes)
 
     def _names(self, client: Client) -> list[str]:
         parameters = {name for name, _ in client.module.named_parameters()}

@@ -23,6 +23,11 @@ def group_of(shapes: Shapes, question: str = "") -> str:
     return hashlib.sha256((repr(sorted(shapes.items())) + question).encode()).hexdigest()[:12]
 
 
+def group_of_client(client: Client, shapes: Shapes) -> str:
+    """The group of a client that shares tensors of these names and shapes."""
+    return group_of(shapes, question_of(client, shapes))
+
+
 def question_of(client: Client, names: Collection[str]) -> str:
     """What the client's tensors of these names answer; empty where no head is among them."""
     return client.task.question if answers(client.module, names) else ""

@@ -120,6 +120,13 @@ def class_means(bench: Bench) -> Payload:
     return Payload({"means": means, "counts": counts}, weight=len(train))
 
 
+def class_points(uploads: Mapping[str, Payload]) -> tuple[Tensor, Tensor]:
+    """Every class mean that clients sent, one by one: points (k, features), and their classes (k,)."""
+    means, counts = (torch.stack([payload.tensors[key] for payload in uploads.values()]) for key in ("means", "counts"))
+    having, classes = (counts > 0).nonzero(as_tuple=True)
+    return means[having, classes], classes
+
+
 def classes_and_features(client: Client) -> tuple[int, int]:
     """(classes, feature size)."""
     features = client.probe.features

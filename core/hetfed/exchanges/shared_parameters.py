@@ -21,10 +21,10 @@ from hetfed.exchanges.groups import (
     check_question,
     check_same,
     group_of,
+    group_of_client,
     grouped,
     lonely,
     of_group,
-    question_of,
     within,
 )
 from hetfed.model import Output
@@ -148,7 +148,7 @@ class SharedParameters(Exchange):
         return grouped(uploads, lambda name: self._group(desk.members[name]))
 
     def _group(self, client: Client) -> str:
-        return group_of(self.declare(client).shapes, question_of(client, self._names(client)))
+        return group_of_client(client, self.declare(client).shapes)
 
     def _names(self, client: Client) -> list[str]:
         return part_names(client.module, self.part, exclude=self.exclude, with_norm=self.norm == "shared")

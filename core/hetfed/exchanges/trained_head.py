@@ -13,7 +13,7 @@ from hetfed.bench import Bench, Desk
 from hetfed.client import Client, Tensors
 from hetfed.errors import PlanError
 from hetfed.exchanges.base import Exchange
-from hetfed.exchanges.prototypes import Prototypes, class_means
+from hetfed.exchanges.prototypes import Prototypes, class_means, class_points
 from hetfed.parts import HEAD, part_names, read_tensors, write_tensors
 from hetfed.payload import Declaration, Payload
 
@@ -78,10 +78,7 @@ class TrainedHead(Exchange):
 
     def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
         """Train the head on the class means that arrived."""
-        counts = torch.stack([payload.tensors["counts"] for payload in uploads.values()])
-        means = torch.stack([payload.tensors["means"] for payload in uploads.values()])
-        having, classes = (counts > 0).nonzero(as_tuple=True)
-        points = means[having, classes]
+        points, classes = class_points(uploads)
         if not len(points):
             return state
         # In evaluation mode: a few class means are no batch to normalise, and leave nothing to drop.

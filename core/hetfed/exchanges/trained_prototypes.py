@@ -14,7 +14,7 @@ from hetfed.bench import Bench, Desk
 from hetfed.client import Client, Tensors
 from hetfed.data import Batch
 from hetfed.exchanges.base import Exchange
-from hetfed.exchanges.prototypes import Prototypes, classes_and_features
+from hetfed.exchanges.prototypes import Prototypes, class_points, classes_and_features
 from hetfed.model import Output
 from hetfed.parts import write_tensors
 from hetfed.payload import Declaration, Payload
@@ -89,10 +89,7 @@ class TrainedPrototypes(Exchange):
 
     def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
         """Train the prototypes on the class means that arrived."""
-        counts = torch.stack([payload.tensors["counts"] for payload in uploads.values()])
-        means = torch.stack([payload.tensors["means"] for payload in uploads.values()])
-        having, classes = (counts > 0).nonzero(as_tuple=True)
-        points = means[having, classes]
+        points, classes = class_points(uploads)
         if not len(points):
             return state
         net, margin = _net_of(state), self._margin(points, classes)
@@ -105,7 +102,8 @@ class TrainedPrototypes(Exchange):
                 torch.autograd.backward(F.cross_entropy(-(distance + own * margin), classes[rows]))
                 optimizer.step()
         trained = {f"net/{name}": tensor.detach() for name, tensor in net.state_dict().items()}
-        return {"counts": state["counts"] + counts.sum(dim=0), **trained}
+        counts = torch.stack([payload.tensors["counts"] for payload in uploads.values()]).sum(dim=0)
+        return {"counts": state["counts"] + counts, **trained}
 
     def _margin(self, points: Tensor, classes: Tensor) -> Tensor:
         """The largest distance of a class to its nearest neighbour among the classes."""

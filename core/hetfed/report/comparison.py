@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 from collections.abc import Sequence
@@ -11,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hetfed.report import words
+from hetfed.report.html import data_uri, page
 from hetfed.report.markdown import comparison_tables
 from hetfed.report.plots import COLOURS, FAINT, INK, MARKERS, SHIFTS, new_axes, svg
 from hetfed.report.words import estimate, signed
@@ -38,16 +37,10 @@ def write_comparison(out: Path, frame: pd.DataFrame, left_out: dict[str, str]) -
     (out / "plots").mkdir(exist_ok=True)
     for name, picture in pictures.items():
         (out / "plots" / name).write_text(picture, encoding="utf-8")
-    environment = Environment(
-        loader=PackageLoader("hetfed.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     filters = (words.number, words.count, words.size, words.duration, words.listing, estimate, signed)
-    environment.filters |= {function.__name__: function for function in filters}
-    page = environment.get_template(TEMPLATE).render(
+    text = page(
+        TEMPLATE,
+        filters,
         title=_title(out),
         results=results,
         frame=frame,
@@ -55,7 +48,7 @@ def write_comparison(out: Path, frame: pd.DataFrame, left_out: dict[str, str]) -
         label=label,
         better=better,
         sentences=headline(results, relative=relative),
-        pictures={name: _data_uri(picture) for name, picture in pictures.items()},
+        pictures={name: data_uri(picture) for name, picture in pictures.items()},
         left_out=left_out,
         runs=_runs(out, frame),
         colours=COLOURS,
@@ -63,7 +56,7 @@ def write_comparison(out: Path, frame: pd.DataFrame, left_out: dict[str, str]) -
         rounds=int(first["rounds"]),
     )
     file = out / REPORT
-    file.write_text(page, encoding="utf-8")
+    file.write_text(text, encoding="utf-8")
     return file
 
 
@@ -162,7 +155,3 @@ def _runs(out: Path, frame: pd.DataFrame) -> dict[str, list[tuple[int, str]]]:
         page = out / algorithm / f"seed-{seed}" / "report.html"
         runs.setdefault(algorithm, []).append((int(seed), os.path.relpath(page, out).replace(os.sep, "/")))
     return runs
-
-
-def _data_uri(picture: str) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(picture.encode()).decode("ascii")

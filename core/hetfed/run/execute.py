@@ -16,7 +16,7 @@ from safetensors.torch import save
 from hetfed.client import Client, ClientState
 from hetfed.composition import Composition, Seating, seat
 from hetfed.errors import PlanError
-from hetfed.evaluation import Outcome, evaluate, judge, predict, together
+from hetfed.evaluation import Outcome, evaluate, predict, together
 from hetfed.federation import Federation, FederationState, Upload, advance, conclude, start
 from hetfed.participation import Participation, Presence
 from hetfed.plan import Plan
@@ -27,7 +27,7 @@ from hetfed.run.checkpoint import load_state, save_state
 from hetfed.run.folder import LEDGER, ROUNDS, SUMMARY, RunFolder, write_bytes, write_json
 from hetfed.run.ledger import Ledger
 from hetfed.run.progress import Listener
-from hetfed.run.summary import finite, summarise
+from hetfed.run.summary import summarise
 from hetfed.vertical import Vertical
 
 
@@ -110,12 +110,17 @@ def execute(prepared: Prepared, name: str, folder: RunFolder, listener: Listener
     kept = {c.name: kept_arm(by_client[c.name], higher_is_better=c.task.higher_is_better) for c in prepared.clients}
     for client, arm in kept.items():
         _leave_model(client, arms[arm or FEDERATED], by_client[client], arm or FEDERATED, folder)
-    overall = {name: finite(arm.overall()) for name, arm in arms.items()}
     _write_rounds({name: arm.state for name, arm in arms.items()}, folder)
     summary = summarise(
-        name, plan, clients=prepared.clients, seating=prepared.seating, federated=federated, outcomes=by_client, kept=kept
+        name,
+        plan,
+        clients=prepared.clients,
+        seating=prepared.seating,
+        federated=federated,
+        outcomes=by_client,
+        kept=kept,
+        overall={name: arm.overall() for name, arm in arms.items()},
     )
-    summary["overall"] = overall
     summary["seconds"] = round(time.perf_counter() - began, 2)
     write_json(folder.path / SUMMARY, summary)
     write_report(folder)
@@ -138,8 +143,7 @@ class Arm:
         if not state.best:
             return Outcome(note="it never completed a round")
         client.module.load_state_dict(state.best)
-        selection = evaluate(client.module, client.task, client.data.validation)
-        test = judge(predict(client.module, client.data.test), client.task, client.data.test)
+        selection, test = (evaluate(client.module, client.task, part) for part in (client.data.validation, client.data.test))
         return Outcome.of(test, state.best_round, selection)
 
     def overall(self) -> float | None:

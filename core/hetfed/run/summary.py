@@ -25,6 +25,7 @@ def summarise(
     federated: FederationState,
     outcomes: Mapping[str, Mapping[str, Outcome]],
     kept: Mapping[str, str | None],
+    overall: Mapping[str, float | None],
 ) -> dict[str, Any]:
     """The summary of a run; every number in it is finite, a value that is not there is None with the reason under `notes`."""
     first = clients[0].task
@@ -47,6 +48,7 @@ def summarise(
         "turn_seconds": round(sum(row.seconds for row in federated.rows), 2),
         "exchanges": [_exchange(step, seating) for step in seating.composition],
         "clients": [_client(client, outcomes[client.name], kept[client.name]) for client in clients],
+        "overall": _finite_values(overall),
     }
 
 

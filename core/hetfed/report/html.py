@@ -1,0 +1,27 @@
+"""What every report is made with: a page that needs no other file."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+
+def page(template: str, filters: Sequence[Callable[..., str]], **facts: Any) -> str:
+    """The page of a template, which knows the functions `filters` by their names."""
+    environment = Environment(
+        loader=PackageLoader("hetfed.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {function.__name__: function for function in filters}
+    return environment.get_template(template).render(**facts)
+
+
+def data_uri(svg: str) -> str:
+    """A picture inside of a page."""
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode("ascii")
