@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: help install demo test lint bench clean
 
 help:
-	@echo "make demo   install, then run both sample plans (synthetic data, about two minutes)"
+	@echo "make demo   install, then run both sample plans (synthetic data, about a minute)"
 	@echo "make test   install, then lint, type-check and test"
 	@echo "make bench  install, then print the benchmarks' ratios"
 
