@@ -11,9 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 # Several threads on little models cost more than they bring, and far more on a busy machine.
 torch.set_num_threads(1)
+# The same examples every time: whether a commit passes must not depend on chance.
+settings.register_profile("hetfed", deadline=None, max_examples=40, derandomize=True)
+settings.load_profile("hetfed")
 
 ROOT = Path(__file__).parent.parent
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")

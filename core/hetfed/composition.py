@@ -142,7 +142,7 @@ def seat(composition: Composition, clients: Sequence[Client]) -> Seating:
         _check_compression(step)
         able = [client for client in clients if step.includes(client) and client.name not in reasons]
         # A client that is there by itself is what tests and trials have; among others, nobody sends what nobody shares.
-        lonely = step.exchange.lonely(able) if len(able) > 1 else {}
+        lonely = step.exchange.lonely(able) if len(clients) > 1 else {}
         seated = [client for client in able if client.name not in lonely]
         reasons |= lonely
         if not seated:

@@ -25,7 +25,7 @@ def split_by_patient(
 
     `patient` and `label` are (n,). Patients are dealt stratum by stratum, a stratum being those with the same commonest label.
     `fractions` are the shares of patients for train and validation; the rest is test. In a stratum of k patients the two cuts
-    are rounded to whole patients.
+    are rounded to whole patients; a part that is asked for and that rounding leaves without any gets one of the largest part's.
 
     Raises:
         PlanError: fractions below 0, or summing to more than 1.
@@ -41,8 +41,20 @@ def split_by_patient(
         members = rng.permutation(np.flatnonzero(stratum == value))
         cuts = np.rint(np.array([train, train + validation]) * len(members))
         part[members] = np.searchsorted(cuts, np.arange(len(members)), side="right")
+    _fill(part, (train, validation, 1 - train - validation))
     sets = _gather(part[group], 3)
     return sets[0], sets[1], sets[2]
+
+
+def _fill(part: Index, shares: tuple[float, float, float]) -> None:
+    """Gives each part that is asked for and empty one of the largest part's members, where that has two or more.
+
+    Ten patients of each of two classes, of whom 0.1 are asked for, must not come to none.
+    """
+    for number, share in enumerate(shares):
+        counts = np.bincount(part, minlength=len(shares))
+        if share > 1e-9 and not counts[number] and counts.max() > 1:
+            part[np.flatnonzero(part == counts.argmax())[-1]] = number
 
 
 def by_patient(

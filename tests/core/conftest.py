@@ -11,10 +11,6 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from hypothesis import settings
-
-settings.register_profile("core", deadline=None, max_examples=40)
-settings.load_profile("core")
 # They assert, though they are no test files.
 pytest.register_assert_rewrite("conformance", "goldens", "toy_algorithm", "traps")
 

@@ -45,6 +45,14 @@ def test_split_holds_shares_in_every_stratum():
     assert not np.array_equal(parts[0], other[0])
 
 
+def test_a_part_that_is_asked_for_is_not_rounded_away():
+    """0.1 of ten patients of each class: both cuts round to six of them."""
+    patient, label = np.array([f"p{i:02d}" for i in range(20)]), np.repeat([0, 1], 10)
+    assert [len(part) for part in split_by_patient(patient, label, (0.55, 0.1), seed=0)] == [11, 1, 8]
+    assert [len(part) for part in split_by_patient(patient, label, (0.5, 0.0), seed=0)] == [10, 0, 10]
+    assert [len(part) for part in split_by_patient(patient[:1], label[:1], (0.5, 0.2), seed=0)].count(1) == 1
+
+
 @pytest.mark.parametrize("fractions", [(-0.1, 0.5), (0.8, 0.3)])
 def test_split_refuses_shares_that_are_none(fractions):
     with pytest.raises(PlanError, match="fractions"):
