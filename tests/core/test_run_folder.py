@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +26,7 @@ from hetfed.errors import DataError, PlanError, RunError, RunFolderError, UsageE
 from hetfed.model import Output
 from hetfed.plan import Plan, read_plan
 from hetfed.run import folder
-from hetfed.run.folder import RunFolder, write_bytes, write_json
+from hetfed.run.folder import LOCK, RunFolder, write_bytes, write_json
 from hetfed.run.launch import Launcher
 from hetfed.tasks import Regression
 
@@ -382,6 +384,23 @@ def test_a_folder_that_only_has_the_plan_yet_can_be_resumed(whole: Path, tmp_pat
     (out / "plan.resolved.toml").write_bytes((whole / "plan.resolved.toml").read_bytes())
     run(toy.SAMPLE, out, resume=True)
     assert (out / "summary.json").is_file()
+
+
+def test_two_processes_do_not_run_in_one_folder(whole: Path, tmp_path: Path) -> None:
+    """Both would write the ledger; one that was killed is in nobody's way."""
+    out = tmp_path / "out"
+    hold = "import sys, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(flush=True); sys.stdin.read()"
+    out.mkdir()
+    (out / "plan.resolved.toml").write_bytes((whole / "plan.resolved.toml").read_bytes())
+    with subprocess.Popen([sys.executable, "-c", hold, out / LOCK], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(RunFolderError, match="another process is running in this folder"):
+            run(toy.SAMPLE, out, resume=True)
+        other.kill()
+    assert (out / LOCK).is_file() and not (out / "ledger.jsonl").exists()
+    run(toy.SAMPLE, out, resume=True)
+    assert (out / "summary.json").is_file() and not (out / LOCK).exists()
 
 
 def test_a_checkpoint_of_another_plan_is_refused(whole: Path, tmp_path: Path) -> None:

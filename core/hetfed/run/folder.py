@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from hetfed.errors import RunError, RunFolderError
 from hetfed.plan import Plan
@@ -20,6 +24,8 @@ PLAN, ENVIRONMENT, SUMMARY, ROUNDS, LEDGER = (
     "rounds.csv",
     "ledger.jsonl",
 )
+LOCK = "in-use.lock"
+"""There while a process runs in the folder; what such a process leaves when it is killed locks nobody out."""
 COMPARISON = "comparison.csv"
 """What tells the folder of a comparison from that of a run."""
 PACKAGES = ("hetfed", "torch", "torchvision", "monai", "numpy", "pandas", "scikit-learn", "torchmetrics", "safetensors")
@@ -49,6 +55,25 @@ class RunFolder:
         except (OSError, RunError) as error:
             raise RunFolderError(f"cannot be written: {error}", file=path, remedy="Give another folder with --out.") from None
         return folder
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps other processes out of the folder meanwhile.
+
+        Raises:
+            RunFolderError: another process is running in it.
+        """
+        lock = FileLock(self.path / LOCK, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            remedy = "Wait until it has ended, or give another folder with --out."
+            raise RunFolderError("another process is running in this folder", file=self.path, remedy=remedy) from None
+        try:
+            yield
+        finally:
+            lock.release()
+            (self.path / LOCK).unlink(missing_ok=True)
 
     def _lay_out(self, plan: Plan) -> None:
         """The plan first: it is what makes the folder that of a run, however soon the run is interrupted."""

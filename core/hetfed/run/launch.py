@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,7 @@ class Launcher:
         self.console.print("loading data ...", highlight=False)
         prepared = prepare(plan, self.vertical, self.data_dir, file)
         folder = RunFolder.open(out, plan, resume=resume)
-        if listener is not None:
-            return execute(prepared, _name(file), folder, listener)
-        with listener_of(self.console) as told:
+        with folder.held(), nullcontext(listener) if listener else listener_of(self.console) as told:
             return execute(prepared, _name(file), folder, told)
 
 
