@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from rows import Value, row
 
 from hetfed.cli.tables import comparison_table
@@ -166,7 +167,7 @@ def test_the_order_of_rows_decides_nothing(values: list[tuple[float, float]], ch
 
 
 def table(*rows: dict[str, Any], relative: bool = False) -> list[tuple[str, ...]]:
-    shown = comparison_table(analyse(pd.DataFrame(rows)), relative=relative)
+    shown = comparison_table(analyse(pd.DataFrame(rows)), Console(width=200), relative=relative)
     return list(zip(*(list(map(str, column.cells)) for column in shown.columns), strict=True))
 
 

@@ -101,9 +101,10 @@ def test_what_is_kept_is_the_best_of_three_on_validation_data(done: tuple[Path, 
 
 def test_it_can_be_read_again(done: tuple[Path, pd.DataFrame]) -> None:
     out, frame = done
-    again, left_out = read_comparison(out)
+    again, about = read_comparison(out)
     pd.testing.assert_frame_equal(again, frame.assign(pooled=float("nan")))
-    assert left_out == {}
+    assert (about.plan, about.seeds, about.algorithms) == ("toy plan sample", 2, ("plan", "fedproto"))
+    assert (about.variants, about.left_out) == ({}, {})
 
 
 def test_training_alone_is_what_a_run_would_find(done: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
@@ -119,9 +120,8 @@ def test_pooled_training_runs_once_a_seed(tmp_path: Path) -> None:
     pooled = {client["name"]: client["pooled"] for client in summary_of(tmp_path / "alone/seed-0")["clients"]}
     assert dict(zip(frame["client"], frame["pooled"], strict=True)) == pooled
     assert all(value is not None for value in pooled.values())
-    assert [str(file.relative_to(tmp_path)) for file in tmp_path.glob("**/pooled.json")] == [
-        "alone/seed-0/checkpoints/pooled.json"
-    ]
+    for name in ("plan", "fedproto"):
+        assert {client["pooled"] for client in summary_of(tmp_path / name / "seed-0")["clients"]} == {None}
 
 
 def test_who_trains_alone_is_neither_chosen_nor_waited_for(tmp_path: Path) -> None:
@@ -147,11 +147,13 @@ def test_what_has_ended_is_not_run_again(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run_is_gone_on_with(tmp_path: Path) -> None:
-    first = compare(QUICK, tmp_path, algorithms=["plan"])
-    run = tmp_path / "plan/seed-0"
+    first = compare(QUICK, tmp_path / "first", algorithms=["plan"])
+    run = tmp_path / "again/plan/seed-0"
+    launcher = Launcher(toy.ToyVertical(), Console(quiet=True))
+    launcher.run(settled(QUICK, "plan").variants["plan"], "toy plan sample", run)
     (run / "summary.json").unlink()
     (run / "checkpoints/finetuned.safetensors").unlink()
-    again = compare(QUICK, tmp_path, algorithms=["plan"])
+    again = compare(QUICK, tmp_path / "again", algorithms=["plan"])
     pd.testing.assert_frame_equal(again.drop(columns="seconds"), first.drop(columns="seconds"))
     assert (run / "ledger.jsonl").read_text(encoding="utf-8").count('"round": 1') == 3
 

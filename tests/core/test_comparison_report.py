@@ -17,6 +17,7 @@ from rows import row
 from hetfed.plan import read_plan
 from hetfed.report.comparison import write_comparison
 from hetfed.report.words import estimate, number, signed
+from hetfed.run.about import About
 from hetfed.run.analyse import Estimate, analyse
 from hetfed.run.compare import compare_plan, read_comparison, settle
 from hetfed.run.launch import Launcher
@@ -34,7 +35,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plan = read_plan(toy.SAMPLE.replace("rounds = 3", "rounds = 1\nfinetune = 1"), "x")
     comparison = settle(launcher, plan, "x", algorithms=["plan", "fedavg"], seeds=2)
     frame = compare_plan(launcher, comparison, out, OneByOne(launcher.vertical, Console(quiet=True)))
-    write_comparison(out, frame, dict(comparison.left_out))
+    write_comparison(out, frame, read_comparison(out)[1])
     return out
 
 
@@ -47,7 +48,7 @@ def two(**other: Any) -> pd.DataFrame:
 
 
 def page(out: Path, frame: pd.DataFrame, left_out: dict[str, str] | None = None) -> str:
-    return write_comparison(out, frame, left_out or {}).read_text(encoding="utf-8")
+    return write_comparison(out, frame, About(left_out=left_out or {})).read_text(encoding="utf-8")
 
 
 def text(html: str) -> str:
@@ -157,7 +158,7 @@ def test_in_differing_units_gains_are_in_per_cent(tmp_path: Path) -> None:
     assert head[:3] == ["algorithm", "mean gain over training alone, %", "kept"]
     # Metrics in differing units have no common axis.
     assert "<!-- alone -->" not in (tmp_path / "plots/clients.svg").read_text(encoding="utf-8")
-    write_comparison(tmp_path, frame.assign(unit="mph"), {})
+    write_comparison(tmp_path, frame.assign(unit="mph"), About())
     assert "<!-- alone -->" in (tmp_path / "plots/clients.svg").read_text(encoding="utf-8")
 
 
