@@ -23,7 +23,8 @@ def comparison_tables(
     parts = [f"{note}\n" for note in notes]
     parts.append(_table(head, (_algorithm(result, relative=relative) for result in results)))
     if variants:
-        parts.append("Set by the plan:\n\n" + "".join(f"- {name}: {words}\n" for name, words in variants.items()))
+        lines = "".join(f"- {name}: {words}\n" for name, words in variants.items())
+        parts.append(f"Set by the plan, the others as they are by default:\n\n{lines}")
     for result in results:
         head = ["client", "alone", "federated", "pooled", "gain over alone" + (", %" if relative else ""), "seeds won"]
         parts.append(f"Under {result.algorithm}:\n\n{_table(head, map(_client, result.clients))}")
