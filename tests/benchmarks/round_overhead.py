@@ -2,9 +2,9 @@
 
 Both train 8 copies of the model on the same 28x28 images with Adam and average them. The federated round besides checks,
 serialises and records what travels, and keeps the model that does best on validation data (one batch here: how much a client
-validates is its own choice). Before or after each client's turn comes the bare loop over the same images, both in processor seconds
-of one thread: what else the machine does lasts longer than that, and so hits both. The ratio is the median over these pairs, plus
-the server's own part of a round.
+validates is its own choice). Before or after each client's turn comes the bare loop over the same images, both in processor
+seconds of one thread: what else the machine does lasts longer than that, and so hits both. The ratio is the median over these
+pairs, plus the server's own part of a round.
 """
 
 from __future__ import annotations

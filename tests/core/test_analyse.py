@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from rows import Value, row
 
 from hetfed.cli.tables import comparison_table
@@ -166,7 +167,7 @@ def test_the_order_of_rows_decides_nothing(values: list[tuple[float, float]], ch
 
 
 def table(*rows: dict[str, Any], relative: bool = False) -> list[tuple[str, ...]]:
-    shown = comparison_table(analyse(pd.DataFrame(rows)), relative=relative)
+    shown = comparison_table(analyse(pd.DataFrame(rows)), Console(width=200), relative=relative)
     return list(zip(*(list(map(str, column.cells)) for column in shown.columns), strict=True))
 
 
@@ -174,6 +175,25 @@ def test_the_table_on_the_terminal_has_a_row_per_algorithm() -> None:
     rows = [row(0, "a", 0.5, 0.6, overall=0.7), row(1, "a", 0.5, 0.8, overall=0.7)]
     assert table(*rows) == [("x", "0.7 ± 1.271", "+0.2000", "0.7", "0.7 a", "1/1", "0.5", "0.7", "1.00")]
     assert table(row(0, "a", 0.5, None)) == [("x", "- ± -", "-", "-", "- ", "0/0", "-", "-", "1.00")]
+
+
+def test_on_a_narrow_terminal_the_least_needed_columns_are_left_to_the_file() -> None:
+    rows = [row(seed, "a-hospital-of-some-name", 0.5, 0.6, algorithm="scaffold", overall=0.7) for seed in (0, 1)]
+    for width in (40, 60, 80, 200):
+        console = Console(width=width, record=True, quiet=True)
+        shown = comparison_table(analyse(pd.DataFrame(rows)), console, relative=False)
+        heads = [str(column.header) for column in shown.columns]
+        assert heads[:3] == ["algorithm", "mean", "gain over alone"]
+        assert ("together" in heads) == (width == 200)
+        if width == 200:
+            assert shown.caption is None
+        else:
+            left = str(shown.caption).removeprefix("also in comparison.md: ").split(", ")
+            assert sorted([*heads, *left]) == sorted(
+                ["algorithm", "mean", "gain over alone", "kept", "worst client", "gain", "p", "together", "MiB"]
+            )
+        lines = console.render_lines(shown)
+        assert width == 40 or len([line for line in lines if "".join(part.text for part in line).strip()]) <= 3
 
 
 def test_in_per_cent_the_table_says_the_gain_once() -> None:

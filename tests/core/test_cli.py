@@ -196,6 +196,31 @@ def test_compare_sets_algorithms_side_by_side(toy_installed: Path, quick: Path, 
     assert re.search(rf"fedproto +{re.escape(number(mean))} ± ", again.out)
 
 
+def test_run_and_compare_do_not_take_the_folder_of_the_other(toy_installed: Path, quick: Path, tmp_path: Path, hetfed) -> None:
+    run, comparison = tmp_path / "run", tmp_path / "comparison"
+    assert hetfed("toy", "run", quick, "--out", run).status == 0
+    assert hetfed("toy", "compare", quick, "--seeds", 1, "--jobs", 1, "--out", comparison).status == 0
+    answer = hetfed("toy", "compare", quick, "--seeds", 1, "--jobs", 1, "--out", run)
+    assert answer.status == 2
+    assert answer.complaint == (
+        f"error: {run / 'plan.resolved.toml'}: the folder holds a single run, not a comparison. "
+        "Give an empty or a new folder, or that of a comparison, with --out."
+    )
+    assert not (run / "comparison.json").exists()
+    for more in ([], ["--resume"]):
+        answer = hetfed("toy", "run", quick, "--out", comparison, *more)
+        assert answer.status == 2
+        assert str(comparison) in answer.complaint
+
+
+def test_compare_with_other_algorithms_reports_on_all(toy_installed: Path, quick: Path, tmp_path: Path, hetfed) -> None:
+    words = ("toy", "compare", quick, "--seeds", 1, "--jobs", 1, "--out", tmp_path / "out", "--algorithms")
+    assert hetfed(*words, "fedproto").status == 0
+    answer = hetfed(*words, "fedavg")
+    assert re.search(r"^ *fedproto .*", answer.out, flags=re.MULTILINE)
+    assert {"Under fedproto:", "Under fedavg:"} <= set((tmp_path / "out/comparison.md").read_text().splitlines())
+
+
 def test_compare_all_says_which_algorithms_do_not_suit(toy_installed: Path, quick: Path, tmp_path: Path, hetfed) -> None:
     quick.write_text(quick.read_text(encoding="utf-8").replace('part = "head"', 'part = "tail"'), encoding="utf-8")
     words = ("--algorithms", "all", "--seeds", 1, "--rounds", 1, "--jobs", 1, "--out", tmp_path / "out")

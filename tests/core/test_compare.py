@@ -101,9 +101,10 @@ def test_what_is_kept_is_the_best_of_three_on_validation_data(done: tuple[Path, 
 
 def test_it_can_be_read_again(done: tuple[Path, pd.DataFrame]) -> None:
     out, frame = done
-    again, left_out = read_comparison(out)
+    again, about = read_comparison(out)
     pd.testing.assert_frame_equal(again, frame.assign(pooled=float("nan")))
-    assert left_out == {}
+    assert (about.plan, about.seeds, about.algorithms) == ("toy plan sample", 2, ("plan", "fedproto"))
+    assert (about.variants, about.left_out) == ({}, {})
 
 
 def test_training_alone_is_what_a_run_would_find(done: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
@@ -119,9 +120,8 @@ def test_pooled_training_runs_once_a_seed(tmp_path: Path) -> None:
     pooled = {client["name"]: client["pooled"] for client in summary_of(tmp_path / "alone/seed-0")["clients"]}
     assert dict(zip(frame["client"], frame["pooled"], strict=True)) == pooled
     assert all(value is not None for value in pooled.values())
-    assert [str(file.relative_to(tmp_path)) for file in tmp_path.glob("**/pooled.json")] == [
-        "alone/seed-0/checkpoints/pooled.json"
-    ]
+    for name in ("plan", "fedproto"):
+        assert {client["pooled"] for client in summary_of(tmp_path / name / "seed-0")["clients"]} == {None}
 
 
 def test_who_trains_alone_is_neither_chosen_nor_waited_for(tmp_path: Path) -> None:
@@ -147,11 +147,13 @@ def test_what_has_ended_is_not_run_again(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run_is_gone_on_with(tmp_path: Path) -> None:
-    first = compare(QUICK, tmp_path, algorithms=["plan"])
-    run = tmp_path / "plan/seed-0"
+    first = compare(QUICK, tmp_path / "first", algorithms=["plan"])
+    run = tmp_path / "again/plan/seed-0"
+    launcher = Launcher(toy.ToyVertical(), Console(quiet=True))
+    launcher.run(settled(QUICK, "plan").variants["plan"], "toy plan sample", run)
     (run / "summary.json").unlink()
     (run / "checkpoints/finetuned.safetensors").unlink()
-    again = compare(QUICK, tmp_path, algorithms=["plan"])
+    again = compare(QUICK, tmp_path / "again", algorithms=["plan"])
     pd.testing.assert_frame_equal(again.drop(columns="seconds"), first.drop(columns="seconds"))
     assert (run / "ledger.jsonl").read_text(encoding="utf-8").count('"round": 1') == 3
 
@@ -182,6 +184,68 @@ def test_a_comparison_of_another_plan_is_refused(tmp_path: Path) -> None:
     compare(QUICK, tmp_path, algorithms=["plan"])
     with pytest.raises(RunFolderError, match="another plan"):
         compare(QUICK.replace("rounds = 1", "rounds = 2"), tmp_path, algorithms=["plan"])
+
+
+@pytest.mark.parametrize("name", ["plan.resolved.toml", "summary.json"])
+def test_the_folder_of_a_run_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("mine", encoding="utf-8")
+    with pytest.raises(RunFolderError, match=rf"{name}: the folder holds a single run.*--out"):
+        compare(QUICK, tmp_path, algorithms=["plan"])
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+def test_the_folder_of_a_comparison_is_no_place_for_a_run(done: tuple[Path, pd.DataFrame]) -> None:
+    launcher = Launcher(toy.ToyVertical(), Console(quiet=True))
+    with pytest.raises(RunFolderError, match="not empty and holds no run"):
+        launcher.run(read_plan(QUICK, "x"), "x", done[0])
+
+
+def test_what_was_compared_earlier_stays_beside_what_is_new(tmp_path: Path) -> None:
+    first = compare(QUICK, tmp_path, algorithms=["plan"], seeds=2)
+    both = compare(QUICK, tmp_path, algorithms=["fedproto"], seeds=1)
+    pd.testing.assert_frame_equal(both.query("algorithm == 'plan'").reset_index(drop=True), first)
+    assert both.query("algorithm == 'fedproto'")["seed"].unique().tolist() == [0]
+    frame, about = read_comparison(tmp_path)
+    assert len(frame) == len(both) == 9
+    assert (about.algorithms, about.seeds) == (("plan", "fedproto"), 2)
+
+
+def test_what_did_not_suit_is_remembered_until_it_has_run(tmp_path: Path) -> None:
+    compare(QUICK, tmp_path, algorithms=["plan"])
+    (tmp_path / "comparison.json").write_text('{"algorithms": ["plan"], "left_out": {"fedmd": "so", "fedavg": "so"}}')
+    compare(QUICK, tmp_path, algorithms=["fedavg"])
+    assert read_comparison(tmp_path)[1].left_out == {"fedmd": "so"}
+
+
+def test_an_algorithm_that_was_set_otherwise_earlier_is_refused(tmp_path: Path) -> None:
+    compare(QUICK, tmp_path, algorithms=["fedprox"])
+    with pytest.raises(RunFolderError, match="another plan") as error:
+        compare(QUICK + "[variant.fedprox]\nsettings = { mu = 0.3 }\n", tmp_path, algorithms=["plan"])
+    assert error.value.file == tmp_path / "fedprox/seed-0/plan.resolved.toml"
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"plans": 1}'])
+def test_a_broken_memory_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "comparison.json").write_text(content, encoding="utf-8")
+    with pytest.raises(RunFolderError, match=r"comparison\.json: not what a comparison leaves.*Remove the file"):
+        compare(QUICK, tmp_path, algorithms=["plan"])
+
+
+def test_an_earlier_algorithm_that_is_unknown_now_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "comparison.json").write_text('{"algorithms": ["fedfoo"]}', encoding="utf-8")
+    with pytest.raises(PlanError, match=r"comparison\.json: federation\.algorithm: unknown algorithm \(value: 'fedfoo'\)"):
+        compare(QUICK, tmp_path, algorithms=["plan"])
+
+
+def test_checkpoints_go_when_a_run_of_a_comparison_has_ended(done: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
+    assert list(done[0].glob("*/*/summary.json"))
+    assert list(done[0].glob("**/checkpoints")) == []
+    run = tmp_path / "plan/seed-0"
+    launcher = Launcher(toy.ToyVertical(), Console(quiet=True))
+    launcher.run(settled(QUICK, "plan").variants["plan"], "x", run)
+    assert (run / "checkpoints/federated.safetensors").is_file()
+    compare(QUICK, tmp_path, algorithms=["plan"])
+    assert not (run / "checkpoints").exists()
 
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
@@ -252,6 +316,11 @@ training = { batch_size = 4 }
         "plan": (0.001, 32, 0.5),
         "fedavg": (0.001, 32, 0.5),
     }
+    assert found.about().variants == {
+        "alone": {"training": {"lr": 0.5}},
+        "fedprox": {"settings": {"mu": 0.3}, "training": {"batch_size": 4}},
+    }
+    assert set(settled(QUICK + variants, "plan").about().variants) == {"alone"}
 
 
 def test_every_seed_begins_with_training_alone() -> None:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import toy
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 from rows import row
 
 from hetfed.plan import read_plan
-from hetfed.report.comparison import write_comparison
-from hetfed.report.words import estimate, number, signed
+from hetfed.report.comparison import draw_algorithms, spread, write_comparison
+from hetfed.report.words import estimate, number, set_apart, signed, tone
+from hetfed.run.about import About
 from hetfed.run.analyse import Estimate, analyse
 from hetfed.run.compare import compare_plan, read_comparison, settle
 from hetfed.run.launch import Launcher
@@ -34,7 +40,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plan = read_plan(toy.SAMPLE.replace("rounds = 3", "rounds = 1\nfinetune = 1"), "x")
     comparison = settle(launcher, plan, "x", algorithms=["plan", "fedavg"], seeds=2)
     frame = compare_plan(launcher, comparison, out, OneByOne(launcher.vertical, Console(quiet=True)))
-    write_comparison(out, frame, dict(comparison.left_out))
+    write_comparison(out, frame, read_comparison(out)[1])
     return out
 
 
@@ -47,7 +53,8 @@ def two(**other: Any) -> pd.DataFrame:
 
 
 def page(out: Path, frame: pd.DataFrame, left_out: dict[str, str] | None = None) -> str:
-    return write_comparison(out, frame, left_out or {}).read_text(encoding="utf-8")
+    out.mkdir(exist_ok=True)
+    return write_comparison(out, frame, About(left_out=left_out or {})).read_text(encoding="utf-8")
 
 
 def text(html: str) -> str:
@@ -144,6 +151,84 @@ def test_one_seed_has_no_interval(tmp_path: Path) -> None:
     said = text(page(tmp_path, two().query("seed == 0")))
     assert "2 algorithms · 1 seed ·" in said
     assert "±" not in said
+    assert "Intervals are" not in said
+    tables = (tmp_path / "comparison.md").read_text(encoding="utf-8")
+    for where in (said, tables):
+        assert "One seed shows no interval: no single difference is certain." in where
+
+
+def test_from_two_seeds_pictures_show_the_seeds_instead_of_an_interval_that_fills_the_axis(tmp_path: Path) -> None:
+    said = text(page(tmp_path, two()))
+    assert "the pictures show the two values as light points" in said
+    assert "light points" in (tmp_path / "comparison.md").read_text(encoding="utf-8")
+
+    def drawn(values: tuple[float, ...], half_width: float) -> str:
+        results = [replace(result, score=Estimate(0.5, half_width, values)) for result in analyse(two())]
+        return draw_algorithms(results, "AUROC")
+
+    assert drawn((0.4, 0.6), 1.27) == drawn((0.4, 0.6), 0.1)
+    assert drawn((0.4, 0.6), 1.27) != drawn((0.45, 0.55), 1.27)
+    assert drawn((0.4, 0.5, 0.6), 0.25) != drawn((0.4, 0.5, 0.6), 0.1)
+
+
+def test_three_seeds_need_no_warning_and_fewer_under_one_algorithm_do(tmp_path: Path) -> None:
+    frame = pd.DataFrame([row(seed, "a", 0.5, 0.6, algorithm=name) for seed in range(3) for name in "xy"])
+    said = text(page(tmp_path, frame))
+    assert [words for words in ("light points", "no single difference", "Not every") if words in said] == []
+    assert (tmp_path / "comparison.md").read_text(encoding="utf-8").startswith("| algorithm |")
+    said = text(page(tmp_path, frame.query("algorithm == 'x' or seed == 0")))
+    assert "Not every algorithm has run under all 3 seeds: y under 1." in said
+
+
+@pytest.mark.parametrize("synthetic", [False, True])
+def test_synthetic_data_are_called_so(synthetic: bool, tmp_path: Path) -> None:
+    summary = tmp_path / "x/seed-0/summary.json"
+    summary.parent.mkdir(parents=True)
+    summary.write_text(json.dumps({"title": "Ours", "plan": "p", "synthetic": synthetic}), encoding="utf-8")
+    said = text(page(tmp_path, two()))
+    assert " Ours " in said
+    for where in (said, (tmp_path / "comparison.md").read_text(encoding="utf-8")):
+        assert ("Synthetic data. At least one client" in where) == synthetic
+
+
+def test_what_the_plan_sets_is_listed_by_algorithm(tmp_path: Path) -> None:
+    about = About(variants={"x": {"settings": {"mu": 0.3}, "training": {"batch_size": 4, "lr": 0.1}}})
+    said = text(write_comparison(tmp_path, two(), about).read_text(encoding="utf-8"))
+    assert "x : mu = 0.3; training with batch_size = 4, lr = 0.1" in said
+    tables = (tmp_path / "comparison.md").read_text(encoding="utf-8")
+    assert "- x: mu = 0.3; training with batch_size = 4, lr = 0.1\n" in tables
+    assert table(tables, 1)[0][0] == "client"
+    assert "Set by the plan" not in text(page(tmp_path, two()))
+    assert set_apart({"training": {"lr": 0.5}}) == "training with lr = 0.5"
+
+
+def test_a_gain_that_prints_as_nothing_has_no_colour(tmp_path: Path) -> None:
+    assert [tone(value) for value in (0.0004, -0.0004, 0.0, NAN, 0.0006, -0.0006)] == [*["soft"] * 4, "gain", "loss"]
+    html = page(tmp_path, pd.DataFrame([row(0, "a", 0.5, 0.5004)]))
+    assert html.count('<span class="soft">+0.000</span>') == html.count('<span class="soft">(+0.000)</span>') == 1
+    assert 'class="gain"' not in html
+
+
+def test_where_nothing_travels_there_is_no_place_among_bytes(tmp_path: Path) -> None:
+    frame = two()
+    frame.loc[frame["algorithm"] == "y", "bytes"] = 0
+    said = text(page(tmp_path, frame))
+    assert "Not in this picture, as nothing travels: y." in said
+    picture = (tmp_path / "plots/bytes.svg").read_text(encoding="utf-8")
+    assert ("<!-- x -->" in picture, "<!-- y -->" in picture) == (True, False)
+    assert "Not in this picture" not in text(page(tmp_path, two()))
+    assert page(tmp_path / "other", frame.assign(bytes=0)).count("<img") == 2
+
+
+@given(st.lists(st.floats(0, 1), max_size=12))
+def test_names_keep_their_distance(places: list[float]) -> None:
+    wanted, gap = sorted(places), 1 / 12
+    found = spread(wanted, gap)
+    assert len(found) == len(wanted)
+    assert all(second - first >= gap - 1e-9 for first, second in pairwise(found))
+    assert all(-1e-9 <= place <= 1 for place in found)
+    if all(second - first >= gap for first, second in pairwise(wanted)):
+        assert found == wanted
 
 
 def test_in_differing_units_gains_are_in_per_cent(tmp_path: Path) -> None:
@@ -157,7 +242,7 @@ def test_in_differing_units_gains_are_in_per_cent(tmp_path: Path) -> None:
     assert head[:3] == ["algorithm", "mean gain over training alone, %", "kept"]
     # Metrics in differing units have no common axis.
     assert "<!-- alone -->" not in (tmp_path / "plots/clients.svg").read_text(encoding="utf-8")
-    write_comparison(tmp_path, frame.assign(unit="mph"), {})
+    write_comparison(tmp_path, frame.assign(unit="mph"), About())
     assert "<!-- alone -->" in (tmp_path / "plots/clients.svg").read_text(encoding="utf-8")
 
 

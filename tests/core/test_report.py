@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html.parser import HTMLParser
@@ -44,6 +46,14 @@ class DescribedVertical(ToyVertical):
         about = {"model": "<b>wide</b> & deep", "synthetic": "yes"}
         references = {"coin": Metrics({"AUROC": 1.0})}
         return [replace(c, about=about, references=lambda: references) for c in super().clients(plan, data_dir)]
+
+
+class WithoutPublicInputs(ToyVertical):
+    """The toy, but nobody holds public inputs."""
+
+    def clients(self, plan: Plan, data_dir: Path | None) -> Sequence[Client]:
+        """The toy's clients with what is their own alone."""
+        return [replace(client, public=None) for client in super().clients(plan, data_dir)]
 
 
 def run(vertical: ToyVertical, text: str, out: Path) -> RunFolder:
@@ -105,6 +115,23 @@ def test_every_client_is_named_with_its_numbers(plain: RunFolder) -> None:
         values = " ".join(f"{client[arm]:.3f}" for arm in ARMS)
         keeps = arm_name(client["kept"]["arm"])
         assert re.search(rf" {client['name']} {values} \S* ?(better|worse) by \S+ {keeps} ", text)
+
+
+def test_the_page_says_how_many_public_inputs_each_client_holds(plain: RunFolder, tmp_path: Path) -> None:
+    assert [client["n_public"] for client in plain.summary()["clients"]] == [10, 10, 10]
+    assert parse(page(plain)).text.count(" public inputs 10, without labels ") == 3
+    without = run(WithoutPublicInputs(), SAMPLE.replace("rounds = 3", "rounds = 1"), tmp_path / "run")
+    assert [client["n_public"] for client in without.summary()["clients"]] == [None] * 3
+    assert "public inputs" not in parse(page(without)).text
+
+
+def test_a_run_of_before_public_inputs_were_counted_has_its_page(plain: RunFolder, tmp_path: Path) -> None:
+    shutil.copytree(plain.path, tmp_path / "run")
+    summary = plain.summary()
+    for client in summary["clients"]:
+        del client["n_public"]
+    (tmp_path / "run/summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    assert "public inputs" not in write_report(RunFolder(tmp_path / "run")).read_text(encoding="utf-8")
 
 
 def test_the_first_sentence_counts_and_the_losers_are_named(plain: RunFolder) -> None:

@@ -9,9 +9,14 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Column, Table
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from hetfed.run.analyse import AlgorithmResult
 
 ARMS = ("alone", "federated", "finetuned", "pooled")
+SPARED = ("together", "worst client", "kept", "p", "MiB")
+"""The columns of a comparison that a narrow terminal goes without, the first one first."""
+UNBOUNDED = 10_000
 
 
 def number(value: float | None) -> str:
@@ -60,14 +65,45 @@ def kept(client: Mapping[str, Any]) -> str:
     return "-" if client["kept"] is None else str(client["kept"]["arm"])
 
 
-def comparison_table(results: Sequence[AlgorithmResult], *, relative: bool) -> Table:
-    """One row per algorithm, the best first; intervals are 95 % of the mean over seeds (Student's t)."""
-    head = ("mean gain, %",) if relative else ("mean", "gain over alone")
-    names = Column("algorithm", no_wrap=True)
-    table = Table(names, *head, "kept", "worst client", "gain", "p", "together", "MiB", box=None)
-    for r in results:
-        score = [f"{number(r.score.mean)} ± {number(r.score.half_width)}"] + ([] if relative else [signed(r.gain.mean)])
-        worst, gained = f"{number(r.worst[1])} {r.worst[0]}", f"{r.gained}/{r.judged}"
-        rest = (number(r.kept.mean), worst, gained, number(r.p), number(r.overall), f"{r.bytes / 2**20:.2f}")
-        table.add_row(r.algorithm, *score, *rest)
+def comparison_table(results: Sequence[AlgorithmResult], console: Console, *, relative: bool) -> Table:
+    """One row per algorithm, the best first; intervals are 95 % of the mean over seeds (Student's t).
+
+    Where the console is too narrow, the columns that are missed least are left to comparison.md.
+    """
+    columns = _columns(results, relative=relative)
+    left: list[str] = []
+    for name in ("", *SPARED):
+        if name:
+            left.append(name)
+            del columns[name]
+        table = _side_by_side(columns)
+        if console.measure(table, options=console.options.update(width=UNBOUNDED)).maximum <= console.width:
+            break
+    if left:
+        table.caption, table.caption_justify = f"also in comparison.md: {', '.join(left)}", "left"
+    return table
+
+
+def _columns(results: Sequence[AlgorithmResult], *, relative: bool) -> dict[str, list[str]]:
+    """The cells of every column by its head."""
+    mean = [f"{number(r.score.mean)} ± {number(r.score.half_width)}" for r in results]
+    gain = {} if relative else {"gain over alone": [signed(r.gain.mean) for r in results]}
+    return {
+        "algorithm": [r.algorithm for r in results],
+        "mean gain, %" if relative else "mean": mean,
+        **gain,
+        "kept": [number(r.kept.mean) for r in results],
+        "worst client": [f"{number(r.worst[1])} {r.worst[0]}" for r in results],
+        "gain": [f"{r.gained}/{r.judged}" for r in results],
+        "p": [number(r.p) for r in results],
+        "together": [number(r.overall) for r in results],
+        "MiB": [f"{r.bytes / 2**20:.2f}" for r in results],
+    }
+
+
+def _side_by_side(columns: Mapping[str, Sequence[str]]) -> Table:
+    first, *others = columns
+    table = Table(Column(first, no_wrap=True), *others, box=None)
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
     return table

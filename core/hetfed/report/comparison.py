@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from math import isnan
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -16,40 +16,66 @@ from hetfed.report.html import data_uri, page
 from hetfed.report.markdown import comparison_tables
 from hetfed.report.plots import COLOURS, FAINT, INK, MARKERS, SHIFTS, new_axes, svg
 from hetfed.report.words import estimate, signed
-from hetfed.run.analyse import AlgorithmResult, analyse, comparable
+from hetfed.run.about import About
+from hetfed.run.analyse import AlgorithmResult, Estimate, analyse, comparable
+from hetfed.run.folder import SUMMARY, folder_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 TEMPLATE, REPORT, TABLES = "comparison.html.j2", "comparison.html", "comparison.md"
+POINTS = 2
+"""From so many seeds a picture shows their values: with one degree of freedom an interval reaches 13 standard errors."""
+LINE = 0.16
+"""Inches that a name takes in the picture of bytes."""
+NAME: dict[str, Any] = {
+    "fontsize": 7.5,
+    "color": INK,
+    "va": "center",
+    "arrowprops": {"arrowstyle": "-", "color": "#b3bcc7", "linewidth": 0.6, "relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 0},
+}
+"""How a name is written, and the line from it to its point."""
 
 
-def write_comparison(out: Path, frame: pd.DataFrame, left_out: dict[str, str]) -> Path:
+def write_comparison(out: Path, frame: pd.DataFrame, about: About) -> Path:
     """Write `comparison.html`, `comparison.md` and the plots into the folder of a comparison; returns the page's path."""
     results = analyse(frame)
     relative, first = not comparable(frame), frame.iloc[0]
     unit = str(first["unit"])
     label = "mean gain over training alone, %" if relative else f"mean test {first['metric']}{f', {unit}' if unit else ''}"
     better = "higher" if relative or first["higher_is_better"] else "lower"
-    pictures = {
-        "algorithms.svg": draw_algorithms(results, label),
-        "bytes.svg": draw_bytes(results, label),
-        "clients.svg": draw_clients(results[0], label, relative=relative),
-    }
-    (out / TABLES).write_text(comparison_tables(results, label, relative=relative), encoding="utf-8")
+    pictures = {"algorithms.svg": draw_algorithms(results, label)}
+    if any(result.bytes for result in results):
+        pictures["bytes.svg"] = draw_bytes(results, label)
+    pictures["clients.svg"] = draw_clients(results[0], label, relative=relative)
+    summaries = _summaries(out, frame)
+    synthetic = any(summary["synthetic"] for summary in summaries)
+    notes = caveats(frame)
+    variants = {name: words.set_apart(variant) for name, variant in about.variants.items()}
+    said = [f"{words.SYNTHETIC} {words.SYNTHETIC_MEANS}", *notes] if synthetic else notes
+    tables = comparison_tables(results, label, relative=relative, notes=said, variants=variants)
+    (out / TABLES).write_text(tables, encoding="utf-8")
     (out / "plots").mkdir(exist_ok=True)
     for name, picture in pictures.items():
         (out / "plots" / name).write_text(picture, encoding="utf-8")
-    filters = (words.number, words.count, words.size, words.duration, words.listing, estimate, signed)
+    filters = (words.number, words.count, words.size, words.duration, words.listing, words.tone, estimate, signed)
     text = page(
         TEMPLATE,
         filters,
-        title=_title(out),
+        title=next((str(summary["title"] or summary["plan"]) for summary in summaries), "Comparison"),
+        synthetic=synthetic,
+        synthetic_words=(words.SYNTHETIC, words.SYNTHETIC_MEANS),
         results=results,
         frame=frame,
         relative=relative,
         label=label,
         better=better,
         sentences=headline(results, relative=relative),
+        notes=notes,
+        variants=variants,
         pictures={name: data_uri(picture) for name, picture in pictures.items()},
-        left_out=left_out,
+        silent=[result.algorithm for result in results if not result.bytes],
+        left_out=about.left_out,
         runs=_runs(out, frame),
         colours=COLOURS,
         seeds=frame["seed"].nunique(),
@@ -81,14 +107,26 @@ def headline(results: Sequence[AlgorithmResult], *, relative: bool) -> list[str]
     return sentences
 
 
+def caveats(frame: pd.DataFrame) -> list[str]:
+    """What so few seeds do not show, in sentences."""
+    seeds = frame.groupby("algorithm", sort=False)["seed"].nunique()
+    most = int(seeds.max())
+    notes = []
+    if most == 1:
+        notes.append("One seed shows no interval: no single difference is certain. Repeat with more seeds before acting on it.")
+    if most == POINTS:
+        notes.append("Intervals from two seeds are wide: the pictures show the two values as light points instead.")
+    fewer = [f"{name} under {count}" for name, count in seeds.items() if count < most]
+    if fewer:
+        notes.append(f"Not every algorithm has run under all {most} seeds: {words.listing(fewer)}.")
+    return notes
+
+
 def draw_algorithms(results: Sequence[AlgorithmResult], label: str) -> str:
-    """A row per algorithm: its mean with the interval over seeds, beside training alone and pooled."""
+    """A row per algorithm: its mean and what its seeds say of it, beside training alone and pooled."""
     figure, axes = new_axes(6.4, 0.9 + 0.27 * len(results))
     for row, result in enumerate(results):
-        half = 0.0 if result.score.half_width != result.score.half_width else result.score.half_width
-        axes.errorbar(
-            result.score.mean, row, xerr=half, fmt="D", color=COLOURS["federated"], ecolor="#9db7cf", markersize=5, capsize=2
-        )
+        _draw(axes, [(result.score, row)], "federated", ecolor="#9db7cf", markersize=5)
     first = results[0]
     for arm, mean in (("alone", first.alone.mean), ("pooled", first.pooled.mean)):
         if mean == mean:  # noqa: PLR0124 (NaN)
@@ -103,18 +141,13 @@ def draw_algorithms(results: Sequence[AlgorithmResult], label: str) -> str:
 
 
 def draw_clients(result: AlgorithmResult, label: str, *, relative: bool) -> str:
-    """A row per client under one algorithm: its metric in each arm with the interval over seeds; where clients differ in metric
+    """A row per client under one algorithm: its metric in each arm and what its seeds say of it; where clients differ in metric
     or unit, one axis cannot hold that, and what they gain stands there."""
     figure, axes = new_axes(6.4, 0.95 + 0.42 * len(result.clients))
     shown = {"federated": "gain"} if relative else {arm: arm for arm in ("alone", "federated", "pooled")}
     for arm, name in shown.items():
         found = [(getattr(client, name), row + SHIFTS[arm]) for row, client in enumerate(result.clients)]
-        known = [
-            (value.mean, 0 if isnan(value.half_width) else value.half_width, y) for value, y in found if not isnan(value.mean)
-        ]
-        if known:
-            means, halves, rows = zip(*known, strict=True)
-            axes.errorbar(means, rows, xerr=halves, fmt=MARKERS[arm], color=COLOURS[arm], label=arm, capsize=2, elinewidth=1)
+        _draw(axes, found, arm, label=arm, elinewidth=1)
     axes.set_yticks(range(len(result.clients)))
     axes.set_yticklabels([client.client for client in result.clients], parse_math=False, fontsize=10)
     axes.set_ylim(len(result.clients) - 0.5, -0.5)
@@ -126,32 +159,63 @@ def draw_clients(result: AlgorithmResult, label: str, *, relative: bool) -> str:
 
 
 def draw_bytes(results: Sequence[AlgorithmResult], label: str) -> str:
-    """The mean against what travelled, one point per algorithm."""
-    figure, axes = new_axes(6.4, 4.0)
-    for result in results:
-        sent = max(result.bytes, 1.0) / 2**20
-        axes.scatter(sent, result.score.mean, s=26, color=COLOURS["federated"], zorder=2)
-        axes.annotate(result.algorithm, (sent, result.score.mean), (4, 3), textcoords="offset points", fontsize=7.5, color=INK)
+    """The mean against what travelled, one point per algorithm under which something does: its axis has no zero."""
+    drawn = sorted((r for r in results if r.bytes and not isnan(r.score.mean)), key=lambda result: result.score.mean)
+    height = max(4.0, 0.8 + LINE * len(drawn))
+    figure, axes = new_axes(6.4, height)
+    points = [(result.bytes / 2**20, result.score.mean) for result in drawn]
+    axes.scatter([sent for sent, _ in points], [mean for _, mean in points], s=26, color=COLOURS["federated"], zorder=4)
     axes.set_xscale("log")
-    axes.margins(x=0.14)
-    axes.axhline(results[0].alone.mean, color=COLOURS["alone"], linewidth=1.2, linestyle="--")
+    axes.margins(x=0.08, y=0.08)
+    axes.axhline(results[0].alone.mean, color=COLOURS["alone"], linewidth=1.2, linestyle="--", label="alone")
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high)
+    # Names stand in a column of their own, since algorithms that send the same parameters lie on top of each other.
+    places = spread([(mean - low) / (high - low) for _, mean in points], LINE / (height - 0.8))
+    for result, point, place in zip(drawn, points, places, strict=True):
+        axes.annotate(result.algorithm, point, (1.05, place), textcoords="axes fraction", **NAME)
     axes.set_xlabel("MiB sent and received in a run, all clients together", color=INK)
     axes.set_ylabel(label, color=INK, parse_math=False)
+    figure.legend(loc="outside upper right", frameon=False, fontsize=9)
     return svg(figure)
 
 
-def _title(out: Path) -> str:
-    """The title of the plan, as its runs have it."""
-    for file in sorted(out.glob("*/seed-*/summary.json")):
-        summary: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return str(summary["title"] or summary["plan"])
-    return "Comparison"
+def spread(wanted: Sequence[float], gap: float) -> list[float]:
+    """Ascending places as near to the wanted ones, which ascend, as a gap between them and an end at 1 allow."""
+    places: list[float] = []
+    for place in wanted:
+        places.append(max(place, places[-1] + gap) if places else place)
+    ceiling = 1.0
+    for index in reversed(range(len(places))):
+        places[index] = min(places[index], ceiling)
+        ceiling = places[index] - gap
+    return places
+
+
+def _draw(axes: Axes, found: Sequence[tuple[Estimate, float]], arm: str, **style: Any) -> None:
+    """Means in their rows, each with its interval; from so few seeds that it would fill the axis, with the values instead."""
+    known = [(value, row) for value, row in found if not isnan(value.mean)]
+    if not known:
+        return
+    means = [value.mean for value, _ in known]
+    halves = [value.half_width if len(value.values) > POINTS else 0.0 for value, _ in known]
+    rows = [row for _, row in known]
+    axes.errorbar(means, rows, xerr=halves, fmt=MARKERS[arm], color=COLOURS[arm], capsize=2, **style)
+    single = [(value, row) for each, row in known if len(each.values) == POINTS for value in each.values]
+    axes.scatter([x for x, _ in single], [y for _, y in single], s=16, color=COLOURS[arm], alpha=0.35, linewidths=0)
+
+
+def _summaries(out: Path, frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Those of the runs that the rows are from."""
+    cells = frame[["algorithm", "seed"]].drop_duplicates().itertuples(index=False)
+    files = [folder_of(out, algorithm, seed) / SUMMARY for algorithm, seed in cells]
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
 
 
 def _runs(out: Path, frame: pd.DataFrame) -> dict[str, list[tuple[int, str]]]:
     """The report of every run, by algorithm: its seed, and its path from the page."""
     runs: dict[str, list[tuple[int, str]]] = {}
     for algorithm, seed in frame[["algorithm", "seed"]].drop_duplicates().itertuples(index=False):
-        page = out / algorithm / f"seed-{seed}" / "report.html"
+        page = folder_of(out, algorithm, seed) / "report.html"
         runs.setdefault(algorithm, []).append((int(seed), os.path.relpath(page, out).replace(os.sep, "/")))
     return runs

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from hetfed.report.words import estimate, number, signed
 from hetfed.run.analyse import AlgorithmResult, ClientResult
 
 
-def comparison_tables(results: Sequence[AlgorithmResult], label: str, *, relative: bool) -> str:
-    """A row per algorithm, the best first; then a row per client under each of them."""
+def comparison_tables(
+    results: Sequence[AlgorithmResult],
+    label: str,
+    *,
+    relative: bool,
+    notes: Sequence[str] = (),
+    variants: Mapping[str, str] | None = None,
+) -> str:
+    """What should be known before; a row per algorithm, the best first; how the plan sets those that it does set; then a row
+    per client under each of them."""
     gain = [] if relative else ["gain over alone"]
     head = ["algorithm", label, *gain, "kept", "worst client", "clients that gain", "p", "all together", "MiB"]
-    parts = [_table(head, (_algorithm(result, relative=relative) for result in results))]
+    parts = [f"{note}\n" for note in notes]
+    parts.append(_table(head, (_algorithm(result, relative=relative) for result in results)))
+    if variants:
+        lines = "".join(f"- {name}: {words}\n" for name, words in variants.items())
+        parts.append(f"Set by the plan, the others as they are by default:\n\n{lines}")
     for result in results:
         head = ["client", "alone", "federated", "pooled", "gain over alone" + (", %" if relative else ""), "seeds won"]
         parts.append(f"Under {result.algorithm}:\n\n{_table(head, map(_client, result.clients))}")

@@ -31,6 +31,7 @@ def render(facts: Facts, plots: Mapping[str, str]) -> str:
         filters,
         facts=facts,
         summary=facts.summary,
+        synthetic_words=(words.SYNTHETIC, words.SYNTHETIC_MEANS),
         sentences=words.headline(facts),
         undefined=words.undefined(facts),
         outcomes=images[OUTCOMES],

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from hetfed.report.facts import ClientFacts, Facts
 from hetfed.run.analyse import Estimate
 from hetfed.run.arms import ARMS
 
 DASH = "–"
+SYNTHETIC = "Synthetic data."
+SYNTHETIC_MEANS = (
+    "At least one client was trained and tested on generated data. These results show that the method runs; they say nothing "
+    "about patients or traffic."
+)
 
 
 def number(value: float | None) -> str:
@@ -26,6 +31,12 @@ def number(value: float | None) -> str:
 def signed(value: float) -> str:
     """A difference with its sign."""
     return DASH if value != value else f"{value:+.3f}"  # noqa: PLR0124 (NaN)
+
+
+def tone(value: float) -> str:
+    """How a difference is coloured: by what is printed, so that +0.000 is neither a gain nor a loss."""
+    shown = 0.0 if signed(value) == DASH else float(signed(value))
+    return "gain" if shown > 0 else "loss" if shown < 0 else "soft"
 
 
 def estimate(value: Estimate, form: Callable[[float], str] = number) -> str:
@@ -90,6 +101,12 @@ def setting(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(setting(item) for item in value) or "none"
     return "none" if value is None or value == "" else str(value)
+
+
+def set_apart(variant: Mapping[str, Mapping[str, object]]) -> str:
+    """How a plan sets an algorithm: its arguments, then what its clients train with."""
+    parts = {"settings": "{}", "training": "training with {}"}
+    return "; ".join(form.format(setting(variant[key])) for key, form in parts.items() if variant.get(key))
 
 
 def headline(facts: Facts) -> list[str]:

@@ -17,10 +17,14 @@ GAINS = {"federated": "gain", "kept": "kept_gain", "pooled": "pooled_gain"}
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean, and half the width of its 95 % interval (Student's t); NaN where there is nothing, or only one value."""
+    """A mean, and half the width of its 95 % interval (Student's t); NaN where there is nothing, or only one value.
+
+    `values` are those it is the mean of, one per seed.
+    """
 
     mean: float
     half_width: float
+    values: tuple[float, ...] = ()
 
     @staticmethod
     def of(values: Sequence[float] | Values) -> Estimate:
@@ -29,9 +33,9 @@ class Estimate:
         if not len(known):
             return Estimate(float("nan"), float("nan"))
         if len(known) == 1:
-            return Estimate(float(known[0]), float("nan"))
+            return Estimate(float(known[0]), float("nan"), (float(known[0]),))
         half = stats.t.ppf(0.975, len(known) - 1) * known.std(ddof=1) / np.sqrt(len(known))
-        return Estimate(float(known.mean()), float(half))
+        return Estimate(float(known.mean()), float(half), tuple(known.tolist()))
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +17,27 @@ from hetfed.errors import PlanError, RunFolderError
 from hetfed.evaluation import Outcome
 from hetfed.participation import Participation, Presence
 from hetfed.plan import Plan
+from hetfed.run.about import ABOUT, About, read_about
 from hetfed.run.arms import ALONE, FEDERATED, FINETUNED, POOLED, kept_arm
 from hetfed.run.execute import load_clients
-from hetfed.run.folder import COMPARISON, PLAN, SUMMARY, RunFolder, write_bytes, write_json
+from hetfed.run.folder import COMPARISON, PLAN, SUMMARY, RunFolder, folder_of, write_bytes
 from hetfed.run.launch import Launcher
 from hetfed.run.workers import Job, Runner
 
 OWN, EVERY = "plan", "all"
 """Stand for the plan's own exchanges, and for it and every named algorithm, among the algorithms to compare."""
-ABOUT = "comparison.json"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is compared: the plan under each algorithm, by its name; and why others were left out.
+    """What is compared: `plan` under each algorithm, by its name; and why others were left out.
 
     Training alone and pooled do not depend on the algorithm: `baseline`, in which nobody shares anything, runs them once a
     seed.
     """
 
     file: str
+    plan: Plan
     variants: Mapping[str, Plan]
     baseline: Plan
     seeds: int
@@ -48,10 +50,26 @@ class Comparison:
                 text = plan.with_federation(seed=seed).resolved()
                 yield Job(f"{name}, seed {seed}", vertical, text, self.file, folder_of(out, name, seed), data_dir)
 
+    def with_earlier(self, about: About) -> Comparison:
+        """It and what was compared in the same folder before.
 
-def folder_of(out: Path, algorithm: str, seed: int) -> Path:
-    """Where the run of an algorithm under a seed lies."""
-    return out / algorithm / f"seed-{seed}"
+        Raises:
+            PlanError: an algorithm of that time is not known any more.
+        """
+        earlier = {name: _variant(self.plan, name) for name in about.algorithms}
+        variants = {**earlier, **self.variants}
+        left_out = {name: why for name, why in {**about.left_out, **self.left_out}.items() if name not in variants}
+        return replace(self, variants=variants, seeds=max(self.seeds, about.seeds), left_out=left_out)
+
+    def about(self) -> About:
+        """What its folder says of it."""
+        set_apart = {
+            name: table.model_dump(mode="json", exclude_defaults=True)
+            for name, table in self.plan.variant.items()
+            if name == ALONE or name in self.variants
+        }
+        variants = {name: table for name, table in set_apart.items() if table}
+        return About(self.file, self.seeds, tuple(self.variants), variants, dict(self.left_out))
 
 
 def settle(launcher: Launcher, plan: Plan, file: str, *, algorithms: Sequence[str], seeds: int) -> Comparison:
@@ -70,7 +88,7 @@ def settle(launcher: Launcher, plan: Plan, file: str, *, algorithms: Sequence[st
         clients = load_clients(plan, launcher.vertical, launcher.data_dir)
         variants, left_out = {}, {}
         for name in wanted:
-            variant = under(plan, name)
+            variant = _variant(plan, name)
             try:
                 seat(variant.composition().over(plan.federation.rounds), clients)
             except PlanError as error:
@@ -78,13 +96,18 @@ def settle(launcher: Launcher, plan: Plan, file: str, *, algorithms: Sequence[st
                     raise error if name == OWN else error.seen_from(key=name) from error
                 left_out[name] = f"{error.problem}. {error.remedy}" if error.value is None else str(error)
                 continue
-            variants[name] = variant.with_federation(alone=False, pooled=False)
+            variants[name] = variant
     except PlanError as error:
         raise error.seen_from(file=file) from error
     if not variants:
         remedy = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         raise PlanError("no algorithm suits these clients", file=file, remedy=remedy)
-    return Comparison(file, variants, _baseline(plan), seeds, left_out)
+    return Comparison(file, plan, variants, _baseline(plan), seeds, left_out)
+
+
+def _variant(plan: Plan, algorithm: str) -> Plan:
+    """`plan` with another algorithm, whose federated and fine-tuned arms are all that is run."""
+    return under(plan, algorithm).with_federation(alone=False, pooled=False)
 
 
 def _baseline(plan: Plan) -> Plan:
@@ -99,13 +122,18 @@ def _baseline(plan: Plan) -> Plan:
 def compare_plan(launcher: Launcher, comparison: Comparison, out: Path, runner: Runner) -> pd.DataFrame:
     """Run what has not ended yet below `out`, and write `comparison.csv` after each run.
 
-    Returns one row per algorithm, seed and client.
+    Returns one row per algorithm, seed and client, those of earlier comparisons in the same folder included.
 
     Raises:
         UsageError, RunError: a run came to nothing.
     """
-    jobs = list(comparison.jobs(launcher.vertical.name, launcher.data_dir, out))
-    for job in jobs:
+    _refuse_run(out)
+    try:
+        whole = comparison.with_earlier(read_about(out))
+    except PlanError as error:
+        raise error.seen_from(file=out / ABOUT) from error
+    name, data_dir = launcher.vertical.name, launcher.data_dir
+    for job in whole.jobs(name, data_dir, out):
         if (job.out / PLAN).is_file():
             RunFolder(job.out).expect_plan(job.resolved())
     try:
@@ -113,18 +141,40 @@ def compare_plan(launcher: Launcher, comparison: Comparison, out: Path, runner: 
     except OSError as error:
         remedy = "Give another folder with --out."
         raise RunFolderError(f"cannot be written: {error.strerror}", file=out, remedy=remedy) from None
-    write_json(out / ABOUT, {"plan": comparison.file, "seeds": comparison.seeds, "left_out": dict(comparison.left_out)})
-    waiting = [job for job in jobs if not (job.out / SUMMARY).is_file()]
-    for _ in runner(waiting, done=len(jobs) - len(waiting)):
-        _leave_rows(comparison, out)
-    return _leave_rows(comparison, out)
+    whole.about().write(out)
+    jobs = list(comparison.jobs(name, data_dir, out))
+    waiting = [job for job in jobs if not _free_checkpoints(job)]
+    for job in runner(waiting, done=len(jobs) - len(waiting)):
+        _free_checkpoints(job)
+        _leave_rows(whole, out)
+    return _leave_rows(whole, out)
 
 
-def read_comparison(out: Path) -> tuple[pd.DataFrame, dict[str, str]]:
-    """The rows of a comparison that has ended, and the algorithms that it left out with the reasons.
+def _refuse_run(out: Path) -> None:
+    """A run lies in the cells of a comparison, never at its top.
 
     Raises:
-        RunFolderError: there is none.
+        RunFolderError: one does.
+    """
+    for name in (PLAN, SUMMARY):
+        if (out / name).is_file():
+            remedy = "Give an empty or a new folder, or that of a comparison, with --out."
+            raise RunFolderError("the folder holds a single run, not a comparison", file=out / name, remedy=remedy)
+
+
+def _free_checkpoints(job: Job) -> bool:
+    """Whether a run has ended; nobody goes on with one that has, and the states of many clients fill a disk."""
+    ended = (job.out / SUMMARY).is_file()
+    if ended:
+        shutil.rmtree(RunFolder(job.out).checkpoints, ignore_errors=True)
+    return ended
+
+
+def read_comparison(out: Path) -> tuple[pd.DataFrame, About]:
+    """The rows of a comparison that has ended, and what was compared.
+
+    Raises:
+        RunFolderError: there is none, or it is broken.
     """
     for name in (COMPARISON, ABOUT):
         if not (out / name).is_file():
@@ -133,8 +183,7 @@ def read_comparison(out: Path) -> tuple[pd.DataFrame, dict[str, str]]:
     missing = {arm: [""] for arm in (ALONE, FEDERATED, FINETUNED, POOLED, "overall", "kept")}
     exactly: dict[str, Any] = {"keep_default_na": False, "na_values": missing, "float_precision": "round_trip"}
     frame = pd.read_csv(out / COMPARISON, dtype={"client": str, "unit": str}, **exactly)
-    left_out: dict[str, str] = json.loads((out / ABOUT).read_text(encoding="utf-8"))["left_out"]
-    return frame, left_out
+    return frame, read_about(out)
 
 
 def under(plan: Plan, algorithm: str) -> Plan:

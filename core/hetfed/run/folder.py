@@ -147,6 +147,11 @@ class RunFolder:
         return summary
 
 
+def folder_of(out: Path, algorithm: str, seed: int) -> Path:
+    """Where the run of an algorithm under a seed lies in the folder of a comparison."""
+    return out / algorithm / f"seed-{seed}"
+
+
 def environment() -> dict[str, Any]:
     """What the run ran on."""
     packages = {}
