@@ -33,6 +33,18 @@ def has_part(model: nn.Module, path: str) -> bool:
     return any(inside(name, path) for name, _ in model.named_parameters())
 
 
+def lacks(model: nn.Module, path: str) -> str:
+    """In words, that `model` has no part `path`, and which it has."""
+    return f"its model has no part {path!r} but {upper_parts(model)}"
+
+
+def upper_parts(model: nn.Module) -> str:
+    """The submodules with parameters down to the second level, for a message; the steps of a sequence are left out."""
+    paths = (name for name, _ in model.named_modules() if name.count(".") < 2 and not name[-1:].isdigit())
+    names = [path for path in paths if path and has_part(model, path)]
+    return ", ".join(map(repr, names)) or "the whole"
+
+
 def answers(model: nn.Module, names: Collection[str]) -> bool:
     """Whether these tensors turn features into answers: some are a head's; or the model names none, and they are all of it."""
     if has_part(model, HEAD):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -28,6 +28,7 @@ from hetfed.composition import Composition, Step, compose
 from hetfed.compression import Setting as CompressionSetting
 from hetfed.errors import PlanError
 from hetfed.exchanges import KINDS
+from hetfed.findings import nearest, plan_error, unknown_key
 from hetfed.participation import Participation, Presence
 from hetfed.training import Phase, Select, Training
 
@@ -179,24 +180,31 @@ def named_algorithm(name: str, settings: Mapping[str, Any]) -> Composition:
         PlanError: unknown name or setting.
     """
     if name not in NAMED:
-        raise PlanError("unknown algorithm", key="federation.algorithm", value=name, remedy=f"Known: {', '.join(NAMED)}.")
+        remedy = f"{nearest(name, list(NAMED))}Known: {', '.join(NAMED)}."
+        raise PlanError("unknown algorithm", key="federation.algorithm", value=name, remedy=remedy)
     known = sorted(inspect.signature(NAMED[name]).parameters)
     try:
         composition: Composition = validate_call(NAMED[name])(**settings)
     except ValidationError as error:
-        raise _as_plan_error(error, f"federation.algorithm ({name})", known) from None
+        raise plan_error(error, known, f"federation.algorithm ({name})") from None
     return replace(composition, name=name)
 
 
 def _step(table: ExchangeTable, index: int) -> Step:
     where = f"exchange[{index}]"
     if table.kind not in KINDS:
-        raise PlanError("unknown exchange", key=f"{where}.kind", value=table.kind, remedy=f"Known: {', '.join(sorted(KINDS))}.")
-    kind = KINDS[table.kind]
+        remedy = f"{nearest(table.kind, list(KINDS))}Known: {', '.join(sorted(KINDS))}."
+        raise PlanError("unknown exchange", key=f"{where}.kind", value=table.kind, remedy=remedy)
+    kind, settings = KINDS[table.kind], table.model_extra or {}
+    known = [*kind.__dataclass_fields__, *ExchangeTable.model_fields]
+    # An exchange written elsewhere may not say that it takes no others.
+    for name in settings:
+        if name not in known:
+            raise unknown_key(name, known, f"{where} ({table.kind}).{name}", settings[name])
     try:
-        exchange = TypeAdapter(kind).validate_python(table.model_extra or {})
+        exchange = TypeAdapter(kind).validate_python(settings)
     except ValidationError as error:
-        raise _as_plan_error(error, f"{where} ({table.kind})", sorted(kind.__dataclass_fields__)) from None
+        raise plan_error(error, kind, f"{where} ({table.kind})") from None
     return Step(exchange, table.every, table.clients, table.label, table.until, table.compression)
 
 
@@ -209,7 +217,7 @@ def validate(table_class: type[AnyModel], table: Mapping[str, Any], *, key: str)
     try:
         return table_class.model_validate(dict(table))
     except ValidationError as error:
-        raise _as_plan_error(error, key, sorted(table_class.model_fields)) from None
+        raise plan_error(error, table_class, key) from None
 
 
 def read_plan(text: str, file: str | Path) -> Plan:
@@ -229,17 +237,27 @@ def read_plan(text: str, file: str | Path) -> Plan:
     try:
         plan = Plan.model_validate(table)
     except ValidationError as error:
-        raise _as_plan_error(error, "", sorted(Plan.model_fields), file=file, clients=table.get("client", ())) from None
+        raise plan_error(error, Plan, "", file=file, clients=table.get("client", ())) from None
     names = [client.name for client in plan.client]
     for name in names:
         if names.count(name) > 1:
             raise PlanError("two clients have the same name", file=file, key="client.name", value=name, remedy="Rename one.")
+    _check_counts(plan, file)
     for algorithm in plan.variant:
         try:
             plan.under(algorithm)
         except PlanError as error:
             raise error.seen_from(file=file) from error
     return plan
+
+
+def _check_counts(plan: Plan, file: str | Path) -> None:
+    """Raise where more clients are asked for than there are."""
+    there = len(plan.client)
+    for key, asked in (("federation.quorum", plan.federation.quorum), ("participation.minimum", plan.participation.minimum)):
+        if asked > there:
+            remedy = f"There are {there}: ask for as many or fewer."
+            raise PlanError("more clients than the plan has", file=file, key=key, value=asked, remedy=remedy)
 
 
 def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> Table:
@@ -249,36 +267,6 @@ def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> Table:
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = _merged(merged[key], value) if both else value
     return merged
-
-
-def _as_plan_error(
-    error: ValidationError, key: str, known: Sequence[str], *, file: str | Path | None = None, clients: Sequence[Any] = ()
-) -> PlanError:
-    """The first thing that pydantic found, as one message."""
-    # Of a list whose only item is at fault, pydantic says besides that it is too short.
-    found = [each for each in error.errors() if each["type"] != "too_short"] or error.errors()
-    first, more = found[0], len(found) - 1
-    location = [str(part) for part in first["loc"]]
-    if len(location) > 1 and location[0] == "client":
-        table = clients[int(location[1])] if location[1].isdigit() else {}
-        if isinstance(table, dict) and "name" in table:
-            location[:2] = [f"client {table['name']!r}"]
-    where = ".".join(part for part in (key, *location) if part)
-    unknown = first["type"] in {"extra_forbidden", "unexpected_keyword_argument"}
-    problem = "unknown key" if unknown else first["msg"][0].lower() + first["msg"][1:]
-    nested = len(location) > 1
-    remedy = (
-        f"Known keys here: {', '.join(known) or 'none'}."
-        if unknown and not nested
-        else "docs/plans.md lists every key and its values."
-    )
-    return PlanError(
-        problem + (f" ({more} more finding{'s' if more > 1 else ''})" if more else ""),
-        file=file,
-        key=where,
-        value=None if first["type"] == "missing" else first["input"],
-        remedy=remedy,
-    )
 
 
 def _without_none(value: Any) -> Any:

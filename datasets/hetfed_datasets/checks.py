@@ -40,7 +40,8 @@ def require_file(folder: Path, name: str) -> Path:
     file = folder / name
     if not file.is_file():
         remedy = (
-            f"Get it with `hetfed datasets fetch {folder.name}`, or point --data-dir (or HETFED_DATA) at the folder above it."
+            f"`hetfed datasets fetch {folder.name}` gets it or says where it is from; "
+            "or point --data-dir (or HETFED_DATA) at the folder above it."
         )
         raise DataError("no such data file", file=file, remedy=remedy)
     return file

@@ -45,7 +45,10 @@ def check(entry: Entry, root: Path) -> Cohort | Series:
     for name, file in entry.files.items():
         path = root / entry.name / name
         if not path.is_file():
-            remedy = f"Get it with `hetfed datasets fetch {entry.name}`, or point --data-dir (or HETFED_DATA) at the data root."
+            remedy = (
+                f"`hetfed datasets fetch {entry.name}` gets it or says where it is from; "
+                "or point --data-dir (or HETFED_DATA) at the data root."
+            )
             raise DataError("no such data file", file=path, remedy=remedy)
         found = pooch.file_hash(str(path), alg="sha256")
         if found != file.sha256:

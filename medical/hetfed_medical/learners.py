@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hetfed.errors import PlanError
 from hetfed.learner import Estimator
@@ -48,9 +52,31 @@ def new_learner(name: str, settings: Mapping[str, Any], key: str, *seed_path: ob
 def _with_probabilities(estimator: Estimator, seed: int) -> Estimator:
     """The same, its decisions turned into probabilities by cross-validation (Platt 1999)."""
     from sklearn.calibration import CalibratedClassifierCV
-    from sklearn.model_selection import StratifiedKFold
 
-    # Shuffled, as own examples come before those of a lesson.
-    folds = StratifiedKFold(3, shuffle=True, random_state=seed)
-    calibrated: Estimator = CalibratedClassifierCV(estimator, ensemble=False, cv=folds)
+    calibrated: Estimator = CalibratedClassifierCV(estimator, ensemble=False, cv=_Folds(seed))
     return calibrated
+
+
+@dataclass(frozen=True)
+class _Folds:
+    """Three stratified folds, fewer where the rarest class has fewer examples; with but one, a single fold of all."""
+
+    seed: int
+
+    def get_n_splits(self, x: object, y: NDArray[np.generic], groups: object = None) -> int:
+        """How many folds."""
+        return min(int(np.unique(y, return_counts=True)[1].min()), 3)
+
+    def split(
+        self, x: NDArray[np.float64], y: NDArray[np.generic], groups: object = None
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Positions (train, test) of each fold."""
+        from sklearn.model_selection import StratifiedKFold
+
+        folds = self.get_n_splits(x, y)
+        if folds == 1:
+            everything = np.arange(len(y))
+            yield everything, everything
+            return
+        # Shuffled, as own examples come before those of a lesson.
+        yield from StratifiedKFold(folds, shuffle=True, random_state=self.seed).split(x, y)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ import typer
 from hetfed import __version__
 from hetfed.cli.main import build_app
 from hetfed.cli.tables import gain, kept, number, signed
+from hetfed.cli.vertical import stoppable
 
 MAIN = "from hetfed.cli.main import main; main()"
 IMPORTED = """
@@ -271,12 +274,25 @@ def test_a_failing_client_ends_with_status_1(toy_installed: Path, tmp_path: Path
     assert answer.complaint == "error: client 'b' failed in round 1: out of memory"
 
 
+def test_an_interruption_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for out, said in (
+        (tmp_path, f"to go on, the same command with --resume --out {tmp_path}"),
+        (tmp_path / "x", "nothing was"),
+    ):
+        with pytest.raises(typer.Exit) as end, stoppable(out, "--resume "):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert end.value.exit_code == 130
+        assert f"interrupted: {said}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["toy", "run", "nothing"], ["PLAN", "'nothing'", "Shipped: sample"]),
         (["toy", "compare", "nothing"], ["PLAN", "'nothing'", "Shipped: sample"]),
-        (["toy", "compare", "--algorithms", "fedfoo"], ["federation.algorithm", "'fedfoo'", "Known: alone, fedavg"]),
+        (["toy", "compare", "--algorithms", "fedfoo"], ["--algorithms", "'fedfoo'", "Known: plan, all, alone, fedavg"]),
+        (["toy", "compare", "--algorithms", "fedporto"], ["--algorithms", "Did you mean 'fedproto'?"]),
+        (["toy", "run", "--resume"], ["--resume", "nothing says which run", "--out"]),
         (["toy", "compare", "--algorithms", ","], ["--algorithms", "no algorithm to compare", "plan, all, fedavg"]),
         (["toy", "compare", "--algorithms", "alone"], ["--algorithms", "no algorithm to compare"]),
         (["reproduce", "nothing"], ["NAME", "'nothing'", "There are: distillation"]),

@@ -14,7 +14,15 @@ from hetfed.algorithms import alone, fedavg, fedper, fedprox
 from hetfed.client import Client
 from hetfed.composition import Composition, Step, compose, every, seat
 from hetfed.errors import PlanError
-from hetfed.exchanges import LogitDistillation, Prototypes, SharedParameters
+from hetfed.exchanges import (
+    ControlVariates,
+    DistilledParameters,
+    Exchange,
+    LogitDistillation,
+    Prototypes,
+    SharedParameters,
+    Slices,
+)
 from hetfed.tasks import Regression
 
 
@@ -100,15 +108,43 @@ def test_a_seated_step_names_its_clients_and_who_is_left_out_and_why() -> None:
     assert [step.clients for step in seating.composition] == [("a", "c", "d"), ("a", "b", "c", "d"), ("a", "d")]
     assert seating.left_out == {
         "prototypes": {"b": "its task has no classes"},
-        "logit-distillation": dict.fromkeys("bc", "it holds no public inputs"),
+        "logit-distillation": dict.fromkeys("bc", "it holds no public inputs that its model can read"),
     }
     assert seat(seating.composition, clients).composition == seating.composition
 
 
 def test_who_is_not_named_is_not_left_out() -> None:
-    seating = seat(compose(Step(Prototypes(), clients=("a",))), [toy.client("a"), without_classes("b")])
+    clients = [toy.client("a"), without_classes("b"), toy.client("c")]
+    seating = seat(compose(Step(Prototypes(), clients=("a", "c"))), clients)
     assert seating.left_out == {}
-    assert seating.composition.steps[0].clients == ("a",)
+    assert seating.composition.steps[0].clients == ("a", "c")
+
+
+MEANS = [
+    SharedParameters(),
+    SharedParameters(among="same-shape"),
+    ControlVariates(),
+    Slices(),
+    Prototypes(),
+    LogitDistillation(),
+    DistilledParameters(),
+]
+
+
+@pytest.mark.parametrize("exchange", MEANS, ids=lambda exchange: type(exchange).__name__)
+def test_nobody_among_others_shares_with_nobody_but_itself(exchange: Exchange) -> None:
+    """A mean of one is no exchange, and would only look like a gain."""
+    with pytest.raises(PlanError, match=r"no client can take part.*a: nobody else"):
+        seat(compose(Step(exchange, clients=("a",))), [toy.client(name) for name in "abc"])
+    assert seat(compose(exchange), [toy.client("a")]).composition.steps[0].clients == ("a",)
+
+
+def test_who_is_left_because_the_others_cannot_sends_nothing_either() -> None:
+    clients = [toy.client("a"), replace(toy.client("b"), public=None)]
+    with pytest.raises(
+        PlanError, match=r"a: nobody else can take part; b: it holds no public inputs that its model can read\."
+    ):
+        seat(compose(LogitDistillation()), clients)
 
 
 def test_a_composition_of_nothing_seats_nobody() -> None:

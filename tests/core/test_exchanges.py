@@ -102,7 +102,7 @@ class Renamed(toy.Net):
 def test_a_head_must_have_its_name() -> None:
     client = beside(replace(toy.client("a"), blueprint=lambda facts: Renamed("top")))
     for exchange in (TrainedHead(), FeatureGenerator()):
-        assert exchange.missing(client) == "its model has no part 'head'"
+        assert exchange.missing(client) == "its model has no part 'head' but 'encoder', 'top'"
     linear = beside(replace(toy.client("a"), blueprint=lambda facts: Renamed("head")))
     assert NestedFeatures().missing(linear) == "its model has no linear head"
 

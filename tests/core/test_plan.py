@@ -154,13 +154,34 @@ WRONG = {
     "no quorum": (federation("quorum = 0") + A, "federation.quorum: input should be greater than 0 (value: 0)"),
     "a word for a number": (federation('rounds = "many"') + A, "federation.rounds: input should be a valid integer"),
     "negative seed": (federation("seed = -1") + A, "federation.seed: input should be greater than or equal to 0 (value: -1)"),
-    "no client": ('title = "x"', "client: tuple should have at least 1 item"),
-    "a client without a name": ("[[client]]", "client.0.name: field required."),
+    "no client": ('title = "x"', "client: the plan has no [[client]] table. Add one for each participant"),
+    "a client without a name": ("[[client]]", "client[0].name: field required."),
     "one client table": ('[client]\nname = "a"', "client: input should be a valid tuple"),
-    "clients that are no tables": ("client = [3]", "client.0: input should be a valid dictionary"),
-    "no kind": ("[[exchange]]\nevery = 2\n" + A, "exchange.0.kind: field required."),
-    "no cadence": (exchange("prototypes", "every = 0") + A, "exchange.0.every: input should be greater than 0 (value: 0)"),
-    "a label of odd signs": (exchange("prototypes", 'label = "a|b"') + A, "exchange.0.label: string should match"),
+    "clients that are no tables": ("client = [3]", "client[0]: input should be a valid dictionary"),
+    "no kind": ("[[exchange]]\nevery = 2\n" + A, "exchange[0].kind: field required."),
+    "no cadence": (exchange("prototypes", "every = 0") + A, "exchange[0].every: input should be greater than 0 (value: 0)"),
+    "a label of odd signs": (exchange("prototypes", 'label = "a|b"') + A, "exchange[0].label: string should match"),
+    "a key that is nearly right": (
+        federation("roundz = 3") + A,
+        "(value: 3). Did you mean 'rounds'? Known keys here: algorithm,",
+    ),
+    "a setting that is nearly right": (
+        training("lrate = 1"),
+        "client 'a'.training.lrate: unknown key (value: 1). Known keys here:",
+    ),
+    "a deeper one": (
+        A + "presence = { speeed = 1 }",
+        "client 'a'.presence.speeed: unknown key (value: 1). Did you mean 'speed'?",
+    ),
+    "a rule of several keys": ("[participation]\nasynchronous = true\n" + A, "participation: asynchronous rounds last as long"),
+    "a quorum of more than all": (
+        federation("quorum = 2") + A,
+        "federation.quorum: more clients than the plan has (value: 2).",
+    ),
+    "a minimum of more than all": (
+        "[participation]\nminimum = 3\n" + A,
+        "participation.minimum: more clients than the plan has",
+    ),
     "the same name twice": (A + A, "client.name: two clients have the same name (value: 'a'). Rename one."),
     "no TOML": ("x = = 3", "not valid TOML: Invalid value (at line 1, column 5). Mend the line that is named."),
 }
@@ -182,13 +203,16 @@ WRONG_COMPOSITIONS = {
     "unknown exchange": (exchange("gossip"), "exchange[0].kind: unknown exchange (value: 'gossip'). Known: control-variates"),
     "unknown setting": (
         exchange("prototypes", "wieght = 1"),
-        "exchange[0] (prototypes).wieght: unknown key (value: 1). Known keys here: aggregation, mean, weight.",
+        "exchange[0] (prototypes).wieght: unknown key (value: 1). Did you mean 'weight'? Known keys here: aggregation,",
     ),
     "negative weight": (exchange("prototypes", "weight = -1"), "weight: input should be greater than 0 (value: -1)"),
     "infinite weight": (exchange("prototypes", "weight = inf"), "weight: input should be a finite number (value: inf)"),
     "unknown mean": (exchange("prototypes", 'mean = "any"'), "mean: input should be 'counted' or 'equal' (value: 'any')"),
     "the same label twice": (exchange("prototypes", 'label = "x"') * 2, "two exchanges have the same label (value: 'x')"),
-    "unknown algorithm": (federation('algorithm = "fedavvg"'), "unknown algorithm (value: 'fedavvg'). Known: alone, fed"),
+    "unknown algorithm": (
+        federation('algorithm = "fedavvg"'),
+        "unknown algorithm (value: 'fedavvg'). Did you mean 'fedavg'? Known: alone, fed",
+    ),
     "unknown argument": (
         federation('algorithm = { name = "fedprox", nu = 1 }'),
         "federation.algorithm (fedprox).nu: unknown key (value: 1). Known keys here: among, mu.",
@@ -221,6 +245,8 @@ def test_a_wrong_composition_is_one_message_with_key_value_and_remedy(text: str,
 def test_further_findings_are_counted() -> None:
     with pytest.raises(PlanError, match=r"client 'a'.colour: unknown key \(1 more finding\)"):
         read(A + "colour = 1\n" + A.replace('"a"', '"b"') + "shape = 2")
+    with pytest.raises(PlanError, match=r"client\[0\].nam: unknown key \(1 more finding\) .* Did you mean 'name'\?"):
+        read('[[client]]\nnam = "a"')
     with pytest.raises(PlanError, match=r"\(2 more findings\)"):
         read(A + "colour = 1\nshape = 2\nsize = 3")
     with pytest.raises(PlanError, match=r"defaults.data: input should be a valid dictionary \(1 more finding\)"):
@@ -300,5 +326,5 @@ def test_options_of_the_command_line_go_over_the_plan() -> None:
 
 def test_a_table_of_a_vertical_is_checked_the_same_way() -> None:
     assert validate(FederationTable, {"rounds": 3}, key="x").rounds == 3
-    with pytest.raises(PlanError, match=r"client 'a'.data.round: unknown key \(value: 1\). Known keys here: algorithm, alone,"):
+    with pytest.raises(PlanError, match=r"client 'a'.data.round: unknown key .* Did you mean 'rounds'\? Known keys"):
         validate(FederationTable, {"round": 1}, key="client 'a'.data")

@@ -172,12 +172,12 @@ def no_part(facts: Facts) -> nn.Module:
 
 
 def test_who_lacks_the_part_sits_out_and_trains_all_the_same() -> None:
-    clients = [toy.client("a"), replace(toy.client("b"), blueprint=no_part)]
+    clients = [toy.client("a"), *(replace(toy.client(name), blueprint=no_part) for name in "bc")]
     seating = seat(compose(SharedParameters("adapter")), clients)
-    assert seating.left_out == {"shared-parameters": {"a": "its model has no part 'adapter'"}}
+    assert seating.left_out == {"shared-parameters": {"a": "its model has no part 'adapter' but 'encoder', 'head'"}}
     state, uploads = toy.federate(clients, compose(SharedParameters("adapter")))
-    assert {upload.client for upload in uploads} == {"b"}
-    assert {row.client for row in state.rows} == {"a", "b"}
+    assert {upload.client for upload in uploads} == {"b", "c"}
+    assert {row.client for row in state.rows} == {"a", "b", "c"}
 
 
 def test_fedprox_at_mu_zero_is_fedavg() -> None:

@@ -68,6 +68,14 @@ def test_each_learns_answers_with_probabilities_and_takes_a_lesson(name: str) ->
 
 
 @pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("rarest", [1, 2])
+def test_each_learns_where_a_class_is_rare(name: str, rarest: int) -> None:
+    few = examples(60)
+    own = few.take(torch.cat([torch.nonzero(few.target == c).flatten()[:count] for c, count in enumerate((rarest, 9, 9))]))
+    assert predict(Learner(new_learner(name, {}, "x", 0), TASK, own), few).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("name", LEARNERS)
 def test_chance_is_that_of_the_seed(name: str) -> None:
     same = [Learner(new_learner(name, {}, "x", 0, "north"), TASK, examples(60)) for _ in range(2)]
     one, other = (predict(model, examples(33)).logits for model in same)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hetfed.cli.tables import comparison_table, outcome_table
+from hetfed.errors import PlanError
 from hetfed.vertical import Vertical, plan_text, shipped
 
 PlanName = Annotated[str, typer.Argument(metavar="[PLAN]", help="A shipped plan, or a TOML file.")]
@@ -55,10 +58,14 @@ def commands_of(vertical: Vertical) -> typer.Typer:
         from hetfed.plan import read_plan
         from hetfed.run.launch import Launcher
 
+        if resume and out is None:
+            remedy = "Give the folder of the interrupted run with --out."
+            raise PlanError("nothing says which run to go on with", key="--resume", remedy=remedy)
         text, file = plan_text(vertical, plan)
         chosen = read_plan(text, file).with_federation(rounds=rounds, seed=seed)
         console, where = Console(), out or default_folder(vertical.name, plan)
-        summary = Launcher(vertical, console, data_dir).run(chosen, file, where, resume=resume)
+        with stoppable(where, "--resume "):
+            summary = Launcher(vertical, console, data_dir).run(chosen, file, where, resume=resume)
         console.print(outcome_table(summary))
         console.print(f"report: {where / 'report.html'}", highlight=False, soft_wrap=True)
 
@@ -92,11 +99,23 @@ def commands_of(vertical: Vertical) -> typer.Typer:
             console.print(f"{name} does not suit these clients: {reason}", markup=False, highlight=False, soft_wrap=True)
         count = jobs or os.cpu_count() or 1
         runner = OneByOne(vertical, console) if count == 1 else Workers(count, console)
-        frame = compare_plan(launcher, comparison, where, runner)
+        with stoppable(where):
+            frame = compare_plan(launcher, comparison, where, runner)
         console.print(comparison_table(analyse(frame), console, relative=not comparable(frame)))
         console.print(f"report: {write_comparison(where, *read_comparison(where))}", highlight=False, soft_wrap=True)
 
     return app
+
+
+@contextmanager
+def stoppable(out: Path, option: str = "") -> Iterator[None]:
+    """An interruption from the keyboard says how to go on, and ends the command with the exit status that shells expect."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        remedy = f"to go on, the same command with {option}--out {out}" if out.exists() else "nothing was written"
+        Console(stderr=True).print(f"interrupted: {remedy}", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(130) from None
 
 
 def default_folder(vertical: str, plan: str) -> Path:

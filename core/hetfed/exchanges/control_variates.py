@@ -17,6 +17,7 @@ from hetfed.exchanges.groups import (
     Among,
     check_question,
     check_same,
+    everybody,
     group_of_client,
     grouped,
     lonely,
@@ -24,7 +25,7 @@ from hetfed.exchanges.groups import (
     within,
 )
 from hetfed.model import Output
-from hetfed.parts import WHOLE, answers, part_names, read_tensors
+from hetfed.parts import WHOLE, answers, lacks, part_names, read_tensors
 from hetfed.payload import Declaration, Payload
 
 
@@ -53,11 +54,11 @@ class ControlVariates(Exchange):
 
     def missing(self, client: Client) -> str | None:
         """A client needs parameters under the path."""
-        return without_gradients(client) or (None if self._names(client) else f"its model has no part {self.part!r}")
+        return without_gradients(client) or (None if self._names(client) else lacks(client.module, self.part))
 
     def lonely(self, clients: Sequence[Client]) -> Mapping[str, str]:
         """Who is the only one of its group."""
-        return lonely(clients, self._group) if self.among == "same-shape" else {}
+        return lonely(clients, self._group if self.among == "same-shape" else everybody)
 
     def check(self, clients: Sequence[Client]) -> None:
         """Unless groups are formed, all hold the same, for the same question."""

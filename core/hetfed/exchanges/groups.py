@@ -41,10 +41,16 @@ def grouped(uploads: Mapping[str, Payload], group: Callable[[str], str]) -> dict
     return groups
 
 
-def lonely(clients: Sequence[Client], group: Callable[[Client], str]) -> dict[str, str]:
+def everybody(client: Client) -> str:
+    """The group of all."""
+    return ""
+
+
+def lonely(clients: Sequence[Client], group: Callable[[Client], str] = everybody) -> dict[str, str]:
     """Those who are the only one of their group, and what they lack."""
     sizes = Counter(map(group, clients))
-    reason = "nobody else has the same tensors there, to answer the same question"
+    same = "nobody else has the same tensors there, to answer the same question"
+    reason = "nobody else can take part" if group is everybody else same
     return {client.name: reason for client in clients if sizes[group(client)] == 1}
 
 

@@ -16,7 +16,7 @@ from hetfed.data import Batch, Examples
 from hetfed.errors import PlanError
 from hetfed.evaluation import predict
 from hetfed.exchanges.base import Exchange
-from hetfed.exchanges.groups import check_question
+from hetfed.exchanges.groups import check_question, lonely
 from hetfed.learner import Learner
 from hetfed.payload import Declaration, Payload
 from hetfed.training import descend, set_training_mode, shuffled
@@ -53,12 +53,16 @@ class LogitDistillation(Exchange):
     def missing(self, client: Client) -> str | None:
         """A client needs public inputs that its model can read."""
         if client.public is None or not len(client.public):
-            return "it holds no public inputs"
+            return "it holds no public inputs that its model can read"
         try:
             predict(client.module, client.public.take(torch.arange(1)))
         except (KeyError, RuntimeError, ValueError, TypeError, IndexError) as error:
             return f"its model cannot read the public inputs: {error}"
         return None
+
+    def lonely(self, clients: Sequence[Client]) -> Mapping[str, str]:
+        """Who is there by itself: a mean of one is no exchange."""
+        return lonely(clients)
 
     def check(self, clients: Sequence[Client]) -> None:
         """All must answer the same question about the same public inputs, in the same order, with logits of the same shape."""

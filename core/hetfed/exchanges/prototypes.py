@@ -18,7 +18,7 @@ from hetfed.client import Client, Tensors
 from hetfed.data import Batch
 from hetfed.errors import PlanError
 from hetfed.exchanges.base import Exchange, without_gradients
-from hetfed.exchanges.groups import check_question
+from hetfed.exchanges.groups import check_question, lonely
 from hetfed.model import Output
 from hetfed.payload import Declaration, Payload
 
@@ -49,6 +49,10 @@ class Prototypes(Exchange):
         if client.probe.features is None:
             return "its model gives no features"
         return None if client.probe.features.ndim == 2 else "its features are not one vector per example"
+
+    def lonely(self, clients: Sequence[Client]) -> Mapping[str, str]:
+        """Who is there by itself: a mean of one is no exchange."""
+        return lonely(clients)
 
     def check(self, clients: Sequence[Client]) -> None:
         """All must agree on the classes and the feature size."""

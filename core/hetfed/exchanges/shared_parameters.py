@@ -20,6 +20,7 @@ from hetfed.exchanges.groups import (
     Among,
     check_question,
     check_same,
+    everybody,
     group_of,
     group_of_client,
     grouped,
@@ -28,7 +29,7 @@ from hetfed.exchanges.groups import (
     within,
 )
 from hetfed.model import Output
-from hetfed.parts import WHOLE, answers, has_part, part_names, read_tensors, write_tensors
+from hetfed.parts import WHOLE, answers, has_part, lacks, part_names, read_tensors, write_tensors
 from hetfed.payload import Declaration, Payload
 from hetfed.server_optimizer import ServerOptimizer
 
@@ -73,11 +74,11 @@ class SharedParameters(Exchange):
 
     def missing(self, client: Client) -> str | None:
         """A client needs parameters under the path."""
-        return without_gradients(client) or (None if self._names(client) else f"its model has no part {self.part!r}")
+        return without_gradients(client) or (None if self._names(client) else lacks(client.module, self.part))
 
     def lonely(self, clients: Sequence[Client]) -> Mapping[str, str]:
         """Who is the only one of its group."""
-        return lonely(clients, self._group) if self.among == "same-shape" else {}
+        return lonely(clients, self._group if self.among == "same-shape" else everybody)
 
     def check(self, clients: Sequence[Client]) -> None:
         """What is to stay personal must exist; and unless groups are formed, all hold the same, for the same question."""

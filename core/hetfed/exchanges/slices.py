@@ -14,9 +14,9 @@ from hetfed.bench import Bench, Desk
 from hetfed.client import Client, Tensors
 from hetfed.errors import PlanError
 from hetfed.exchanges.base import Exchange, without_gradients
-from hetfed.exchanges.groups import check_question
+from hetfed.exchanges.groups import check_question, lonely
 from hetfed.model import Output
-from hetfed.parts import NORM_LAYERS, WHOLE, answers, inside, part_names, read_tensors, write_tensors
+from hetfed.parts import NORM_LAYERS, WHOLE, answers, inside, lacks, part_names, read_tensors, write_tensors
 from hetfed.payload import Declaration, Payload
 
 WINDOW = "window"
@@ -64,7 +64,11 @@ class Slices(Exchange):
 
     def missing(self, client: Client) -> str | None:
         """A client needs parameters under the path."""
-        return without_gradients(client) or (None if self._names(client) else f"its model has no part {self.part!r}")
+        return without_gradients(client) or (None if self._names(client) else lacks(client.module, self.part))
+
+    def lonely(self, clients: Sequence[Client]) -> Mapping[str, str]:
+        """Who is there by itself: a mean of one is no exchange."""
+        return lonely(clients)
 
     def check(self, clients: Sequence[Client]) -> None:
         """Every model must be a slice of the widest one's, and every head that is shared answer the same question."""

@@ -15,6 +15,7 @@ from hetfed.algorithms import NAMED
 from hetfed.composition import seat
 from hetfed.errors import PlanError, RunFolderError
 from hetfed.evaluation import Outcome
+from hetfed.findings import nearest
 from hetfed.participation import Participation, Presence
 from hetfed.plan import Plan
 from hetfed.run.about import ABOUT, About, read_about
@@ -84,6 +85,10 @@ def settle(launcher: Launcher, plan: Plan, file: str, *, algorithms: Sequence[st
         known = ", ".join(name for name in [OWN, EVERY, *NAMED] if name != ALONE)
         problem = "no algorithm to compare with training alone"
         raise PlanError(problem, key="--algorithms", remedy=f"Name some of: {known}.")
+    for name in wanted:
+        if name not in (OWN, *NAMED):
+            remedy = f"{nearest(name, list(NAMED))}Known: {OWN}, {EVERY}, {', '.join(NAMED)}."
+            raise PlanError("unknown algorithm", key="--algorithms", value=name, remedy=remedy)
     try:
         clients = load_clients(plan, launcher.vertical, launcher.data_dir)
         variants, left_out = {}, {}

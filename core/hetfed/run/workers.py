@@ -23,6 +23,8 @@ from hetfed.run.launch import Launcher
 from hetfed.run.progress import Board, Listener
 from hetfed.vertical import Vertical, verticals
 
+DIED = "its process has died, perhaps of too little memory; the same command goes on from there, with fewer --jobs if need be"
+
 
 @dataclass(frozen=True)
 class Job:
@@ -161,7 +163,14 @@ class _Worker:
         assert self._process.stdout is not None
         while True:
             line = self._process.stdout.readline()
-            event = json.loads(line) if line else {"event": "error", "message": "its process has died"}
+            event = (
+                json.loads(line)
+                if line
+                else {
+                    "event": "error",
+                    "message": DIED,
+                }
+            )
             self._events.put((self._number, job, event))
             if event["event"] in {"done", "error"}:
                 return
