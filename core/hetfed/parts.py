@@ -40,8 +40,8 @@ def lacks(model: nn.Module, path: str) -> str:
 
 def upper_parts(model: nn.Module) -> str:
     """The submodules with parameters down to the second level, for a message; the steps of a sequence are left out."""
-    paths = (name for name, _ in model.named_modules() if name.count(".") < 2 and not name[-1:].isdigit())
-    names = [path for path in paths if path and has_part(model, path)]
+    paths = [name for name, _ in model.named_modules() if name and name.count(".") < 2 and not name[-1].isdigit()]
+    names = [path for path in paths if has_part(model, path) and not any(other.startswith(f"{path}.") for other in paths)]
     return ", ".join(map(repr, names)) or "the whole"
 
 
