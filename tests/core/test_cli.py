@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -280,7 +278,7 @@ def test_an_interruption_says_how_to_go_on(tmp_path: Path, capsys: pytest.Captur
         (tmp_path / "x", "nothing was"),
     ):
         with pytest.raises(typer.Exit) as end, stoppable(out, "--resume "):
-            os.kill(os.getpid(), signal.SIGINT)
+            raise KeyboardInterrupt
         assert end.value.exit_code == 130
         assert f"interrupted: {said}" in capsys.readouterr().err
 

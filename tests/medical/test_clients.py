@@ -79,7 +79,7 @@ def test_public_inputs_go_to_those_who_can_read_them():
         ({"dataset": "sample-cities"}, r"client 'a'\.data\.dataset: not a cohort of patients \(value: 'sample-cities'\)"),
         ({"label": "grade"}, r"client 'a'\.data\.label: no such label \(value: 'grade'\)\. sample-hospitals has: subtype"),
         ({"modalities": ["clinical"]}, r"client 'a'\.data\.modalities: no such modality \(value: 'clinical'\)"),
-        ({"modalities": ["sound"]}, r"client 'a'\.data\.modalities\.0: input should be 'image', 'genes' or 'clinical'"),
+        ({"modalities": ["sound"]}, r"client 'a'\.data\.modalities\[0\]: input should be 'image', 'genes' or 'clinical'"),
         ({"modalities": []}, r"client 'a'\.data\.modalities: tuple should have at least 1 item"),
         ({"sites": ["norht"]}, r"client 'a'\.data\.sites: no such site \(value: 'norht'\)\. .* has: east, north, south, west"),
         ({"columns": ["gene99"]}, r"client 'a'\.data\.columns: no such column \(value: 'gene99'\)"),
