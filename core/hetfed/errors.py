@@ -11,6 +11,8 @@ HetfedError
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Self
 
@@ -63,3 +65,10 @@ class PayloadRefused(HetfedError):
 
 class RunError(HetfedError):
     """A run that failed while it ran."""
+
+
+def among(word: object, known: Iterable[str], lead: str = "Known") -> str:
+    """The remedy of a word that is none of `known`: the nearest of them, then all."""
+    words = list(known)
+    nearest = "".join(f"Did you mean {near!r}? " for near in get_close_matches(str(word), words, n=1))
+    return f"{nearest}{lead}: {', '.join(words) or 'none'}."

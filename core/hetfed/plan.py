@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -26,13 +26,15 @@ from pydantic import (
 from hetfed.algorithms import NAMED
 from hetfed.composition import Composition, Step, compose
 from hetfed.compression import Setting as CompressionSetting
-from hetfed.errors import PlanError
+from hetfed.errors import PlanError, among
 from hetfed.exchanges import KINDS
+from hetfed.findings import keys_of, plan_error
 from hetfed.participation import Participation, Presence
 from hetfed.training import Phase, Select, Training
 
 Table = dict[str, Any]
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
+ALGORITHM = "federation.algorithm"
 
 
 class _Strict(BaseModel):
@@ -117,7 +119,8 @@ class Plan(_Strict):
             PlanError: there is none of that name, or it does not take these settings.
         """
         variant = self.variant.get(algorithm, VariantTable())
-        named_algorithm(algorithm, variant.settings)
+        check_algorithm(algorithm, "variant")
+        named_algorithm(algorithm, variant.settings, key=f"variant.{algorithm}.settings")
         key = f"variant.{algorithm}.training"
         clients = tuple(
             client.model_copy(update={"training": validate(Training, client.training.model_dump() | variant.training, key=key)})
@@ -150,7 +153,7 @@ class Plan(_Strict):
         if self.exchange or self.phase:
             raise PlanError(
                 "a plan has either a named algorithm or [[exchange]] and [[phase]] tables, not both",
-                key="federation.algorithm",
+                key=ALGORITHM,
                 value=algorithm.name,
                 remedy="Remove the one or the other.",
             )
@@ -172,31 +175,35 @@ class Plan(_Strict):
         return self.model_copy(update={"federation": table})
 
 
-def named_algorithm(name: str, settings: Mapping[str, Any]) -> Composition:
-    """The composition of a published algorithm.
+def named_algorithm(name: str, settings: Mapping[str, Any], *, key: str = ALGORITHM) -> Composition:
+    """The composition of a published algorithm, whose settings a plan holds under `key`.
 
     Raises:
         PlanError: unknown name or setting.
     """
-    if name not in NAMED:
-        raise PlanError("unknown algorithm", key="federation.algorithm", value=name, remedy=f"Known: {', '.join(NAMED)}.")
-    known = sorted(inspect.signature(NAMED[name]).parameters)
+    check_algorithm(name, key)
     try:
         composition: Composition = validate_call(NAMED[name])(**settings)
     except ValidationError as error:
-        raise _as_plan_error(error, f"federation.algorithm ({name})", known) from None
+        raise plan_error(error, key, dict(inspect.signature(NAMED[name]).parameters)) from None
     return replace(composition, name=name)
+
+
+def check_algorithm(name: str, key: str) -> None:
+    """Raise `PlanError` about `key` unless there is an algorithm of that name."""
+    if name not in NAMED:
+        raise PlanError("unknown algorithm", key=key, value=name, remedy=among(name, NAMED))
 
 
 def _step(table: ExchangeTable, index: int) -> Step:
     where = f"exchange[{index}]"
     if table.kind not in KINDS:
-        raise PlanError("unknown exchange", key=f"{where}.kind", value=table.kind, remedy=f"Known: {', '.join(sorted(KINDS))}.")
+        raise PlanError("unknown exchange", key=f"{where}.kind", value=table.kind, remedy=among(table.kind, sorted(KINDS)))
     kind = KINDS[table.kind]
     try:
         exchange = TypeAdapter(kind).validate_python(table.model_extra or {})
     except ValidationError as error:
-        raise _as_plan_error(error, f"{where} ({table.kind})", sorted(kind.__dataclass_fields__)) from None
+        raise plan_error(error, where, {**keys_of(ExchangeTable), **keys_of(kind)}) from None
     return Step(exchange, table.every, table.clients, table.label, table.until, table.compression)
 
 
@@ -209,7 +216,7 @@ def validate(table_class: type[AnyModel], table: Mapping[str, Any], *, key: str)
     try:
         return table_class.model_validate(dict(table))
     except ValidationError as error:
-        raise _as_plan_error(error, key, sorted(table_class.model_fields)) from None
+        raise plan_error(error, key, keys_of(table_class)) from None
 
 
 def read_plan(text: str, file: str | Path) -> Plan:
@@ -229,17 +236,27 @@ def read_plan(text: str, file: str | Path) -> Plan:
     try:
         plan = Plan.model_validate(table)
     except ValidationError as error:
-        raise _as_plan_error(error, "", sorted(Plan.model_fields), file=file, clients=table.get("client", ())) from None
-    names = [client.name for client in plan.client]
-    for name in names:
-        if names.count(name) > 1:
-            raise PlanError("two clients have the same name", file=file, key="client.name", value=name, remedy="Rename one.")
+        raise plan_error(error, "", keys_of(Plan), file=file, clients=table.get("client", ())) from None
+    _check_clients(plan, file)
     for algorithm in plan.variant:
         try:
             plan.under(algorithm)
         except PlanError as error:
             raise error.seen_from(file=file) from error
     return plan
+
+
+def _check_clients(plan: Plan, file: str | Path) -> None:
+    """Names are unique, and the server waits for no more clients than there are."""
+    names = [client.name for client in plan.client]
+    for name in names:
+        if names.count(name) > 1:
+            raise PlanError("two clients have the same name", file=file, key="client.name", value=name, remedy="Rename one.")
+    wanted = {"federation.quorum": plan.federation.quorum, "participation.minimum": plan.participation.minimum}
+    for key, count in wanted.items():
+        if count > len(names):
+            problem = f"more clients than the plan has, which is {len(names)}"
+            raise PlanError(problem, file=file, key=key, value=count, remedy=f"Set it to {len(names)} or less.")
 
 
 def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> Table:
@@ -249,36 +266,6 @@ def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> Table:
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = _merged(merged[key], value) if both else value
     return merged
-
-
-def _as_plan_error(
-    error: ValidationError, key: str, known: Sequence[str], *, file: str | Path | None = None, clients: Sequence[Any] = ()
-) -> PlanError:
-    """The first thing that pydantic found, as one message."""
-    # Of a list whose only item is at fault, pydantic says besides that it is too short.
-    found = [each for each in error.errors() if each["type"] != "too_short"] or error.errors()
-    first, more = found[0], len(found) - 1
-    location = [str(part) for part in first["loc"]]
-    if len(location) > 1 and location[0] == "client":
-        table = clients[int(location[1])] if location[1].isdigit() else {}
-        if isinstance(table, dict) and "name" in table:
-            location[:2] = [f"client {table['name']!r}"]
-    where = ".".join(part for part in (key, *location) if part)
-    unknown = first["type"] in {"extra_forbidden", "unexpected_keyword_argument"}
-    problem = "unknown key" if unknown else first["msg"][0].lower() + first["msg"][1:]
-    nested = len(location) > 1
-    remedy = (
-        f"Known keys here: {', '.join(known) or 'none'}."
-        if unknown and not nested
-        else "docs/plans.md lists every key and its values."
-    )
-    return PlanError(
-        problem + (f" ({more} more finding{'s' if more > 1 else ''})" if more else ""),
-        file=file,
-        key=where,
-        value=None if first["type"] == "missing" else first["input"],
-        remedy=remedy,
-    )
 
 
 def _without_none(value: Any) -> Any:
