@@ -291,7 +291,7 @@ NAN = np.where(np.arange(12 * 28 * 28).reshape(12, 28, 28) == 28 * 28 + 2, np.na
 
 
 DATA: dict[str, tuple[str, str, Callable[[Path], None], list[str]]] = {
-    "missing": (XRAY, PNEUMONIA, Path.unlink, ["no such data file", "hetfed datasets fetch pneumoniamnist", "--data-dir"]),
+    "missing": (XRAY, PNEUMONIA, Path.unlink, ["no such data file", "No publisher serves it: prepare it from", "--data-dir"]),
     "empty": (XRAY, PNEUMONIA, lambda f: replace_bytes(f, b""), ["not readable as .npz", "Fetch it again"]),
     "cut short": (
         XRAY,

@@ -33,6 +33,23 @@ def has_part(model: nn.Module, path: str) -> bool:
     return any(inside(name, path) for name, _ in model.named_parameters())
 
 
+def parts_near(model: nn.Module, path: str) -> list[str]:
+    """The paths of the parts that `model` has where `path` leads to none: beside its first wrong word."""
+    above = WHOLE
+    for word in path.split("."):
+        if not has_part(model, f"{above}{word}"):
+            break
+        above += f"{word}."
+    names = [name for name, _ in model.named_parameters() if name.startswith(above)]
+    return sorted({above + name.removeprefix(above).partition(".")[0] for name in names})
+
+
+def without_part(model: nn.Module, path: str) -> str:
+    """In words, that there is nothing to share under `path`, and what there is instead."""
+    near = "" if has_part(model, path) else f" (it has: {', '.join(parts_near(model, path)) or 'none'})"
+    return f"its model has no part {path!r}{near}"
+
+
 def answers(model: nn.Module, names: Collection[str]) -> bool:
     """Whether these tensors turn features into answers: some are a head's; or the model names none, and they are all of it."""
     if has_part(model, HEAD):

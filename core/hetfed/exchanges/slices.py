@@ -16,7 +16,7 @@ from hetfed.errors import PlanError
 from hetfed.exchanges.base import Exchange, without_gradients
 from hetfed.exchanges.groups import check_question
 from hetfed.model import Output
-from hetfed.parts import NORM_LAYERS, WHOLE, answers, inside, part_names, read_tensors, write_tensors
+from hetfed.parts import NORM_LAYERS, WHOLE, answers, inside, part_names, read_tensors, without_part, write_tensors
 from hetfed.payload import Declaration, Payload
 
 WINDOW = "window"
@@ -64,7 +64,7 @@ class Slices(Exchange):
 
     def missing(self, client: Client) -> str | None:
         """A client needs parameters under the path."""
-        return without_gradients(client) or (None if self._names(client) else f"its model has no part {self.part!r}")
+        return without_gradients(client) or (None if self._names(client) else without_part(client.module, self.part))
 
     def check(self, clients: Sequence[Client]) -> None:
         """Every model must be a slice of the widest one's, and every head that is shared answer the same question."""
