@@ -144,6 +144,11 @@ def test_without_public_inputs_a_client_sits_out() -> None:
     seating = seat(compose(LogitDistillation()), [toy.client("a"), without, empty])
     assert seating.composition.steps[0].clients == ("a",)
     assert seating.left_out == {"logit-distillation": dict.fromkeys("bc", "it holds no public inputs")}
+
+
+def test_who_cannot_read_the_public_inputs_says_why() -> None:
+    blind = replace(toy.client("a"), public=None, unread="cannot read the public inputs: they are images")
+    assert LogitDistillation().missing(blind) == "it cannot read the public inputs: they are images"
     assert LogitDistillation().missing(toy.client("a")) is None
 
 
