@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hetfed.errors import PlanError
 from hetfed.learner import Estimator
@@ -48,9 +52,32 @@ def new_learner(name: str, settings: Mapping[str, Any], key: str, *seed_path: ob
 def _with_probabilities(estimator: Estimator, seed: int) -> Estimator:
     """The same, its decisions turned into probabilities by cross-validation (Platt 1999)."""
     from sklearn.calibration import CalibratedClassifierCV
-    from sklearn.model_selection import StratifiedKFold
 
-    # Shuffled, as own examples come before those of a lesson.
-    folds = StratifiedKFold(3, shuffle=True, random_state=seed)
-    calibrated: Estimator = CalibratedClassifierCV(estimator, ensemble=False, cv=folds)
+    calibrated: Estimator = CalibratedClassifierCV(estimator, ensemble=False, cv=_Folds(seed))
     return calibrated
+
+
+@dataclass(frozen=True)
+class _Folds:
+    """As many folds as the rarest class has examples, three at most. With a single example of a class, which can be in one part
+    only, there is one fold: all examples to train and all to judge on."""
+
+    seed: int
+    most: int = 3
+
+    def get_n_splits(self, x: object = None, y: object = None, groups: object = None) -> int:
+        """How many folds these classes (n,) allow."""
+        return min(self.most, int(np.unique(np.asarray(y), return_counts=True)[1].min()))
+
+    def split(
+        self, x: NDArray[np.float64], y: NDArray[np.int64], groups: object = None
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """The positions to train and to judge on."""
+        from sklearn.model_selection import StratifiedKFold
+
+        folds = self.get_n_splits(x, y)
+        if folds == 1:
+            yield np.arange(len(y)), np.arange(len(y))
+            return
+        # Shuffled, as own examples come before those of a lesson.
+        yield from StratifiedKFold(folds, shuffle=True, random_state=self.seed).split(x, y)
