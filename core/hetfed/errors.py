@@ -6,7 +6,9 @@ HetfedError
 │   ├── DataError     a data file
 │   └── RunFolderError  the folder that a run reads or writes
 ├── PayloadRefused    an upload that does not keep its declaration: the round goes on without it
-└── RunError          a run that failed while it ran: exit status 1
+├── RunError          a run that failed while it ran: exit status 1
+│   └── WorkerDied    a process that is gone, and its run with it
+└── Stopped           a command that was interrupted from the keyboard: exit status 130
 """
 
 from __future__ import annotations
@@ -65,6 +67,14 @@ class PayloadRefused(HetfedError):
 
 class RunError(HetfedError):
     """A run that failed while it ran."""
+
+
+class WorkerDied(RunError):
+    """A process that was killed or ended itself while a run was in it."""
+
+
+class Stopped(HetfedError):
+    """A command that was interrupted from the keyboard; the text is how to go on."""
 
 
 def among(word: object, known: Iterable[str], lead: str = "Known") -> str:
