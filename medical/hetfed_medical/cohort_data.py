@@ -95,7 +95,7 @@ def unreadable(cohort: Cohort, home: Hospital, like: HospitalData) -> str:
     """Why the hospital cannot read the public inputs of `cohort`, after "it", with the remedy; empty where it can."""
     for modality in like.modalities:
         if lack := _lack(cohort, modality, home, like):
-            return f"cannot read the public inputs: {cohort.name} {lack}; name another data set under [public]"
+            return f"cannot read the public inputs: {cohort.name} {lack} (name another data set under [public])"
     return ""
 
 

@@ -71,7 +71,9 @@ def test_all_hospitals_hold_the_same_public_inputs():
 def test_public_inputs_go_to_those_who_can_read_them():
     a, b = clients({"data": DATA}, {"data": RANDOM}, public={"dataset": "random-table", "limit": 7})
     assert a.public is None and len(b.public) == 7
-    assert LogitDistillation().missing(a).startswith("it cannot read the public inputs: random-table lacks its modality genes;")
+    assert (
+        LogitDistillation().missing(a).startswith("it cannot read the public inputs: random-table lacks its modality genes (")
+    )
     assert LogitDistillation().missing(b) is None
 
 

@@ -405,11 +405,11 @@ def test_why_a_hospital_cannot_read_public_inputs_is_said_with_a_remedy():
     renamed = replace(cohort, columns={"clinical": tuple(reversed(COLUMNS))})
     assert why_not(cohort, "image", "clinical") == ""
     assert why_not(grey, "image") == (
-        "cannot read the public inputs: ward has images of shape (1, 6, 7) (channels, height, width), it of (2, 6, 7); "
-        "name another data set under [public]"
+        "cannot read the public inputs: ward has images of shape (1, 6, 7) (channels, height, width), it of (2, 6, 7) "
+        "(name another data set under [public])"
     )
-    assert ": ward lacks its modality genes; name another" in why_not(without_genes, "image", "genes")
-    assert ": ward has other columns of clinical; name another" in why_not(renamed, "clinical")
+    assert ": ward lacks its modality genes (name another" in why_not(without_genes, "image", "genes")
+    assert ": ward has other columns of clinical (name another" in why_not(renamed, "clinical")
 
 
 def test_a_public_site_that_does_not_exist_is_a_plan_error():
