@@ -223,7 +223,7 @@ PLANS = {
     "unknown key of a client's training": (XRAY.replace("lr =", "rate ="), ["client 'one'.training.rate", "unknown key"]),
     "unknown setting of an exchange": (
         XRAY.replace('kind = "shared', 'weights = 2\nkind = "shared'),
-        ["exchange[0] (shared-parameters).weights", "unknown key", "Known keys here: aggregation, among"],
+        ["exchange[0].weights", "unknown key", "Known keys here: aggregation, among"],
     ),
     "unknown exchange": (
         XRAY.replace("shared-parameters", "telepathy"),
@@ -251,9 +251,9 @@ PLANS = {
         ["shared-parameters.clients", "no such client", "'three'", "There are: one, two"],
     ),
     "two clients of one name": (XRAY.replace('"two"', '"one"'), ["client.name", "same name", "'one'", "Rename"]),
-    "no client": ("[federation]\nrounds = 1\n", ["client", "the plan has no [[client]] table"]),
-    "defaults that are no tables": ("defaults = 3\n", ["defaults", "valid dictionary", "3"]),
-    "clients that are no tables": ("client = 3\n", ["client", "tuple", "3"]),
+    "no client": ("[federation]\nrounds = 1\n", ["client: the plan has no [[client]]", "Add a [[client]] table"]),
+    "defaults that are no tables": ("defaults = 3\n", ["defaults", "valid table", "3"]),
+    "clients that are no tables": ("client = 3\n", ["client", "list", "3", "Write [[client]], with two brackets"]),
     "negative learning rate": (
         XRAY.replace("lr = 0.01", "lr = -0.01"),
         ["client 'one'.training.lr", "greater than 0", "-0.01", "docs/plans.md"],
@@ -291,7 +291,7 @@ NAN = np.where(np.arange(12 * 28 * 28).reshape(12, 28, 28) == 28 * 28 + 2, np.na
 
 
 DATA: dict[str, tuple[str, str, Callable[[Path], None], list[str]]] = {
-    "missing": (XRAY, PNEUMONIA, Path.unlink, ["no such data file", "hetfed datasets fetch pneumoniamnist", "--data-dir"]),
+    "missing": (XRAY, PNEUMONIA, Path.unlink, ["no such data file", "No publisher serves it: prepare it from", "--data-dir"]),
     "empty": (XRAY, PNEUMONIA, lambda f: replace_bytes(f, b""), ["not readable as .npz", "Fetch it again"]),
     "cut short": (
         XRAY,

@@ -31,7 +31,8 @@ class Client:
 
     `blueprint` builds a model of this client's kind for data with the given facts; `common` one that every client of the plan
     can hold beside its own, None where there is no such model. `kind` is the same text for clients whose
-    model and training are the same. `public` are inputs that all clients hold in the same order, `about` is what a report says
+    model and training are the same. `public` are inputs that all clients hold in the same order; where there
+    are some that this client cannot read, `unread` says why, as what may follow "it". `about` is what a report says
     of the client, and `references` computes, by name, the test metrics of simple methods to be held beside the model.
     """
 
@@ -41,6 +42,7 @@ class Client:
     blueprint: Callable[[Facts], nn.Module]
     training: Training = field(default_factory=Training)
     public: Examples | None = None
+    unread: str = ""
     augment: Augment | None = None
     kind: str = ""
     about: Mapping[str, str] = field(default_factory=dict)

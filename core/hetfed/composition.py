@@ -13,7 +13,7 @@ from hetfed.compression import Compression, decode
 from hetfed.data import Facts
 from hetfed.errors import PlanError
 from hetfed.exchanges import KINDS, Exchange
-from hetfed.parts import has_part, upper_parts
+from hetfed.parts import has_part, parts_near
 from hetfed.payload import Payload
 from hetfed.training import Phase, last_round
 
@@ -184,7 +184,9 @@ def _check_phases(composition: Composition, clients: Sequence[Client]) -> None:
 def _check_paths(phases: Sequence[Phase], clients: Sequence[Client], problem: str, key: str) -> None:
     for path in (path for phase in phases for path in (*phase.only, *phase.frozen)):
         if not any(has_part(client.module, path) for client in clients):
-            raise PlanError(problem, key=key, value=path, remedy=f"There are: {upper_parts(clients[0].module)}.")
+            found = {part for client in clients for part in parts_near(client.module, path)}
+            remedy = f"Name a submodule: {', '.join(sorted(found)) or 'there is none'}."
+            raise PlanError(problem, key=key, value=path, remedy=remedy)
 
 
 def _check_compression(step: Step) -> None:

@@ -6,11 +6,15 @@ HetfedError
 │   ├── DataError     a data file
 │   └── RunFolderError  the folder that a run reads or writes
 ├── PayloadRefused    an upload that does not keep its declaration: the round goes on without it
-└── RunError          a run that failed while it ran: exit status 1
+├── RunError          a run that failed while it ran: exit status 1
+│   └── WorkerDied    a process that is gone, and its run with it
+└── Stopped           a command that was interrupted from the keyboard: exit status 130
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Self
 
@@ -63,3 +67,18 @@ class PayloadRefused(HetfedError):
 
 class RunError(HetfedError):
     """A run that failed while it ran."""
+
+
+class WorkerDied(RunError):
+    """A process that was killed or ended itself while a run was in it."""
+
+
+class Stopped(HetfedError):
+    """A command that was interrupted from the keyboard; the text is how to go on."""
+
+
+def among(word: object, known: Iterable[str], lead: str = "Known") -> str:
+    """The remedy of a word that is none of `known`: the nearest of them, then all."""
+    words = list(known)
+    nearest = "".join(f"Did you mean {near!r}? " for near in get_close_matches(str(word), words, n=1))
+    return f"{nearest}{lead}: {', '.join(words) or 'none'}."

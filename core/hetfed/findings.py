@@ -1,100 +1,127 @@
-"""From what pydantic finds wrong in a table of a plan to the one message that a user reads."""
+"""What pydantic found wrong with a table of a plan, as one message in a plan's own words."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 
-from hetfed.errors import PlanError
+from hetfed.errors import PlanError, among
 
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+ALSO = 3
+"""So many further findings are named; of the rest, how many they are."""
 UNKNOWN = {"extra_forbidden", "unexpected_keyword_argument"}
-ELSEWHERE = "docs/plans.md lists every key and its values."
+LISTS = {"client", "exchange", "phase"}
+"""The tables that a plan writes with two brackets."""
+DOCUMENTED = "docs/plans.md lists every key and its values."
+Keys = Mapping[str, Any]
+"""The keys that a table may have, and the type of each."""
 
 
 def plan_error(
-    error: ValidationError,
-    known: type | Sequence[str],
-    key: str,
-    *,
-    file: str | Path | None = None,
-    clients: Sequence[Any] = (),
+    error: ValidationError, key: str, keys: Keys, *, file: str | Path | None = None, clients: Sequence[Any] = ()
 ) -> PlanError:
-    """The finding that explains most, as one message; how many more there are it says as well.
+    """Everything that was found in the table `key`, which may have `keys`: the first in full, a few others in short.
 
-    `known` is the class of the table, or the keys that it may have; `clients` the tables by which clients are called by name.
+    `clients` are the `[[client]]` tables of a whole plan, which go by their names.
     """
-    # A misspelt key is found twice, as one too many and as one that is missing; and of a list whose only item is at fault,
-    # pydantic says besides that it is too short.
-    found = sorted(error.errors(), key=lambda each: (each["type"] == "too_short", each["type"] not in UNKNOWN))
-    first = found[0]
-    more = sum(each["type"] != "too_short" for each in found[1:])
-    if first["loc"] == ("client",) and first["type"] in {"too_short", "missing"}:
-        remedy = f"Add one for each participant, with a name of its own. {ELSEWHERE}"
-        return PlanError("the plan has no [[client]] table", file=file, key="client", remedy=remedy)
-    further = f" ({more} more finding{'s' if more > 1 else ''})" if more else ""
-    where = ".".join(filter(None, (key, _path(first["loc"], clients))))
-    if first["type"] in UNKNOWN:
-        there = _known_at(known, first["loc"][:-1])
-        return unknown_key(str(first["loc"][-1]), there, where, first["input"], file=file, further=further)
-    value = None if first["type"] == "missing" else first["input"]
-    return PlanError(_sentence(first["msg"]) + further, file=file, key=where, value=value, remedy=ELSEWHERE)
+    first, *others = _by_weight(error.errors())
+    return PlanError(
+        _problem(first),
+        file=file,
+        key=_where(key, first["loc"], clients),
+        value=None if first["type"] in {"missing", "too_short"} else first["input"],
+        remedy=_remedy(first, keys) + _also([f"{_where(key, one['loc'], clients)}: {_problem(one)}" for one in others]),
+    )
 
 
-def unknown_key(
-    word: str, known: Sequence[str], key: str, value: object, *, file: str | Path | None = None, further: str = ""
-) -> PlanError:
-    """A key that is none of `known`."""
-    remedy = f"{nearest(word, known)}Known keys here: {', '.join(sorted(known)) or 'none'}."
-    return PlanError("unknown key" + further, file=file, key=key, value=value, remedy=remedy)
+def keys_of(kind: Any) -> Keys:
+    """The keys of a table of this type (a model, a dataclass, or a list or a choice of them); none where it is no table."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return {name: field.annotation for name, field in kind.model_fields.items()}
+    if isinstance(kind, type) and is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return {name: hints[name] for name in kind.__dataclass_fields__}
+    return {name: hint for part in get_args(kind) for name, hint in keys_of(part).items()}
 
 
-def nearest(word: str, known: Sequence[str]) -> str:
-    """The one of `known` that may have been meant, as a question; empty where none is like it."""
-    return "".join(f"Did you mean {name!r}? " for name in get_close_matches(word, known, n=1))
+def _by_weight(found: Sequence[ErrorDetails]) -> list[ErrorDetails]:
+    """Unknown keys before others: what is missing may be what is misspelt. What is wrong with one client after the other, and
+    so most likely with the defaults, comes last but for the first time."""
+    # Of a list whose only item is at fault, pydantic says besides that it is too short.
+    found = [one for one in found if one["type"] != "too_short"] or list(found)
+    seen: set[tuple[object, ...]] = set()
+    weighed = []
+    for one in found:
+        place = one["loc"][2:] if one["loc"][:1] == ("client",) else one["loc"]
+        fault = (place, one["type"], repr(one["input"]))
+        weighed.append((fault in seen, one["type"] not in UNKNOWN, one))
+        seen.add(fault)
+    return [one for *_, one in sorted(weighed, key=lambda each: each[:2])]
 
 
-def _sentence(message: str) -> str:
-    text = message.removeprefix("Value error, ")
-    return text[:1].lower() + text[1:]
-
-
-def _path(location: Sequence[int | str], clients: Sequence[Any]) -> str:
-    """`client 'DU'.training.lr`, `exchange[0].every`."""
-    parts: list[str] = []
+def _where(key: str, location: Sequence[int | str], clients: Sequence[Any]) -> str:
+    """The path of a key: `client 'north'.training.lr`, `exchange[0].every`."""
+    match location:
+        case ("client", int(number), *rest) if name := _name_of(clients[number]):
+            key, location = f"client {name!r}", rest
     for part in location:
-        named = parts == ["client"] and isinstance(part, int) and isinstance(clients[part], Mapping) and "name" in clients[part]
-        if named:
-            parts = [f"client {clients[int(part)]['name']!r}"]
-        elif isinstance(part, int) and parts:
-            parts[-1] += f"[{part}]"
-        else:
-            parts.append(str(part))
-    return ".".join(parts)
+        key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else part
+    return key
 
 
-def _known_at(known: type | Sequence[str], location: Sequence[int | str]) -> list[str]:
-    """The keys of the table at `location` below one of class `known`."""
-    if not isinstance(known, type):
-        return list(known)
-    table: Any = known
-    for part in location:
-        table = next(_tables(table.model_fields[part].annotation), table) if part in _fields(table) else table
-    return _fields(table)
+def _name_of(client: object) -> str | None:
+    name = client.get("name") if isinstance(client, dict) else None
+    return name if isinstance(name, str) else None
 
 
-def _fields(table: Any) -> list[str]:
-    """The keys of a class of tables."""
-    return list(table.model_fields if issubclass(table, BaseModel) else table.__dataclass_fields__)
+def _problem(one: ErrorDetails) -> str:
+    """What is wrong, in the words of TOML instead of Python's."""
+    if one["type"] in UNKNOWN:
+        return "unknown key"
+    if one["loc"] == ("client",) and one["type"] in {"missing", "too_short"}:
+        return "the plan has no [[client]]"
+    words = re.sub(r"^(Value error|Assertion failed), | or instance of \w+", "", one["msg"])
+    return (words[:1].lower() + words[1:]).replace("tuple", "list").replace("dictionary", "table")
 
 
-def _tables(annotation: Any) -> Iterator[type]:
-    """The classes of tables that a type holds, itself or somewhere inside."""
-    if isinstance(annotation, type) and (issubclass(annotation, BaseModel) or is_dataclass(annotation)):
-        yield annotation
-    for inner in get_args(annotation):
-        yield from _tables(inner)
+def _remedy(one: ErrorDetails, keys: Keys) -> str:
+    path, last = one["loc"][:-1], str((*one["loc"], "")[0])
+    if one["type"] in UNKNOWN and (known := _reached(keys, path)) is not None:
+        return among(one["loc"][-1], sorted(known), "Known keys here")
+    if one["loc"] == ("client",) and one["type"] in {"missing", "too_short"}:
+        return "Add a [[client]] table with a name for each participant; docs/plans.md shows how."
+    if len(one["loc"]) == 1 and one["type"] == "tuple_type" and last in LISTS:
+        return f"Write [[{last}]], with two brackets, above each of these tables."
+    return _misspelt(one) + DOCUMENTED
+
+
+def _misspelt(one: ErrorDetails) -> str:
+    """Of a missing key: what may have been meant for it, in a table whose further keys are not for this to judge."""
+    if one["type"] != "missing" or not isinstance(one["input"], dict):
+        return ""
+    return "".join(f"Is {near!r} meant to be it? " for near in get_close_matches(str(one["loc"][-1]), one["input"], n=1))
+
+
+def _reached(keys: Keys, path: Sequence[int | str]) -> Keys | None:
+    """The keys of the table at `path`; None where it leads to no table that has any."""
+    for part in path:
+        # A number is a place in a list, an unknown word a key of a free table: what is below is of the same type.
+        if isinstance(part, str) and part in keys:
+            keys = keys_of(keys[part])
+    return keys if keys or not path else None
+
+
+def _also(others: Sequence[str]) -> str:
+    if not others:
+        return ""
+    more = len(others) - ALSO
+    return f" Also: {'; '.join(others[:ALSO])}{f'; and {more} more' if more > 0 else ''}."

@@ -33,16 +33,21 @@ def has_part(model: nn.Module, path: str) -> bool:
     return any(inside(name, path) for name, _ in model.named_parameters())
 
 
-def lacks(model: nn.Module, path: str) -> str:
-    """In words, that `model` has no part `path`, and which it has."""
-    return f"its model has no part {path!r} but {upper_parts(model)}"
+def parts_near(model: nn.Module, path: str) -> list[str]:
+    """The paths of the parts that `model` has where `path` leads to none: beside its first wrong word."""
+    above = WHOLE
+    for word in path.split("."):
+        if not has_part(model, f"{above}{word}"):
+            break
+        above += f"{word}."
+    names = [name for name, _ in model.named_parameters() if name.startswith(above)]
+    return sorted({above + name.removeprefix(above).partition(".")[0] for name in names})
 
 
-def upper_parts(model: nn.Module) -> str:
-    """The submodules with parameters down to the second level, for a message; the steps of a sequence are left out."""
-    paths = [name for name, _ in model.named_modules() if name and name.count(".") < 2 and not name[-1].isdigit()]
-    names = [path for path in paths if has_part(model, path) and not any(other.startswith(f"{path}.") for other in paths)]
-    return ", ".join(map(repr, names)) or "the whole"
+def without_part(model: nn.Module, path: str) -> str:
+    """In words, that there is nothing to share under `path`, and what there is instead."""
+    near = "" if has_part(model, path) else f" (it has: {', '.join(parts_near(model, path)) or 'none'})"
+    return f"its model has no part {path!r}{near}"
 
 
 def answers(model: nn.Module, names: Collection[str]) -> bool:

@@ -26,14 +26,15 @@ from pydantic import (
 from hetfed.algorithms import NAMED
 from hetfed.composition import Composition, Step, compose
 from hetfed.compression import Setting as CompressionSetting
-from hetfed.errors import PlanError
+from hetfed.errors import PlanError, among
 from hetfed.exchanges import KINDS
-from hetfed.findings import nearest, plan_error, unknown_key
+from hetfed.findings import keys_of, plan_error
 from hetfed.participation import Participation, Presence
 from hetfed.training import Phase, Select, Training
 
 Table = dict[str, Any]
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
+ALGORITHM = "federation.algorithm"
 
 
 class _Strict(BaseModel):
@@ -118,7 +119,8 @@ class Plan(_Strict):
             PlanError: there is none of that name, or it does not take these settings.
         """
         variant = self.variant.get(algorithm, VariantTable())
-        named_algorithm(algorithm, variant.settings)
+        check_algorithm(algorithm, "variant")
+        named_algorithm(algorithm, variant.settings, key=f"variant.{algorithm}.settings")
         key = f"variant.{algorithm}.training"
         clients = tuple(
             client.model_copy(update={"training": validate(Training, client.training.model_dump() | variant.training, key=key)})
@@ -151,7 +153,7 @@ class Plan(_Strict):
         if self.exchange or self.phase:
             raise PlanError(
                 "a plan has either a named algorithm or [[exchange]] and [[phase]] tables, not both",
-                key="federation.algorithm",
+                key=ALGORITHM,
                 value=algorithm.name,
                 remedy="Remove the one or the other.",
             )
@@ -173,38 +175,35 @@ class Plan(_Strict):
         return self.model_copy(update={"federation": table})
 
 
-def named_algorithm(name: str, settings: Mapping[str, Any]) -> Composition:
-    """The composition of a published algorithm.
+def named_algorithm(name: str, settings: Mapping[str, Any], *, key: str = ALGORITHM) -> Composition:
+    """The composition of a published algorithm, whose settings a plan holds under `key`.
 
     Raises:
         PlanError: unknown name or setting.
     """
-    if name not in NAMED:
-        remedy = f"{nearest(name, list(NAMED))}Known: {', '.join(NAMED)}."
-        raise PlanError("unknown algorithm", key="federation.algorithm", value=name, remedy=remedy)
-    known = sorted(inspect.signature(NAMED[name]).parameters)
+    check_algorithm(name, key)
     try:
         composition: Composition = validate_call(NAMED[name])(**settings)
     except ValidationError as error:
-        raise plan_error(error, known, f"federation.algorithm ({name})") from None
+        raise plan_error(error, key, dict(inspect.signature(NAMED[name]).parameters)) from None
     return replace(composition, name=name)
+
+
+def check_algorithm(name: str, key: str) -> None:
+    """Raise `PlanError` about `key` unless there is an algorithm of that name."""
+    if name not in NAMED:
+        raise PlanError("unknown algorithm", key=key, value=name, remedy=among(name, NAMED))
 
 
 def _step(table: ExchangeTable, index: int) -> Step:
     where = f"exchange[{index}]"
     if table.kind not in KINDS:
-        remedy = f"{nearest(table.kind, list(KINDS))}Known: {', '.join(sorted(KINDS))}."
-        raise PlanError("unknown exchange", key=f"{where}.kind", value=table.kind, remedy=remedy)
-    kind, settings = KINDS[table.kind], table.model_extra or {}
-    known = [*kind.__dataclass_fields__, *ExchangeTable.model_fields]
-    # An exchange written elsewhere may not say that it takes no others.
-    for name in settings:
-        if name not in known:
-            raise unknown_key(name, known, f"{where} ({table.kind}).{name}", settings[name])
+        raise PlanError("unknown exchange", key=f"{where}.kind", value=table.kind, remedy=among(table.kind, sorted(KINDS)))
+    kind = KINDS[table.kind]
     try:
         exchange = TypeAdapter(kind).validate_python(settings)
     except ValidationError as error:
-        raise plan_error(error, kind, f"{where} ({table.kind})") from None
+        raise plan_error(error, where, {**keys_of(ExchangeTable), **keys_of(kind)}) from None
     return Step(exchange, table.every, table.clients, table.label, table.until, table.compression)
 
 
@@ -217,7 +216,7 @@ def validate(table_class: type[AnyModel], table: Mapping[str, Any], *, key: str)
     try:
         return table_class.model_validate(dict(table))
     except ValidationError as error:
-        raise plan_error(error, table_class, key) from None
+        raise plan_error(error, key, keys_of(table_class)) from None
 
 
 def read_plan(text: str, file: str | Path) -> Plan:
@@ -237,12 +236,8 @@ def read_plan(text: str, file: str | Path) -> Plan:
     try:
         plan = Plan.model_validate(table)
     except ValidationError as error:
-        raise plan_error(error, Plan, "", file=file, clients=table.get("client", ())) from None
-    names = [client.name for client in plan.client]
-    for name in names:
-        if names.count(name) > 1:
-            raise PlanError("two clients have the same name", file=file, key="client.name", value=name, remedy="Rename one.")
-    _check_counts(plan, file)
+        raise plan_error(error, "", keys_of(Plan), file=file, clients=table.get("client", ())) from None
+    _check_clients(plan, file)
     for algorithm in plan.variant:
         try:
             plan.under(algorithm)
@@ -251,13 +246,17 @@ def read_plan(text: str, file: str | Path) -> Plan:
     return plan
 
 
-def _check_counts(plan: Plan, file: str | Path) -> None:
-    """Raise where more clients are asked for than there are."""
-    there = len(plan.client)
-    for key, asked in (("federation.quorum", plan.federation.quorum), ("participation.minimum", plan.participation.minimum)):
-        if asked > there:
-            remedy = f"There are {there}: ask for as many or fewer."
-            raise PlanError("more clients than the plan has", file=file, key=key, value=asked, remedy=remedy)
+def _check_clients(plan: Plan, file: str | Path) -> None:
+    """Names are unique, and the server waits for no more clients than there are."""
+    names = [client.name for client in plan.client]
+    for name in names:
+        if names.count(name) > 1:
+            raise PlanError("two clients have the same name", file=file, key="client.name", value=name, remedy="Rename one.")
+    wanted = {"federation.quorum": plan.federation.quorum, "participation.minimum": plan.participation.minimum}
+    for key, count in wanted.items():
+        if count > len(names):
+            problem = f"more clients than the plan has, which is {len(names)}"
+            raise PlanError(problem, file=file, key=key, value=count, remedy=f"Set it to {len(names)} or less.")
 
 
 def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> Table:

@@ -14,8 +14,12 @@ from numpy.typing import NDArray
 
 from hetfed.errors import DataError
 from hetfed_datasets.records import MISSING_LABEL
+from hetfed_datasets.registry import ENTRIES
 
-FETCH_AGAIN = "Fetch it again with `hetfed datasets fetch`, or compare it with the publisher's copy."
+FETCH_AGAIN = (
+    "Fetch it again, or prepare it again where nobody serves it (`hetfed datasets describe` says which), "
+    "or compare it with the publisher's copy."
+)
 
 
 UNREADABLE = (
@@ -39,10 +43,9 @@ def require_file(folder: Path, name: str) -> Path:
     """
     file = folder / name
     if not file.is_file():
-        remedy = (
-            f"`hetfed datasets fetch {folder.name}` gets it or says where it is from; "
-            "or point --data-dir (or HETFED_DATA) at the folder above it."
-        )
+        entry = ENTRIES.get(folder.name)
+        way = "Put it there" if entry is None else entry.way_to(name)
+        remedy = f"{way}, or point --data-dir (or HETFED_DATA) at the folder above {folder.name}."
         raise DataError("no such data file", file=file, remedy=remedy)
     return file
 

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 from hetfed.errors import DataError
+from hetfed_datasets.checks import FETCH_AGAIN
 from hetfed_datasets.records import Cohort, Series
 from hetfed_datasets.registry import Entry, File, entry_of
 
@@ -27,8 +28,7 @@ def fetch(entry: Entry, root: Path) -> list[Path]:
     by_hand = [folder / name for name, file in entry.files.items() if file.url is None]
     for path in by_hand:
         if not path.is_file():
-            remedy = f"Prepare it from its source ({entry.source}) and put it there; docs/datasets.md says how."
-            raise DataError("this file is prepared by hand, no publisher serves it", file=path, remedy=remedy)
+            raise DataError("this file is prepared by hand", file=path, remedy=f"{entry.way_to(path.name)}.")
     return files + by_hand
 
 
@@ -45,14 +45,11 @@ def check(entry: Entry, root: Path) -> Cohort | Series:
     for name, file in entry.files.items():
         path = root / entry.name / name
         if not path.is_file():
-            remedy = (
-                f"`hetfed datasets fetch {entry.name}` gets it or says where it is from; "
-                "or point --data-dir (or HETFED_DATA) at the data root."
-            )
+            remedy = f"{entry.way_to(name)}, or point --data-dir (or HETFED_DATA) at the data root."
             raise DataError("no such data file", file=path, remedy=remedy)
         found = pooch.file_hash(str(path), alg="sha256")
         if found != file.sha256:
-            remedy = f"Expected {file.sha256}. Fetch it again, or compare it with the publisher's copy."
+            remedy = f"Expected {file.sha256}. {FETCH_AGAIN}"
             raise DataError("other bytes than those tested (SHA-256)", file=path, value=found, remedy=remedy)
     return entry.load(root)
 

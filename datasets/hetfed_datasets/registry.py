@@ -46,6 +46,13 @@ class Entry:
         load: Callable[..., Cohort | Series] = getattr(import_module(f"hetfed_datasets.{module}"), function)
         return load(**options) if self.generated else load(root / self.name, **options)
 
+    def way_to(self, file_name: str) -> str:
+        """What to do about a file that is not there, as a sentence without its end."""
+        file = self.files.get(file_name)
+        if file is None or file.url is not None:
+            return f"Get it with `hetfed datasets fetch {self.name}`"
+        return f"No publisher serves it: prepare it from its source ({self.source}) and put it there, as docs/datasets.md says"
+
 
 _ENTRIES = (
     Entry(

@@ -21,7 +21,7 @@ from hetfed_datasets.records import Cohort
 from hetfed_datasets.registry import entry_of, load
 from hetfed_medical.augmentation import flip_and_shift
 from hetfed_medical.backbones import SCALABLE
-from hetfed_medical.cohort_data import hospital, public_inputs
+from hetfed_medical.cohort_data import Hospital, hospital, public_inputs, unreadable
 from hetfed_medical.learners import new_learner
 from hetfed_medical.model import HospitalNet
 from hetfed_medical.tables import HospitalData, HospitalModel, PublicData
@@ -75,7 +75,7 @@ def _client(table: ClientTable, seed: int, cohorts: Cohorts, public: PublicData 
     home = hospital(cohort, data_table, seed, key)
     shapes = home.data.facts["shapes"]
     _check_model(shapes, model_table, key)
-    shown = None if public is None else public_inputs(cohorts.get(public.dataset, "public"), public, home, data_table, seed)
+    shown, unread = _public(public, cohorts, home, data_table, seed)
     common = HospitalModel(image="small-conv", genes="mlp", clinical="mlp", features=model_table.features)
     model = _encoders(shapes, model_table)
     blueprint: Blueprint = partial(_network, table=model_table)
@@ -93,6 +93,7 @@ def _client(table: ClientTable, seed: int, cohorts: Cohorts, public: PublicData 
         blueprint,
         table.training,
         public=shown,
+        unread=unread,
         augment=flip_and_shift if data_table.augment else None,
         kind=json.dumps([model, model_table.features, table.training.model_dump()], sort_keys=True),
         about={
@@ -104,6 +105,16 @@ def _client(table: ClientTable, seed: int, cohorts: Cohorts, public: PublicData 
         },
         common=None if model_table.learner else partial(_network, table=common),
     )
+
+
+def _public(
+    public: PublicData | None, cohorts: Cohorts, home: Hospital, table: HospitalData, seed: int
+) -> tuple[Examples | None, str]:
+    """The public inputs as the hospital reads them, and why it cannot where it cannot."""
+    if public is None:
+        return None, ""
+    cohort = cohorts.get(public.dataset, "public")
+    return public_inputs(cohort, public, home, table, seed), unreadable(cohort, home, table)
 
 
 def _encoders(shapes: Mapping[str, tuple[int, ...]], table: HospitalModel) -> dict[str, str]:

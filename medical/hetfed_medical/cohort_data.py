@@ -75,7 +75,7 @@ def hospital(cohort: Cohort, table: HospitalData, seed: int, key: str) -> Hospit
 def public_inputs(cohort: Cohort, table: PublicData, home: Hospital, like: HospitalData, seed: int) -> Examples | None:
     """The public inputs as this hospital reads them, in the same order everywhere.
 
-    None where they lack one of its modalities, or have it in another shape or with other columns.
+    None where they are `unreadable`.
 
     Raises:
         PlanError: a site that the cohort does not have.
@@ -84,21 +84,30 @@ def public_inputs(cohort: Cohort, table: PublicData, home: Hospital, like: Hospi
     rows = np.flatnonzero(np.isin(cohort.site, table.sites)) if table.sites else np.arange(len(cohort))
     if table.limit is not None and len(rows) > table.limit:
         rows = np.sort(np.random.default_rng(seed).choice(rows, table.limit, replace=False))
-    if not all(_readable(cohort, modality, home, like) for modality in like.modalities):
+    if unreadable(cohort, home, like):
         return None
     inputs: dict[str, Tensor] = {name: _tensor(cohort, rows, name, home.scales[name], like) for name in like.modalities}
     unknown = torch.full((len(rows),), MISSING_LABEL)
     return Examples(inputs, unknown, [f"public-{row}" for row in rows.tolist()])
 
 
-def _readable(cohort: Cohort, modality: str, home: Hospital, like: HospitalData) -> bool:
-    """Whether a modality of `cohort` has the shape and the columns of the hospital's own."""
+def unreadable(cohort: Cohort, home: Hospital, like: HospitalData) -> str:
+    """Why the hospital cannot read the public inputs of `cohort`, after "it", with the remedy; empty where it can."""
+    for modality in like.modalities:
+        if lack := _lack(cohort, modality, home, like):
+            return f"cannot read the public inputs: {cohort.name} {lack} (name another data set under [public])"
+    return ""
+
+
+def _lack(cohort: Cohort, modality: str, home: Hospital, like: HospitalData) -> str:
+    """In what a modality of `cohort` differs from the hospital's own."""
     if modality not in cohort.modalities:
-        return False
+        return f"lacks its modality {modality}"
     if modality != "image":
-        return _names(cohort, modality, like) == home.columns[modality]
+        return "" if _names(cohort, modality, like) == home.columns[modality] else f"has other columns of {modality}"
     height, width, channels = cohort.modalities[modality].shape[1:]
-    return bool((channels, height, width) == home.data.facts["shapes"][modality])
+    theirs, own = (channels, height, width), home.data.facts["shapes"][modality]
+    return "" if theirs == own else f"has images of shape {theirs} (channels, height, width), it of {own}"
 
 
 def _label(cohort: Cohort, table: HospitalData, key: str) -> str:

@@ -59,24 +59,25 @@ def _with_probabilities(estimator: Estimator, seed: int) -> Estimator:
 
 @dataclass(frozen=True)
 class _Folds:
-    """Three stratified folds, fewer where the rarest class has fewer examples; with but one, a single fold of all."""
+    """As many folds as the rarest class has examples, three at most. With a single example of a class, which can be in one part
+    only, there is one fold: all examples to train and all to judge on."""
 
     seed: int
+    most: int = 3
 
-    def get_n_splits(self, x: object, y: NDArray[np.generic], groups: object = None) -> int:
-        """How many folds."""
-        return min(int(np.unique(y, return_counts=True)[1].min()), 3)
+    def get_n_splits(self, x: object = None, y: object = None, groups: object = None) -> int:
+        """How many folds these classes (n,) allow."""
+        return min(self.most, int(np.unique(np.asarray(y), return_counts=True)[1].min()))
 
     def split(
-        self, x: NDArray[np.float64], y: NDArray[np.generic], groups: object = None
+        self, x: NDArray[np.float64], y: NDArray[np.int64], groups: object = None
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Positions (train, test) of each fold."""
+        """The positions to train and to judge on."""
         from sklearn.model_selection import StratifiedKFold
 
         folds = self.get_n_splits(x, y)
         if folds == 1:
-            everything = np.arange(len(y))
-            yield everything, everything
+            yield np.arange(len(y)), np.arange(len(y))
             return
         # Shuffled, as own examples come before those of a lesson.
         yield from StratifiedKFold(folds, shuffle=True, random_state=self.seed).split(x, y)

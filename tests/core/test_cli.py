@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -264,6 +266,85 @@ def test_reproduce_all_gives_every_study_a_folder(
     assert (tmp_path / "out/tiny/real/summary.json").is_file()
 
 
+def interrupted(folder: Path, *words: object) -> subprocess.CompletedProcess[str]:
+    """A command that is interrupted from the keyboard as soon as there is a plan below `folder`."""
+    # A shell that runs tests in the background leaves them deaf to interruptions.
+    listening = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {MAIN}"
+    command = [sys.executable, "-c", listening, *map(str, words)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not list(folder.rglob("plan.resolved.toml")):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+@pytest.fixture
+def endless(tmp_path: Path) -> Path:
+    """The toy's plan with more rounds than anybody waits for."""
+    file = tmp_path / "endless.toml"
+    file.write_text(toy.SAMPLE.replace("rounds = 3", "rounds = 100000"), encoding="utf-8")
+    return file
+
+
+def test_an_interrupted_run_says_how_to_go_on(toy_installed: Path, endless: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a run"
+    done = interrupted(out, "toy", "run", endless, "--seed", 3, "--out", out)
+    assert done.returncode == 130
+    again = f"hetfed toy run {endless} --seed 3 --out '{out}' --resume"
+    assert done.stderr == f"stopped: what has been done is kept. Go on with: {again}\n"
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_an_interrupted_comparison_says_how_to_go_on(jobs: int, toy_installed: Path, endless: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = interrupted(out, "toy", "compare", endless, "--seeds", 2, "--jobs", jobs, "--out", out)
+    assert done.returncode == 130
+    again = f"hetfed toy compare {endless} --algorithms plan --seeds 2 --jobs {jobs} --out {out}"
+    assert done.stderr == f"stopped: what has ended is kept. Go on with: {again}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["toy", "run", "--out", "out"], "nothing has been written. Start again with: hetfed toy run sample --out out"),
+        (
+            ["reproduce", "tiny", "--seed", "3", "--out", "out"],
+            "a case study does not go on from where it was. Start it in a new folder with: hetfed reproduce tiny --seed 3",
+        ),
+        (["reproduce", "--all"], "Start it in a new folder with: hetfed reproduce --all"),
+    ],
+)
+@pytest.mark.usefixtures("toy_installed")
+def test_an_interruption_before_anything_is_written(
+    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hetfed
+) -> None:
+    def interrupt(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("hetfed.run.launch.Launcher.run", interrupt)
+    answer = hetfed(*words)
+    assert answer.status == 130
+    (line,) = answer.err.splitlines()
+    assert line.startswith("stopped: ")
+    assert line.endswith(said)
+
+
+def test_a_comparison_whose_worker_has_died_says_how_to_go_on(
+    toy_installed: Path, quick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hetfed
+) -> None:
+    from hetfed.run import workers
+
+    started = subprocess.Popen
+    monkeypatch.setattr(workers.subprocess, "Popen", lambda words, **options: started([*words[:1], "-c", ""], **options))
+    answer = hetfed("toy", "compare", quick, "--jobs", 2, "--seeds", 1, "--out", tmp_path / "out")
+    assert answer.status == 1
+    assert "alone, seed 0: its process has died (exit status 0)" in answer.complaint
+    again = f"hetfed toy compare {quick} --algorithms plan --seeds 1 --jobs 2 --out {tmp_path / 'out'}"
+    assert answer.complaint.endswith(f". Where memory ran out, give fewer --jobs. What has ended is kept; go on with: {again}")
+
+
 def test_a_failing_client_ends_with_status_1(toy_installed: Path, tmp_path: Path, hetfed) -> None:
     file = tmp_path / "broken.toml"
     file.write_text(BROKEN, encoding="utf-8")
@@ -288,9 +369,13 @@ def test_an_interruption_says_how_to_go_on(tmp_path: Path, capsys: pytest.Captur
     [
         (["toy", "run", "nothing"], ["PLAN", "'nothing'", "Shipped: sample"]),
         (["toy", "compare", "nothing"], ["PLAN", "'nothing'", "Shipped: sample"]),
-        (["toy", "compare", "--algorithms", "fedfoo"], ["--algorithms", "'fedfoo'", "Known: plan, all, alone, fedavg"]),
-        (["toy", "compare", "--algorithms", "fedporto"], ["--algorithms", "Did you mean 'fedproto'?"]),
-        (["toy", "run", "--resume"], ["--resume", "nothing says which run", "--out"]),
+        (["toy", "compare", "--algorithms", "fedfoo"], ["--algorithms", "'fedfoo'", "Known: plan, all, fedavg"]),
+        (
+            ["toy", "compare", "--algorithms", "plan,fedporto"],
+            ["--algorithms", "'fedporto'", "Did you mean 'fedproto'? Known: "],
+        ),
+        (["toy", "compare", "--algorithms", "all,fedporto"], ["--algorithms: unknown algorithm (value: 'fedporto')"]),
+        (["toy", "run", "--resume"], ["--resume: there is no folder to go on in", "folder of the interrupted run with --out"]),
         (["toy", "compare", "--algorithms", ","], ["--algorithms", "no algorithm to compare", "plan, all, fedavg"]),
         (["toy", "compare", "--algorithms", "alone"], ["--algorithms", "no algorithm to compare"]),
         (["reproduce", "nothing"], ["NAME", "'nothing'", "There are: distillation"]),

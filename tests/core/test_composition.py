@@ -24,6 +24,7 @@ from hetfed.exchanges import (
     Slices,
 )
 from hetfed.tasks import Regression
+from hetfed.training import Phase
 
 
 def labels(composition: Composition) -> list[str]:
@@ -188,8 +189,17 @@ def test_those_who_do_not_fit_together_are_an_error_under_the_label_of_the_step(
 
 def test_a_part_that_is_to_stay_personal_and_does_not_exist_is_an_error() -> None:
     """Else the head, under another name, would leave the client."""
-    with pytest.raises(PlanError, match=r"shared-parameters.exclude: no client's model has this part.*'classifier'"):
+    with pytest.raises(PlanError, match=r"shared-parameters.exclude: no client's model has this part.*: encoder, head\."):
         seat(fedper("classifier"), [toy.client("a"), toy.client("b")])
+
+
+@pytest.mark.parametrize(
+    ("path", "remedy"), [("tail", "Name a submodule: encoder, head."), ("head.2", "Name a submodule: head.bias, head.weight.")]
+)
+def test_a_phase_of_a_part_that_does_not_exist_is_an_error_that_names_those_that_do(path: str, remedy: str) -> None:
+    with pytest.raises(PlanError, match="phase: no client's model has this part") as raised:
+        seat(compose(SharedParameters(), phases=[Phase(only=(path,))]), [toy.client("a"), toy.client("b")])
+    assert raised.value.remedy == remedy
 
 
 @pytest.mark.parametrize(

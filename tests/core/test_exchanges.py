@@ -74,8 +74,8 @@ MISSING = [
     (Prototypes(), replace(toy.client("a"), task=Regression()), "no classes"),
     (FeatureGenerator(), replace(toy.client("a"), blueprint=headless), "gives no features"),
     (DistilledParameters(), replace(toy.client("a"), public=None), "no public inputs"),
-    (Slices("tail"), toy.client("a"), "no part 'tail'"),
-    (ControlVariates("tail"), toy.client("a"), "no part 'tail'"),
+    (Slices("tail"), toy.client("a"), "no part 'tail' (it has: encoder, head)"),
+    (ControlVariates("encoder.3"), toy.client("a"), "no part 'encoder.3' (it has: encoder.0, encoder.1, encoder.4)"),
 ]
 
 
@@ -102,7 +102,7 @@ class Renamed(toy.Net):
 def test_a_head_must_have_its_name() -> None:
     client = beside(replace(toy.client("a"), blueprint=lambda facts: Renamed("top")))
     for exchange in (TrainedHead(), FeatureGenerator()):
-        assert exchange.missing(client) == "its model has no part 'head' but 'encoder', 'top'"
+        assert exchange.missing(client) == "its model has no part 'head' (it has: encoder, top)"
     linear = beside(replace(toy.client("a"), blueprint=lambda facts: Renamed("head")))
     assert NestedFeatures().missing(linear) == "its model has no linear head"
 

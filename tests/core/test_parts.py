@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import pytest
 import torch
 from torch import nn
 
 from hetfed.compat import prepare_torchvision
-from hetfed.parts import has_part, part_names, read_tensors, write_tensors
+from hetfed.parts import has_part, part_names, parts_near, read_tensors, without_part, write_tensors
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +76,16 @@ def test_a_path_names_whole_submodules_only() -> None:
     assert has_part(City(), "head")
     assert not has_part(City(), "hea")
     assert part_names(City(), "", exclude=["head", "encoder_extra"]) == ["encoder.bias", "encoder.weight"]
+
+
+def test_where_a_path_leads_to_nothing_the_parts_beside_it_are_told() -> None:
+    model = nn.Sequential(OrderedDict(encoder=nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2)), head=nn.Linear(2, 1)))
+    assert parts_near(model, "tail") == ["encoder", "head"]
+    assert parts_near(model, "tail.weight") == ["encoder", "head"]
+    assert parts_near(model, "encoder.1.weight") == ["encoder.0", "encoder.2"]
+    assert parts_near(nn.ReLU(), "tail") == []
+    assert without_part(model, "encoder.1") == "its model has no part 'encoder.1' (it has: encoder.0, encoder.2)"
+    assert without_part(nn.ReLU(), "tail") == "its model has no part 'tail' (it has: none)"
 
 
 def test_tensors_are_read_as_copies_and_written_in_place() -> None:

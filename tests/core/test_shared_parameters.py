@@ -174,7 +174,7 @@ def no_part(facts: Facts) -> nn.Module:
 def test_who_lacks_the_part_sits_out_and_trains_all_the_same() -> None:
     clients = [toy.client("a"), *(replace(toy.client(name), blueprint=no_part) for name in "bc")]
     seating = seat(compose(SharedParameters("adapter")), clients)
-    assert seating.left_out == {"shared-parameters": {"a": "its model has no part 'adapter' but 'encoder', 'head'"}}
+    assert seating.left_out == {"shared-parameters": {"a": "its model has no part 'adapter' (it has: encoder, head)"}}
     state, uploads = toy.federate(clients, compose(SharedParameters("adapter")))
     assert {upload.client for upload in uploads} == {"b", "c"}
     assert {row.client for row in state.rows} == {"a", "b", "c"}

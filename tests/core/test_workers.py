@@ -17,7 +17,7 @@ import pytest
 import toy
 from rich.console import Console
 
-from hetfed.errors import RunError
+from hetfed.errors import RunError, WorkerDied
 from hetfed.plan import read_plan
 from hetfed.run.progress import Silent
 from hetfed.run.workers import Job, OneByOne, Workers, run_job, work
@@ -38,6 +38,8 @@ class Loud(type(toy_plugin.vertical)):
         os.write(1, b"another writes\\n")
         if plan.title == "dies":
             os._exit(3)
+        if plan.title == "is killed":
+            os.kill(os.getpid(), 9)
         if plan.title == "breaks":
             raise LookupError("a fault in a library")
         return super().clients(plan, data_dir)
@@ -149,10 +151,12 @@ def test_every_failure_is_told(toy_installed: Path, tmp_path: Path) -> None:
     assert sorted(part.split(":")[0] for part in str(error.value).split("; ")) == ["x", "y"]
 
 
-@pytest.mark.parametrize("title", ["dies", "breaks"])
-def test_a_process_that_dies_is_a_failed_run(title: str, loud: Vertical, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("title", "how"), [("dies", "exit status 3"), ("breaks", "exit status 1"), ("is killed", "killed by SIGKILL")]
+)
+def test_a_process_that_dies_is_a_failed_run(title: str, how: str, loud: Vertical, tmp_path: Path) -> None:
     bad = job(tmp_path / "bad", f'title = "{title}"\n{TINY}', vertical="loud")
-    with pytest.raises(RunError, match=r"^bad: its process has died, .* the same command goes on"):
+    with pytest.raises(WorkerDied, match=rf"^bad: its process has died \({how}\)$"):
         list(Workers(1, paper())([bad, job(tmp_path / "late")], done=0))
     assert not (tmp_path / "late").exists()
 

@@ -46,11 +46,21 @@ def test_a_file_that_is_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("make", [lambda path: None, Path.mkdir])
 def test_a_file_that_is_not_there(make: Callable[[Path], object], tmp_path: Path) -> None:
-    folder = tmp_path / "some-set"
+    folder = tmp_path / "la-los-loop"
     folder.mkdir()
-    make(folder / "x.csv")
-    said = refused(lambda: checks.require_file(folder, "x.csv"), problem="no such data file", file=folder / "x.csv")
-    assert "hetfed datasets fetch some-set" in said
+    file = folder / "los_adj.csv"
+    make(file)
+    said = refused(lambda: checks.require_file(folder, file.name), problem="no such data file", file=file)
+    assert "Get it with `hetfed datasets fetch la-los-loop`, or point --data-dir" in said
+
+
+def test_a_file_that_nobody_serves_is_not_to_be_fetched(tmp_path: Path) -> None:
+    folder = tmp_path / "pneumoniamnist"
+    file = folder / "pneumoniamnist_28_reconstructed.npz"
+    said = refused(lambda: checks.require_file(folder, file.name), problem="no such data file", file=file)
+    assert "No publisher serves it: prepare it from its source (MedMNIST v2;" in said
+    assert "as docs/datasets.md says, or point --data-dir" in said
+    assert "hetfed datasets fetch" not in said
 
 
 def test_csv_is_read_zipped_or_not(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import tomli_w
 
 from hetfed.client import Client
 from hetfed.errors import PlanError
+from hetfed.exchanges import LogitDistillation
 from hetfed.plan import read_plan
 from hetfed_medical import vertical
 
@@ -70,6 +71,10 @@ def test_all_hospitals_hold_the_same_public_inputs():
 def test_public_inputs_go_to_those_who_can_read_them():
     a, b = clients({"data": DATA}, {"data": RANDOM}, public={"dataset": "random-table", "limit": 7})
     assert a.public is None and len(b.public) == 7
+    assert (
+        LogitDistillation().missing(a).startswith("it cannot read the public inputs: random-table lacks its modality genes (")
+    )
+    assert LogitDistillation().missing(b) is None
 
 
 @pytest.mark.parametrize(
@@ -80,7 +85,7 @@ def test_public_inputs_go_to_those_who_can_read_them():
         ({"label": "grade"}, r"client 'a'\.data\.label: no such label \(value: 'grade'\)\. sample-hospitals has: subtype"),
         ({"modalities": ["clinical"]}, r"client 'a'\.data\.modalities: no such modality \(value: 'clinical'\)"),
         ({"modalities": ["sound"]}, r"client 'a'\.data\.modalities\[0\]: input should be 'image', 'genes' or 'clinical'"),
-        ({"modalities": []}, r"client 'a'\.data\.modalities: tuple should have at least 1 item"),
+        ({"modalities": []}, r"client 'a'\.data\.modalities: list should have at least 1 item"),
         ({"sites": ["norht"]}, r"client 'a'\.data\.sites: no such site \(value: 'norht'\)\. .* has: east, north, south, west"),
         ({"columns": ["gene99"]}, r"client 'a'\.data\.columns: no such column \(value: 'gene99'\)"),
         ({"train": 0.8, "validation": 0.2}, r"client 'a'\.data: train and validation leave nothing to test on"),

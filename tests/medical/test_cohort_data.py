@@ -14,7 +14,7 @@ from wards import COLUMNS, admit, parts, people, rows, same, table, ward
 from hetfed.errors import DataError, PlanError
 from hetfed_datasets.records import MISSING_LABEL, Cohort
 from hetfed_datasets.registry import load
-from hetfed_medical.cohort_data import hospital, public_inputs
+from hetfed_medical.cohort_data import hospital, public_inputs, unreadable
 from hetfed_medical.tables import HospitalData, PublicData
 
 GENTLE = settings(deadline=None, max_examples=40)
@@ -392,6 +392,24 @@ def test_public_inputs_that_a_hospital_cannot_read_are_none():
     assert public_of(grey, "image") is None
     assert public_of(without_genes, "image", "genes") is None
     assert public_of(without_genes, "genes") is None
+
+
+def why_not(cohort: Cohort, *modalities: str) -> str:
+    return unreadable(cohort, admit(ward(), *modalities), table(*modalities))
+
+
+def test_why_a_hospital_cannot_read_public_inputs_is_said_with_a_remedy():
+    cohort = ward(seed=1)
+    grey = replace(cohort, modalities={**cohort.modalities, "image": cohort.modalities["image"][..., :1]})
+    without_genes = replace(cohort, modalities={"image": cohort.modalities["image"]})
+    renamed = replace(cohort, columns={"clinical": tuple(reversed(COLUMNS))})
+    assert why_not(cohort, "image", "clinical") == ""
+    assert why_not(grey, "image") == (
+        "cannot read the public inputs: ward has images of shape (1, 6, 7) (channels, height, width), it of (2, 6, 7) "
+        "(name another data set under [public])"
+    )
+    assert ": ward lacks its modality genes (name another" in why_not(without_genes, "image", "genes")
+    assert ": ward has other columns of clinical (name another" in why_not(renamed, "clinical")
 
 
 def test_a_public_site_that_does_not_exist_is_a_plan_error():

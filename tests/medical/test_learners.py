@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.model_selection import StratifiedKFold
 
 from hetfed.data import Examples
 from hetfed.errors import PlanError
@@ -65,6 +67,29 @@ def test_each_learns_answers_with_probabilities_and_takes_a_lesson(name: str) ->
     turned = torch.nn.functional.one_hot((public.target + 1) % 3, 3) * 20.0
     model.digest(turned, weight=50.0)
     assert (predict(model, public).logits.argmax(dim=1) == (public.target + 1) % 3).float().mean() > 0.5
+
+
+@pytest.mark.parametrize("lesson", [False, True])
+@pytest.mark.parametrize("classes", ["a", "aa", "ab", "aab", "aabb", "abc", "aaaaab", "aaaaabbc"])
+@pytest.mark.parametrize("name", LEARNERS)
+def test_each_makes_do_with_as_few_examples_as_there_are(name: str, classes: str, lesson: bool) -> None:
+    target = torch.tensor(["abc".index(each) for each in classes])
+    x = torch.randn(len(target), 4, generator=generator(classes)) + 3 * torch.nn.functional.one_hot(target, 4)
+    own, public = Examples({"genes": x}, target, list(map(str, range(len(target))))), examples(12)
+    model = Learner(new_learner(name, {}, "client 'x'", 0), TASK, own, public)
+    if lesson:
+        model.digest(torch.nn.functional.one_hot(public.target, 3) * 2.0, weight=0.5)
+    logits = predict(model, public).logits
+    assert logits.shape == (12, 3)
+    assert logits.isfinite().all()
+
+
+def test_of_three_examples_of_each_class_or_more_three_folds_are_made() -> None:
+    """So that what a support vector machine says of a hospital of some size is what it has always said."""
+    target, folds = np.arange(12) % 2, StratifiedKFold(3, shuffle=True, random_state=7)
+    found = new_learner("svm", {}, "client 'x'", 0).cv
+    for mine, theirs in zip(replace(found, seed=7).split(target, target), folds.split(target, target), strict=True):
+        assert all(np.array_equal(one, other) for one, other in zip(mine, theirs, strict=True))
 
 
 @pytest.mark.parametrize("name", LEARNERS)

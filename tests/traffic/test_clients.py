@@ -116,7 +116,7 @@ def test_the_seed_of_the_plan_decides_which_examples_are_drawn():
             r"client 'a'\.data\.city: this data set has one city \(value: 'probes'\)\. Remove the key",
         ),
         ({"horizons": [15, 20]}, r"data\.horizons: not a whole number of steps \(value: 20\)"),
-        ({"horizons": []}, r"client 'a'\.data\.horizons: tuple should have at least 1 item"),
+        ({"horizons": []}, r"client 'a'\.data\.horizons: list should have at least 1 item"),
         ({"horizons": [0]}, r"client 'a'\.data\.horizons\[0\]: input should be greater than 0"),
         ({"history": 500}, r"data\.history: sample-cities: a part of 135 steps holds no window \(value: 500\)"),
         ({"history": 500, "predict": "congestion"}, r"data\.history: sample-cities: a part of 135 steps holds no window"),

@@ -13,7 +13,7 @@ from rich.console import Console
 from hetfed import __version__
 from hetfed.cli.reproduce import reproduce
 from hetfed.cli.vertical import commands_of
-from hetfed.errors import HetfedError, UsageError
+from hetfed.errors import HetfedError, Stopped, UsageError
 from hetfed.vertical import verticals
 
 HELP = """Federated learning for participants whose models differ.
@@ -72,16 +72,20 @@ def report(run: Annotated[Path, typer.Argument(help="The folder of a run or a co
 
 
 def main() -> None:
-    """The entry point: an error is one message; exit status 2 for what the user can mend, 1 for a run that failed."""
+    """The entry point: an error is one message; exit status 2 for what the user can mend, 1 for a run that failed, 130 after an
+    interruption from the keyboard."""
     try:
         build_app()()
     except UsageError as error:
         _complain(error)
         sys.exit(2)
+    except Stopped as stop:
+        _complain(stop, "stopped")
+        sys.exit(130)
     except HetfedError as error:
         _complain(error)
         sys.exit(1)
 
 
-def _complain(error: HetfedError) -> None:
-    Console(stderr=True).print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+def _complain(error: HetfedError, what: str = "error") -> None:
+    Console(stderr=True).print(f"{what}: {error}", markup=False, highlight=False, soft_wrap=True)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from hetfed.cli.again import command, stoppable
 from hetfed.cli.tables import outcome_table
 from hetfed.cli.vertical import DataDir, Seed, default_folder
 from hetfed.errors import PlanError
@@ -32,9 +33,13 @@ def reproduce(
         return
     if name is not None and name not in found:
         raise PlanError("no such case study", key="NAME", value=name, remedy=f"There are: {', '.join(sorted(found))}.")
-    for study in sorted(found) if name is None else [name]:
-        home = (out / study if everything else out) if out else default_folder("reproduce", study)
-        _run(study, *found[study], home, data_dir=data_dir, seed=seed)
+    anew = command(
+        "reproduce", *([] if name is None else [name]), *(["--all"] if everything else []), data_dir=data_dir, seed=seed
+    )
+    with stoppable(lambda: f"a case study does not go on from where it was. Start it in a new folder with: {anew}"):
+        for study in sorted(found) if name is None else [name]:
+            home = (out / study if everything else out) if out else default_folder("reproduce", study)
+            _run(study, *found[study], home, data_dir=data_dir, seed=seed)
 
 
 def studies() -> dict[str, tuple[Vertical, Traversable]]:

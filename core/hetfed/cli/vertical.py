@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from hetfed.cli.again import command, outliving, stoppable
 from hetfed.cli.tables import comparison_table, outcome_table
 from hetfed.errors import PlanError
 from hetfed.vertical import Vertical, plan_text, shipped
@@ -55,19 +56,20 @@ def commands_of(vertical: Vertical) -> typer.Typer:
         seed: Seed = None,
         resume: Resume = False,
     ) -> None:
-        from hetfed.plan import read_plan
-        from hetfed.run.launch import Launcher
-
         if resume and out is None:
-            remedy = "Give the folder of the interrupted run with --out."
-            raise PlanError("nothing says which run to go on with", key="--resume", remedy=remedy)
-        text, file = plan_text(vertical, plan)
-        chosen = read_plan(text, file).with_federation(rounds=rounds, seed=seed)
-        console, where = Console(), out or default_folder(vertical.name, plan)
-        with stoppable(where, "--resume "):
+            remedy = "Name the folder of the interrupted run with --out."
+            raise PlanError("there is no folder to go on in", key="--resume", remedy=remedy)
+        where = out or default_folder(vertical.name, plan)
+        again = command(vertical.name, "run", plan, data_dir=data_dir, rounds=rounds, seed=seed, out=where)
+        with stoppable(lambda: _resumption(where, again)):
+            from hetfed.plan import read_plan
+            from hetfed.run.launch import Launcher
+
+            text, file = plan_text(vertical, plan)
+            chosen, console = read_plan(text, file).with_federation(rounds=rounds, seed=seed), Console()
             summary = Launcher(vertical, console, data_dir).run(chosen, file, where, resume=resume)
-        console.print(outcome_table(summary))
-        console.print(f"report: {where / 'report.html'}", highlight=False, soft_wrap=True)
+            console.print(outcome_table(summary))
+            console.print(f"report: {where / 'report.html'}", highlight=False, soft_wrap=True)
 
     what = "Run a plan under several algorithms and seeds, and set the results side by side. Run again to go on after a stop."
 
@@ -81,41 +83,43 @@ def commands_of(vertical: Vertical) -> typer.Typer:
         data_dir: DataDir = None,
         rounds: Rounds = None,
     ) -> None:
-        from hetfed.plan import read_plan
-        from hetfed.report.comparison import write_comparison
-        from hetfed.run.analyse import analyse, comparable
-        from hetfed.run.compare import compare_plan, read_comparison, settle
-        from hetfed.run.launch import Launcher
-        from hetfed.run.workers import OneByOne, Workers
+        where = out or default_folder(vertical.name, f"compare-{plan}")
+        settings: dict[str, object] = {"data_dir": data_dir, "rounds": rounds, "jobs": jobs, "out": where}
+        again = command(vertical.name, "compare", plan, algorithms=algorithms, seeds=seeds, **settings)
+        with stoppable(lambda: f"what has ended is kept. Go on with: {again}"), outliving(again):
+            from hetfed.plan import read_plan
+            from hetfed.report.comparison import write_comparison
+            from hetfed.run.analyse import analyse, comparable
+            from hetfed.run.compare import compare_plan, settle
+            from hetfed.run.launch import Launcher
+            from hetfed.run.workers import OneByOne, Workers
 
-        text, file = plan_text(vertical, plan)
-        chosen = read_plan(text, file).with_federation(rounds=rounds)
-        console, where = Console(), out or default_folder(vertical.name, f"compare-{plan}")
-        names = [name.strip() for name in algorithms.split(",") if name.strip()]
-        launcher = Launcher(vertical, console, data_dir)
-        console.print("loading data ...", highlight=False)
-        comparison = settle(launcher, chosen, file, algorithms=names, seeds=seeds)
-        for name, reason in comparison.left_out.items():
-            console.print(f"{name} does not suit these clients: {reason}", markup=False, highlight=False, soft_wrap=True)
-        count = jobs or os.cpu_count() or 1
-        runner = OneByOne(vertical, console) if count == 1 else Workers(count, console)
-        with stoppable(where):
+            text, file = plan_text(vertical, plan)
+            chosen, console = read_plan(text, file).with_federation(rounds=rounds), Console()
+            names = [name.strip() for name in algorithms.split(",") if name.strip()]
+            launcher = Launcher(vertical, console, data_dir)
+            console.print("loading data ...", highlight=False)
+            comparison = settle(launcher, chosen, file, algorithms=names, seeds=seeds)
+            for name, reason in comparison.left_out.items():
+                console.print(f"{name} does not suit these clients: {reason}", markup=False, highlight=False, soft_wrap=True)
+            count = jobs or os.cpu_count() or 1
+            runner = OneByOne(vertical, console) if count == 1 else Workers(count, console)
             frame = compare_plan(launcher, comparison, where, runner)
-        console.print(comparison_table(analyse(frame), console, relative=not comparable(frame)))
-        console.print(f"report: {write_comparison(where, *read_comparison(where))}", highlight=False, soft_wrap=True)
+            console.print(comparison_table(analyse(frame), relative=not comparable(frame)))
+            console.print(
+                f"report: {write_comparison(where, frame, dict(comparison.left_out))}", highlight=False, soft_wrap=True
+            )
 
     return app
 
 
-@contextmanager
-def stoppable(out: Path, option: str = "") -> Iterator[None]:
-    """An interruption from the keyboard says how to go on, and ends the command with the exit status that shells expect."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        remedy = f"to go on, the same command with {option}--out {out}" if out.exists() else "nothing was written"
-        Console(stderr=True).print(f"interrupted: {remedy}", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(130) from None
+def _resumption(where: Path, again: str) -> str:
+    """How to go on with a run that was to go to `where`."""
+    from hetfed.run.folder import PLAN
+
+    if (where / PLAN).is_file():
+        return f"what has been done is kept. Go on with: {again} --resume"
+    return f"nothing has been written. Start again with: {again}"
 
 
 def default_folder(vertical: str, plan: str) -> Path:

@@ -25,7 +25,7 @@ from hetfed.exchanges.groups import (
     within,
 )
 from hetfed.model import Output
-from hetfed.parts import WHOLE, answers, lacks, part_names, read_tensors
+from hetfed.parts import WHOLE, answers, part_names, read_tensors, without_part
 from hetfed.payload import Declaration, Payload
 
 
@@ -54,7 +54,7 @@ class ControlVariates(Exchange):
 
     def missing(self, client: Client) -> str | None:
         """A client needs parameters under the path."""
-        return without_gradients(client) or (None if self._names(client) else lacks(client.module, self.part))
+        return without_gradients(client) or (None if self._names(client) else without_part(client.module, self.part))
 
     def lonely(self, clients: Sequence[Client]) -> Mapping[str, str]:
         """Who is the only one of its group."""

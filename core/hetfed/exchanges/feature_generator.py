@@ -16,7 +16,7 @@ from hetfed.data import Batch
 from hetfed.exchanges.base import Exchange
 from hetfed.exchanges.prototypes import Prototypes, classes_and_features
 from hetfed.model import Output
-from hetfed.parts import HEAD, lacks, part_names, read_tensors, write_tensors
+from hetfed.parts import HEAD, part_names, read_tensors, without_part, write_tensors
 from hetfed.payload import Declaration, Payload
 from hetfed.seeding import isolated
 
@@ -52,7 +52,7 @@ class FeatureGenerator(Exchange):
 
     def missing(self, client: Client) -> str | None:
         """A client needs classes, features and a head."""
-        return Prototypes().missing(client) or (None if part_names(client.module, HEAD) else lacks(client.module, HEAD))
+        return Prototypes().missing(client) or (None if part_names(client.module, HEAD) else without_part(client.module, HEAD))
 
     def check(self, clients: Sequence[Client]) -> None:
         """All must agree on the classes and the feature size."""

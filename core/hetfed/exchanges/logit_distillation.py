@@ -53,7 +53,7 @@ class LogitDistillation(Exchange):
     def missing(self, client: Client) -> str | None:
         """A client needs public inputs that its model can read."""
         if client.public is None or not len(client.public):
-            return "it holds no public inputs that its model can read"
+            return f"it {client.unread}" if client.unread else "it holds no public inputs"
         try:
             predict(client.module, client.public.take(torch.arange(1)))
         except (KeyError, RuntimeError, ValueError, TypeError, IndexError) as error:

@@ -29,7 +29,7 @@ from hetfed.exchanges.groups import (
     within,
 )
 from hetfed.model import Output
-from hetfed.parts import WHOLE, answers, has_part, lacks, part_names, read_tensors, write_tensors
+from hetfed.parts import WHOLE, answers, has_part, part_names, parts_near, read_tensors, without_part, write_tensors
 from hetfed.payload import Declaration, Payload
 from hetfed.server_optimizer import ServerOptimizer
 
@@ -74,7 +74,7 @@ class SharedParameters(Exchange):
 
     def missing(self, client: Client) -> str | None:
         """A client needs parameters under the path."""
-        return without_gradients(client) or (None if self._names(client) else lacks(client.module, self.part))
+        return without_gradients(client) or (None if self._names(client) else without_part(client.module, self.part))
 
     def lonely(self, clients: Sequence[Client]) -> Mapping[str, str]:
         """Who is the only one of its group."""
@@ -84,11 +84,12 @@ class SharedParameters(Exchange):
         """What is to stay personal must exist; and unless groups are formed, all hold the same, for the same question."""
         for path in self.exclude:
             if not any(has_part(client.module, path) for client in clients):
+                found = {part for client in clients for part in parts_near(client.module, path)}
                 raise PlanError(
                     "no client's model has this part, so that all of it would be shared",
                     key="exclude",
                     value=path,
-                    remedy="Name the submodule that stays personal.",
+                    remedy=f"Name the submodule that stays personal: {', '.join(sorted(found))}.",
                 )
         if self.among == "all":
             check_same(clients, {client.name: self.declare(client) for client in clients}, f"part {self.part!r}")

@@ -16,7 +16,7 @@ from hetfed.errors import PlanError
 from hetfed.exchanges.base import Exchange, without_gradients
 from hetfed.exchanges.groups import check_question, lonely
 from hetfed.model import Output
-from hetfed.parts import NORM_LAYERS, WHOLE, answers, inside, lacks, part_names, read_tensors, write_tensors
+from hetfed.parts import NORM_LAYERS, WHOLE, answers, inside, part_names, read_tensors, without_part, write_tensors
 from hetfed.payload import Declaration, Payload
 
 WINDOW = "window"
@@ -64,11 +64,7 @@ class Slices(Exchange):
 
     def missing(self, client: Client) -> str | None:
         """A client needs parameters under the path."""
-        return without_gradients(client) or (None if self._names(client) else lacks(client.module, self.part))
-
-    def lonely(self, clients: Sequence[Client]) -> Mapping[str, str]:
-        """Who is there by itself: a mean of one is no exchange."""
-        return lonely(clients)
+        return without_gradients(client) or (None if self._names(client) else without_part(client.module, self.part))
 
     def check(self, clients: Sequence[Client]) -> None:
         """Every model must be a slice of the widest one's, and every head that is shared answer the same question."""

@@ -14,7 +14,7 @@ from hetfed.client import Client, Tensors
 from hetfed.errors import PlanError
 from hetfed.exchanges.base import Exchange
 from hetfed.exchanges.prototypes import Prototypes, class_means, class_points
-from hetfed.parts import HEAD, lacks, part_names, read_tensors, write_tensors
+from hetfed.parts import HEAD, part_names, read_tensors, without_part, write_tensors
 from hetfed.payload import Declaration, Payload
 
 
@@ -41,7 +41,7 @@ class TrainedHead(Exchange):
 
     def missing(self, client: Client) -> str | None:
         """A client needs classes, features and a head."""
-        return Prototypes().missing(client) or (None if part_names(client.module, HEAD) else lacks(client.module, HEAD))
+        return Prototypes().missing(client) or (None if part_names(client.module, HEAD) else without_part(client.module, HEAD))
 
     def check(self, clients: Sequence[Client]) -> None:
         """All must agree on the classes, the feature size and the head's shapes."""

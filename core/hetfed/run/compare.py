@@ -13,7 +13,7 @@ import pandas as pd
 
 from hetfed.algorithms import NAMED
 from hetfed.composition import seat
-from hetfed.errors import PlanError, RunFolderError
+from hetfed.errors import PlanError, RunFolderError, among
 from hetfed.evaluation import Outcome
 from hetfed.findings import nearest
 from hetfed.participation import Participation, Presence
@@ -79,16 +79,15 @@ def settle(launcher: Launcher, plan: Plan, file: str, *, algorithms: Sequence[st
     Raises:
         UsageError: plan or data do not suit an algorithm that was named; that shows before the first run.
     """
+    known = [name for name in [OWN, EVERY, *NAMED] if name != ALONE]
+    for name in algorithms:
+        if name not in {*known, ALONE}:
+            raise PlanError("unknown algorithm", key="--algorithms", value=name, remedy=among(name, known))
     wanted = dict.fromkeys([OWN, *NAMED] if EVERY in algorithms else algorithms)
     wanted.pop(ALONE, None)
     if not wanted:
-        known = ", ".join(name for name in [OWN, EVERY, *NAMED] if name != ALONE)
         problem = "no algorithm to compare with training alone"
-        raise PlanError(problem, key="--algorithms", remedy=f"Name some of: {known}.")
-    for name in wanted:
-        if name not in (OWN, *NAMED):
-            remedy = f"{nearest(name, list(NAMED))}Known: {OWN}, {EVERY}, {', '.join(NAMED)}."
-            raise PlanError("unknown algorithm", key="--algorithms", value=name, remedy=remedy)
+        raise PlanError(problem, key="--algorithms", remedy=f"Name some of: {', '.join(known)}.")
     try:
         clients = load_clients(plan, launcher.vertical, launcher.data_dir)
         variants, left_out = {}, {}

@@ -17,7 +17,7 @@ from typing import Any, Protocol, TextIO
 
 from rich.console import Console
 
-from hetfed.errors import HetfedError, RunError
+from hetfed.errors import HetfedError, RunError, WorkerDied
 from hetfed.plan import Plan, read_plan
 from hetfed.run.launch import Launcher
 from hetfed.run.progress import Board, Listener
@@ -97,10 +97,10 @@ class Workers:
         """Run the jobs, the next one wherever a worker is free.
 
         Raises:
-            RunError: a run came to nothing; the message says which and why.
+            RunError: a run came to nothing; the message says which and why. WorkerDied: its process is gone.
         """
         events: Queue[tuple[int, Job, Mapping[str, Any]]] = Queue()
-        waiting, running, failures = list(jobs), 0, []
+        waiting, running, failures, died = list(jobs), 0, [], False
         with ExitStack() as stack:
             board = stack.enter_context(Board.of(self.console, len(jobs) + done, done))
             workers = [stack.enter_context(_Worker(i, events, self.count)) for i in range(min(self.count, len(jobs)))]
@@ -115,13 +115,14 @@ class Workers:
                 running -= 1
                 if event["event"] == "error":
                     failures.append(f"{job.title}: {event['message']}")
+                    died |= event.get("died", False)
                 else:
                     yield job
                 if waiting and not failures:
                     workers[number].take(waiting.pop(0))
                     running += 1
         if failures:
-            raise RunError("; ".join(failures))
+            raise (WorkerDied if died else RunError)("; ".join(failures))
 
 
 class _Worker:
@@ -163,17 +164,16 @@ class _Worker:
         assert self._process.stdout is not None
         while True:
             line = self._process.stdout.readline()
-            event = (
-                json.loads(line)
-                if line
-                else {
-                    "event": "error",
-                    "message": DIED,
-                }
-            )
+            event = json.loads(line) if line else {"event": "error", "message": self._last_words(), "died": True}
             self._events.put((self._number, job, event))
             if event["event"] in {"done", "error"}:
                 return
+
+    def _last_words(self) -> str:
+        """What is to be said of a process that says no more."""
+        status = self._process.wait()
+        how = f"exit status {status}" if status >= 0 else f"killed by {signal.Signals(-status).name}"
+        return f"its process has died ({how})"
 
 
 def run_job(job: Job, vertical: Vertical, listener: Listener) -> None:
