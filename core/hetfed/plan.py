@@ -119,7 +119,7 @@ class Plan(_Strict):
             PlanError: there is none of that name, or it does not take these settings.
         """
         variant = self.variant.get(algorithm, VariantTable())
-        check_algorithm(algorithm, "variant")
+        check_algorithm(algorithm, "variant" if algorithm in self.variant else ALGORITHM)
         named_algorithm(algorithm, variant.settings, key=f"variant.{algorithm}.settings")
         key = f"variant.{algorithm}.training"
         clients = tuple(
@@ -199,11 +199,17 @@ def _step(table: ExchangeTable, index: int) -> Step:
     where = f"exchange[{index}]"
     if table.kind not in KINDS:
         raise PlanError("unknown exchange", key=f"{where}.kind", value=table.kind, remedy=among(table.kind, sorted(KINDS)))
-    kind = KINDS[table.kind]
+    kind, settings = KINDS[table.kind], table.model_extra or {}
+    known = {**keys_of(ExchangeTable), **keys_of(kind)}
+    # An exchange written elsewhere may not say that it takes no others.
+    for name in settings:
+        if name not in known:
+            remedy = among(name, sorted(known), "Known keys here")
+            raise PlanError("unknown key", key=f"{where}.{name}", value=settings[name], remedy=remedy)
     try:
         exchange = TypeAdapter(kind).validate_python(settings)
     except ValidationError as error:
-        raise plan_error(error, where, {**keys_of(ExchangeTable), **keys_of(kind)}) from None
+        raise plan_error(error, where, known) from None
     return Step(exchange, table.every, table.clients, table.label, table.until, table.compression)
 
 

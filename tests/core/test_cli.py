@@ -20,7 +20,6 @@ import typer
 from hetfed import __version__
 from hetfed.cli.main import build_app
 from hetfed.cli.tables import gain, kept, number, signed
-from hetfed.cli.vertical import stoppable
 
 MAIN = "from hetfed.cli.main import main; main()"
 IMPORTED = """
@@ -351,17 +350,6 @@ def test_a_failing_client_ends_with_status_1(toy_installed: Path, tmp_path: Path
     answer = hetfed("toy", "run", file, "--out", tmp_path / "out")
     assert answer.status == 1
     assert answer.complaint == "error: client 'b' failed in round 1: out of memory"
-
-
-def test_an_interruption_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for out, said in (
-        (tmp_path, f"to go on, the same command with --resume --out {tmp_path}"),
-        (tmp_path / "x", "nothing was"),
-    ):
-        with pytest.raises(typer.Exit) as end, stoppable(out, "--resume "):
-            raise KeyboardInterrupt
-        assert end.value.exit_code == 130
-        assert f"interrupted: {said}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

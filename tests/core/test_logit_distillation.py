@@ -141,8 +141,8 @@ def test_public_inputs_one_at_a_time_can_be_digested_in_spite_of_batch_normalisa
 def test_without_public_inputs_a_client_sits_out() -> None:
     without = replace(toy.client("b"), public=None)
     empty = replace(toy.client("c"), public=PUBLIC.take(torch.arange(0)))
-    seating = seat(compose(LogitDistillation()), [toy.client("a"), without, empty])
-    assert seating.composition.steps[0].clients == ("a",)
+    seating = seat(compose(LogitDistillation()), [toy.client("a"), without, empty, toy.client("d")])
+    assert seating.composition.steps[0].clients == ("a", "d")
     assert seating.left_out == {"logit-distillation": dict.fromkeys("bc", "it holds no public inputs")}
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -90,7 +88,7 @@ def commands_of(vertical: Vertical) -> typer.Typer:
             from hetfed.plan import read_plan
             from hetfed.report.comparison import write_comparison
             from hetfed.run.analyse import analyse, comparable
-            from hetfed.run.compare import compare_plan, settle
+            from hetfed.run.compare import compare_plan, read_comparison, settle
             from hetfed.run.launch import Launcher
             from hetfed.run.workers import OneByOne, Workers
 
@@ -105,10 +103,8 @@ def commands_of(vertical: Vertical) -> typer.Typer:
             count = jobs or os.cpu_count() or 1
             runner = OneByOne(vertical, console) if count == 1 else Workers(count, console)
             frame = compare_plan(launcher, comparison, where, runner)
-            console.print(comparison_table(analyse(frame), relative=not comparable(frame)))
-            console.print(
-                f"report: {write_comparison(where, frame, dict(comparison.left_out))}", highlight=False, soft_wrap=True
-            )
+            console.print(comparison_table(analyse(frame), console, relative=not comparable(frame)))
+            console.print(f"report: {write_comparison(where, *read_comparison(where))}", highlight=False, soft_wrap=True)
 
     return app
 

@@ -66,6 +66,10 @@ class Slices(Exchange):
         """A client needs parameters under the path."""
         return without_gradients(client) or (None if self._names(client) else without_part(client.module, self.part))
 
+    def lonely(self, clients: Sequence[Client]) -> Mapping[str, str]:
+        """Who is there by itself: a mean of one is no exchange."""
+        return lonely(clients)
+
     def check(self, clients: Sequence[Client]) -> None:
         """Every model must be a slice of the widest one's, and every head that is shared answer the same question."""
         check_question([client for client in clients if answers(client.module, self._names(client))], "slices of a head")

@@ -15,7 +15,6 @@ from hetfed.algorithms import NAMED
 from hetfed.composition import seat
 from hetfed.errors import PlanError, RunFolderError, among
 from hetfed.evaluation import Outcome
-from hetfed.findings import nearest
 from hetfed.participation import Participation, Presence
 from hetfed.plan import Plan
 from hetfed.run.about import ABOUT, About, read_about

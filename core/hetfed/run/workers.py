@@ -23,8 +23,6 @@ from hetfed.run.launch import Launcher
 from hetfed.run.progress import Board, Listener
 from hetfed.vertical import Vertical, verticals
 
-DIED = "its process has died, perhaps of too little memory; the same command goes on from there, with fewer --jobs if need be"
-
 
 @dataclass(frozen=True)
 class Job:
