@@ -35,13 +35,7 @@ def commands_of(vertical: Vertical) -> typer.Typer:
 
     @app.command("plans", help=example("List the shipped plans.", "plans"))
     def plans() -> None:
-        import tomllib
-
-        table = Table("plan", "clients", "what it does", box=None)
-        for name, file in shipped(vertical.plans).items():
-            plan = tomllib.loads(file.read_text(encoding="utf-8"))
-            table.add_row(name, str(len(plan["client"])), plan.get("title", ""))
-        Console().print(table)
+        _print_plans(vertical)
 
     what = "Run a plan: federated, alone and pooled, with a report at the end."
 
@@ -85,28 +79,54 @@ def commands_of(vertical: Vertical) -> typer.Typer:
         settings: dict[str, object] = {"data_dir": data_dir, "rounds": rounds, "jobs": jobs, "out": where}
         again = command(vertical.name, "compare", plan, algorithms=algorithms, seeds=seeds, **settings)
         with stoppable(lambda: f"what has ended is kept. Go on with: {again}"), outliving(again):
-            from hetfed.plan import read_plan
-            from hetfed.report.comparison import write_comparison
-            from hetfed.run.analyse import analyse, comparable
-            from hetfed.run.compare import compare_plan, read_comparison, settle
-            from hetfed.run.launch import Launcher
-            from hetfed.run.workers import OneByOne, Workers
-
-            text, file = plan_text(vertical, plan)
-            chosen, console = read_plan(text, file).with_federation(rounds=rounds), Console()
-            names = [name.strip() for name in algorithms.split(",") if name.strip()]
-            launcher = Launcher(vertical, console, data_dir)
-            console.print("loading data ...", highlight=False)
-            comparison = settle(launcher, chosen, file, algorithms=names, seeds=seeds)
-            for name, reason in comparison.left_out.items():
-                console.print(f"{name} does not suit these clients: {reason}", markup=False, highlight=False, soft_wrap=True)
-            count = jobs or os.cpu_count() or 1
-            runner = OneByOne(vertical, console) if count == 1 else Workers(count, console)
-            frame = compare_plan(launcher, comparison, where, runner)
-            console.print(comparison_table(analyse(frame), console, relative=not comparable(frame)))
-            console.print(f"report: {write_comparison(where, *read_comparison(where))}", highlight=False, soft_wrap=True)
+            _compare(vertical, plan, where, algorithms=algorithms, seeds=seeds, jobs=jobs, data_dir=data_dir, rounds=rounds)
 
     return app
+
+
+def _print_plans(vertical: Vertical) -> None:
+    """A table of the shipped plans."""
+    import tomllib
+
+    table = Table("plan", "clients", "what it does", box=None)
+    for name, file in shipped(vertical.plans).items():
+        plan = tomllib.loads(file.read_text(encoding="utf-8"))
+        table.add_row(name, str(len(plan["client"])), plan.get("title", ""))
+    Console().print(table)
+
+
+def _compare(
+    vertical: Vertical,
+    plan: str,
+    where: Path,
+    *,
+    algorithms: str,
+    seeds: int,
+    jobs: int | None,
+    data_dir: Path | None,
+    rounds: int | None,
+) -> None:
+    """Run what `compare` asks for, and print and write what comes of it."""
+    from hetfed.plan import read_plan
+    from hetfed.report.comparison import write_comparison
+    from hetfed.run.analyse import analyse, comparable
+    from hetfed.run.compare import compare_plan, read_comparison, settle
+    from hetfed.run.launch import Launcher
+    from hetfed.run.workers import OneByOne, Workers
+
+    text, file = plan_text(vertical, plan)
+    chosen, console = read_plan(text, file).with_federation(rounds=rounds), Console()
+    names = [name.strip() for name in algorithms.split(",") if name.strip()]
+    launcher = Launcher(vertical, console, data_dir)
+    console.print("loading data ...", highlight=False)
+    comparison = settle(launcher, chosen, file, algorithms=names, seeds=seeds)
+    for name, reason in comparison.left_out.items():
+        console.print(f"{name} does not suit these clients: {reason}", markup=False, highlight=False, soft_wrap=True)
+    count = jobs or os.cpu_count() or 1
+    runner = OneByOne(vertical, console) if count == 1 else Workers(count, console)
+    frame = compare_plan(launcher, comparison, where, runner)
+    console.print(comparison_table(analyse(frame), console, relative=not comparable(frame)))
+    console.print(f"report: {write_comparison(where, *read_comparison(where))}", highlight=False, soft_wrap=True)
 
 
 def _resumption(where: Path, again: str) -> str:
