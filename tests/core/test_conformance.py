@@ -80,8 +80,10 @@ def test_what_a_file_of_ones_own_registers_stands_in_plans() -> None:
     (step,) = read_plan(text, "plan.toml").composition()
     assert (step.exchange, step.label) == (toy_algorithm.FeatureMeans(weight=2.0), "feature-means")
     assert named_algorithm("feature-means", {"weight": 2.0}).steps == (step,)
-    with pytest.raises(PlanError, match=r"feature-means.*weight.*greater than 0"):
+    with pytest.raises(PlanError, match=r"exchange\[0\].weight: .*greater than 0"):
         read_plan(text.replace("2.0", "0"), "plan.toml").composition()
+    with pytest.raises(PlanError, match=r"exchange\[0\].wieght: unknown key .* Did you mean 'weight'\?"):
+        read_plan(text.replace("weight", "wieght"), "plan.toml").composition()
 
 
 def test_names_are_taken_but_once() -> None:
