@@ -423,7 +423,7 @@ def test_words_of_tables() -> None:
         (0.5, 0.6, lower, "no"),
         (0.6, 0.5, lower, "yes"),
         (0.5, 0.5, lower, "same"),
-        (None, 0.5, lower, "undefined"),
-        (0.5, None, higher, "undefined"),
+        (None, 0.5, lower, "-"),
+        (0.5, None, higher, "-"),
     ):
         assert gain({"alone": alone, "federated": federated}, summary) == word

@@ -41,6 +41,8 @@ def outcome_table(summary: Mapping[str, Any]) -> Table:
         "keeps",
         title=f"{summary['plan']}: test {summary['metric']} ({better})",
         box=None,
+        # Else a name of two words, and the model that is kept, do not fit a terminal of 80 columns.
+        padding=(0, 1, 0, 0),
     )
     for client in summary["clients"]:
         values = [number(client[arm]) for arm in ARMS]
@@ -54,7 +56,7 @@ def gain(client: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     """Whether the client does better federated than alone."""
     alone, federated = client["alone"], client["federated"]
     if alone is None or federated is None:
-        return "undefined"
+        return "-"
     if alone == federated:
         return "same"
     return "yes" if (federated > alone) == summary["higher_is_better"] else "no"
