@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import nn
@@ -146,9 +146,8 @@ def seat(composition: Composition, clients: Sequence[Client]) -> Seating:
         seated = [client for client in able if client.name not in lonely]
         reasons |= lonely
         if not seated:
-            why = "; ".join(f"{name}: {reason}" for name, reason in sorted(reasons.items())) + "."
             nobody_named = step.clients is not None and not lonely
-            remedy = "Name at least one under `clients`, or leave that key out." if nobody_named else why
+            remedy = "Name at least one under `clients`, or leave that key out." if nobody_named else _why(reasons)
             raise PlanError("no client can take part", key=step.label, remedy=remedy)
         try:
             step.exchange.check(seated)
@@ -160,6 +159,12 @@ def seat(composition: Composition, clients: Sequence[Client]) -> Seating:
             left_out[step.label] = unasked
         clients = [_extended(client, step.exchange, seated) if client in seated else client for client in clients]
     return Seating(replace(composition, steps=tuple(steps)), tuple(clients), left_out)
+
+
+def _why(reasons: Mapping[str, str]) -> str:
+    """Each reason once, behind the names of those whom it keeps away."""
+    names = {reason: [name for name in sorted(reasons) if reasons[name] == reason] for _, reason in sorted(reasons.items())}
+    return "; ".join(f"{', '.join(who)}: {reason}" for reason, who in names.items()) + "."
 
 
 def _extended(client: Client, exchange: Exchange, seated: Sequence[Client]) -> Client:

@@ -167,7 +167,7 @@ def test_a_named_client_that_does_not_exist_is_an_error_with_the_names_that_do()
 @pytest.mark.parametrize(
     ("step", "remedy"),
     [
-        (Step(Prototypes()), "a: its task has no classes; b: its task has no classes."),
+        (Step(Prototypes()), "a, b: its task has no classes."),
         (Step(Prototypes(), clients=()), "Name at least one under `clients`, or leave that key out."),
     ],
 )

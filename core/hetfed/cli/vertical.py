@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -14,6 +14,10 @@ from hetfed.cli.again import command, outliving, stoppable
 from hetfed.cli.tables import comparison_table, outcome_table
 from hetfed.errors import PlanError
 from hetfed.vertical import Vertical, plan_text, shipped
+
+if TYPE_CHECKING:
+    from hetfed.plan import Plan
+    from hetfed.run.launch import Launcher
 
 PlanName = Annotated[str, typer.Argument(metavar="[PLAN]", help="A shipped plan, or a TOML file.")]
 Out = Annotated[Path | None, typer.Option(help="Folder for the run. Default: runs/<vertical>-<plan>-<time>.")]
@@ -79,7 +83,14 @@ def commands_of(vertical: Vertical) -> typer.Typer:
         settings: dict[str, object] = {"data_dir": data_dir, "rounds": rounds, "jobs": jobs, "out": where}
         again = command(vertical.name, "compare", plan, algorithms=algorithms, seeds=seeds, **settings)
         with stoppable(lambda: f"what has ended is kept. Go on with: {again}"), outliving(again):
-            _compare(vertical, plan, where, algorithms=algorithms, seeds=seeds, jobs=jobs, data_dir=data_dir, rounds=rounds)
+            from hetfed.plan import read_plan
+            from hetfed.run.launch import Launcher
+
+            text, file = plan_text(vertical, plan)
+            chosen = read_plan(text, file).with_federation(rounds=rounds)
+            _compare(
+                Launcher(vertical, Console(), data_dir), chosen, file, where, algorithms=algorithms, seeds=seeds, jobs=jobs
+            )
 
     return app
 
@@ -95,35 +106,21 @@ def _print_plans(vertical: Vertical) -> None:
     Console().print(table)
 
 
-def _compare(
-    vertical: Vertical,
-    plan: str,
-    where: Path,
-    *,
-    algorithms: str,
-    seeds: int,
-    jobs: int | None,
-    data_dir: Path | None,
-    rounds: int | None,
-) -> None:
+def _compare(launcher: Launcher, plan: Plan, file: str, where: Path, *, algorithms: str, seeds: int, jobs: int | None) -> None:
     """Run what `compare` asks for, and print and write what comes of it."""
-    from hetfed.plan import read_plan
     from hetfed.report.comparison import write_comparison
     from hetfed.run.analyse import analyse, comparable
     from hetfed.run.compare import compare_plan, read_comparison, settle
-    from hetfed.run.launch import Launcher
     from hetfed.run.workers import OneByOne, Workers
 
-    text, file = plan_text(vertical, plan)
-    chosen, console = read_plan(text, file).with_federation(rounds=rounds), Console()
+    console = launcher.console
     names = [name.strip() for name in algorithms.split(",") if name.strip()]
-    launcher = Launcher(vertical, console, data_dir)
     console.print("loading data ...", highlight=False)
-    comparison = settle(launcher, chosen, file, algorithms=names, seeds=seeds)
+    comparison = settle(launcher, plan, file, algorithms=names, seeds=seeds)
     for name, reason in comparison.left_out.items():
         console.print(f"{name} does not suit these clients: {reason}", markup=False, highlight=False, soft_wrap=True)
     count = jobs or os.cpu_count() or 1
-    runner = OneByOne(vertical, console) if count == 1 else Workers(count, console)
+    runner = OneByOne(launcher.vertical, console) if count == 1 else Workers(count, console)
     frame = compare_plan(launcher, comparison, where, runner)
     console.print(comparison_table(analyse(frame), console, relative=not comparable(frame)))
     console.print(f"report: {write_comparison(where, *read_comparison(where))}", highlight=False, soft_wrap=True)

@@ -187,9 +187,9 @@ def _check_readable(teacher: Client, student: Client) -> None:
     try:
         logits = predict(teacher.module, student.data.train.take(torch.arange(1))).logits
     except (KeyError, RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise PlanError(
-            f"teacher {teacher.name!r} cannot read the data of student {student.name!r}: {error}", remedy=remedy
-        ) from error
+        why = str(error).rstrip(".")
+        problem = f"teacher {teacher.name!r} cannot read the data of student {student.name!r} ({why})"
+        raise PlanError(problem, remedy=remedy) from error
     if logits.shape[1:] != student.probe.logits.shape[1:]:
         shapes = f"{tuple(logits.shape[1:])} and {tuple(student.probe.logits.shape[1:])}"
         raise PlanError(
