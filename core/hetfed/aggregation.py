@@ -55,7 +55,7 @@ Setting = Annotated[Aggregation, BeforeValidator(_short_form)]
 
 def weighted_mean(payloads: Sequence[Payload], faulty: int = 0) -> dict[str, Tensor]:
     """The mean of each tensor, weighted by the payloads' weights (equally, where all weights are zero)."""
-    weights = [payload.weight * payload.discount for payload in payloads]
+    weights = [payload.pull for payload in payloads]
     total = sum(weights)
     shares = [weight / total if total else 1 / len(payloads) for weight in weights]
     return {

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hetfed.client import Client, Tensors
 from hetfed.data import Examples
 from hetfed.evaluation import predict
 from hetfed.model import Output
+from hetfed.payload import Payload
 from hetfed.seeding import generator
 
 
 @dataclass
 class Work:
-    """What local training did in this turn: the optimiser's steps and its learning rate."""
+    """Local training in this turn: its learning rate, whether some of its steps train only a part, and how many there were."""
 
-    steps: int = 0
     lr: float = 0.0
+    in_part: bool = False
+    steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -58,14 +60,26 @@ class Desk:
     """The server at work on one exchange in one round (0 before the first).
 
     `members` are those who take part, by name: the server knows their kinds of model and the public inputs, nothing else of
-    them is looked at here. `mixing` is how far a mean of uploads replaces what the server held: all the way, but for
-    asynchronous rounds, in which a few clients must not speak for all.
+    them is looked at here. `reached` is, while it broadcasts, the last round up to which that client has been sent what was to
+    be sent; 0 for one that has never been reached.
     """
 
     members: Mapping[str, Client]
     seed: int
     round: int = 0
-    mixing: float = 1.0
+    asynchronous: bool = False
+    reached: int = 0
+
+    def mixed(self, held: Tensor, mean: Tensor, sent: Collection[Payload], members: int) -> Tensor:
+        """What the server holds after the `mean` of what was `sent`, having `held` before.
+
+        In asynchronous rounds a few clients must not speak for all `members`: the mean goes in by the share of them that has
+        arrived, late ones discounted.
+        """
+        if not self.asynchronous:
+            return mean
+        share = min(sum(payload.discount for payload in sent) / members, 1.0)
+        return (held + share * (mean - held)).to(mean.dtype) if share < 1 else mean
 
     def generator(self, *purpose: object) -> torch.Generator:
         """Chance of the server in this round for this purpose, and no other."""

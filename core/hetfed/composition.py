@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from torch import nn
+from torch import Tensor, nn
 
 from hetfed.client import Client
 from hetfed.compression import Compression, decode
@@ -36,16 +36,18 @@ class Step:
     until: int | None = None
     compression: Compression | None = None
 
-    def broadcasts(self, round_number: int) -> bool:
-        """Whether the server sends at the start of this round (1, 2, ...)."""
-        return (round_number - 1) % self.every == 0 and self._goes_on(round_number - 1)
+    def last_broadcast(self, round_number: int) -> int:
+        """The latest round up to this one (1, 2, ...) at whose start the server sends something new."""
+        uploads = round_number - 1 if self.until is None else min(round_number - 1, self.until)
+        return uploads // self.every * self.every + 1
 
     def uploads(self, round_number: int) -> bool:
         """Whether clients send at the end of this round."""
-        return round_number % self.every == 0 and self._goes_on(round_number)
+        return round_number % self.every == 0 and (self.until is None or round_number <= self.until)
 
-    def _goes_on(self, round_number: int) -> bool:
-        return self.until is None or round_number <= self.until
+    def base(self, received: Payload | None) -> Mapping[str, Tensor]:
+        """What a client's payload is a change of: what it was sent in the same round, unless it sends changes by itself."""
+        return {} if received is None or self.exchange.sends_changes else received.tensors
 
     def includes(self, client: Client) -> bool:
         """Whether `client` takes part."""
@@ -83,6 +85,18 @@ class Composition:
         """The phases of local training: the composition's, else the client's own, else one in which everything trains."""
         phases = self.phases or client.training.phases or (Phase(),)
         return [phase for phase in phases if phase.active(round_number, rounds)]
+
+    def check_within(self, rounds: int) -> None:
+        """Raise `PlanError` where an exchange that is to come never does in so many rounds."""
+        for step in self.steps:
+            last = rounds if step.until is None else min(step.until, rounds)
+            if step.until != 0 and step.every > last:
+                raise PlanError(
+                    f"nobody sends anything within {last} round{'s' if last > 1 else ''}",
+                    key=f"{step.label}.every",
+                    value=step.every,
+                    remedy=f"Set it to {last} or less, or have more rounds.",
+                )
 
     def over(self, rounds: int) -> Composition:
         """The same for so many rounds: no step's end counts from the last one any more."""
@@ -135,7 +149,6 @@ def seat(composition: Composition, clients: Sequence[Client]) -> Seating:
         PlanError: a client that a step names cannot take part; nobody can; or those who can do not fit together.
     """
     steps, left_out = [], {}
-    _check_phases(composition, clients)
     for step in composition:
         reasons = {client.name: reason for client in clients if (reason := step.exchange.missing(client))}
         _check_named(step, reasons, clients)
@@ -158,6 +171,8 @@ def seat(composition: Composition, clients: Sequence[Client]) -> Seating:
         if unasked:
             left_out[step.label] = unasked
         clients = [_extended(client, step.exchange, seated) if client in seated else client for client in clients]
+    # Last, since a phase may name what an exchange adds to a model.
+    _check_phases(composition, clients)
     return Seating(replace(composition, steps=tuple(steps)), tuple(clients), left_out)
 
 
@@ -195,6 +210,13 @@ def _check_paths(phases: Sequence[Phase], clients: Sequence[Client], problem: st
 
 
 def _check_compression(step: Step) -> None:
+    if step.compression and step.compression.kind != "8-bit" and step.exchange.sends_changes:
+        raise PlanError(
+            "what it sends is a change already, of which the rest would be lost",
+            key=f"{step.label}.compression",
+            value=step.compression.kind,
+            remedy='Set compression = "8-bit".',
+        )
     if step.compression and step.compression.kind != "8-bit" and step.every > 1:
         raise PlanError(
             "what clients send is compressed as a change of what they were sent in the same round, which here is nothing",

@@ -36,6 +36,10 @@ def predict(model: nn.Module, examples: Examples) -> Output:
     )
 
 
+DIVERGED = (-math.inf, -math.inf)
+"""The score of a model whose predictions are not finite: below every other."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Metrics and loss of one model on one set of examples."""
@@ -87,7 +91,7 @@ def judge(output: Output, task: Task, examples: Examples) -> Evaluation:
     """Judge an `output` for `examples`."""
     if not _finite(output.logits):
         reason = {task.metric: "the model's predictions are not finite"}
-        return Evaluation(Metrics({task.metric: None}, reason), math.inf, None, (-math.inf, -math.inf))
+        return Evaluation(Metrics({task.metric: None}, reason), math.inf, None, DIVERGED)
     metrics = task.metrics(output, examples)
     loss = task.loss(output, Batch(examples.inputs, examples.target, examples.further))
     loss_value = math.nan if loss is None else float(loss)
@@ -100,11 +104,18 @@ def together(outputs: Sequence[Output], clients: Sequence[Client]) -> float | No
     """The metric of all clients' outputs for their test data, taken as one; None where they answer different questions."""
     task, tests = clients[0].task, [client.data.test for client in clients]
     alike = {(client.task.question, client.task.metric, tuple(client.data.test.target.shape[1:])) for client in clients}
-    if len(alike) > 1 or any(output.further for output in outputs):
+    if len(alike) > 1 or any(test.further for test in tests):
         return None
     ids = [identity for test in tests for identity in test.ids]
     examples = Examples({}, torch.cat([test.target for test in tests]), ids)
-    return judge(Output(torch.cat([output.logits for output in outputs])), task, examples).value
+    logits = [rescaled(output.logits, client.task, task) for output, client in zip(outputs, clients, strict=True)]
+    return judge(Output(torch.cat(logits)), task, examples).value
+
+
+def rescaled(logits: Tensor, task: Task, other: Task) -> Tensor:
+    """The logits of `task` as `other`, which asks the same, would scale them."""
+    (mean, scale), (its_mean, its_scale) = task.scaling, other.scaling
+    return logits if task is other or other.scaling == (0.0, 1.0) else (logits * scale + mean - its_mean) / its_scale
 
 
 def _finite_or_none(value: float | None) -> float | None:

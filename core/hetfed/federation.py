@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -67,9 +68,10 @@ class Federation:
         """What every turn of a round needs to know."""
         return Round(number, self.rounds, self.seed, self.composition, self.peers, self.select)
 
-    def desk(self, step: Step, round_number: int, mixing: float = 1.0) -> Desk:
+    def desk(self, step: Step, round_number: int, reached: int = 0) -> Desk:
         """The server's desk for `step` in a round."""
-        return Desk(self.members[step.label], self.seed, round_number, mixing)
+        asynchronous = self.participation.asynchronous
+        return Desk(self.members[step.label], self.seed, round_number, asynchronous=asynchronous, reached=reached)
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,8 @@ def advance(
     this = federation.round(state.round + 1)
     peers = this.peers
     inboxes: dict[str, dict[str, bytes]] = {}
-    clients, rows, pending = dict(state.clients), list(state.rows), list(state.pending)
+    clients, pending = dict(state.clients), list(state.pending)
+    rows: list[Row] = []
     uploads: list[Upload] = []
     compressed = {step.label for step in federation.composition if step.compression}
 
@@ -194,47 +197,64 @@ def advance(
         rows.append(_row(this.number, name, turn, bytes_down))
     server = _aggregate(federation, state.server, uploads, this.number)
     # However the engine ran them, rows stand in the order of rounds and clients.
-    rows = sorted((_with_refusals(row, uploads) for row in rows), key=lambda row: (row.round, row.client))
-    return FederationState(this.number, server, clients, rows, pending)
+    rows = [*state.rows, *sorted(rows, key=lambda row: row.client)]
+    return FederationState(this.number, server, clients, _with_refusals(rows, uploads), pending)
 
 
-def conclude(federation: Federation, state: FederationState) -> None:
+def conclude(federation: Federation, state: FederationState, on_upload: OnUpload = lambda upload: None) -> None:
     """After the last round: what came of the last uploads reaches every client, as far as it is part of a model, and is judged.
 
-    It stands in the rows as one more round, without training. `state` itself changes, client by client: a second state of all
-    of them at once might not fit into memory.
+    It stands in the rows as one more round, without training. Uploads that are still on their way come too late. `state` itself
+    changes, client by client: a second state of all of them at once might not fit into memory.
     """
     this = federation.round(federation.rounds + 1)
+    late = [_too_late(parcel, federation.rounds) for parcel in state.pending]
+    for upload in late:
+        on_upload(upload)
+    state.pending, state.rows = [], _with_refusals(state.rows, late)
     lasting = {step.label for step in federation.composition if step.exchange.changes_model}
-    known = {row.client for row in state.rows if not row.failed}
+    last_turns = _last_turns(state)
     for client in federation.clients:
-        sent = _inbox(federation, state, client, this.number, newcomer=client.name not in known)
+        sent = _inbox(federation, state, client, this.number, last_turns.get(client.name, 0))
         inbox = {label: encoded for label, encoded in sent.items() if label in lasting}
-        if inbox:
+        if not inbox:
+            continue
+        bytes_down = sum(map(len, inbox.values()))
+        try:
             turn = take_in(Job(client, state.clients[client.name], inbox), this)
-            state.clients[client.name] = turn.state
-            state.rows.append(_row(this.number, client.name, turn, sum(map(len, inbox.values()))))
+        except Exception as error:
+            state.rows.append(_failed(federation, this, client.name, Failure(error), bytes_down))
+            continue
+        state.clients[client.name] = turn.state
+        state.rows.append(_row(this.number, client.name, turn, bytes_down))
 
 
 def _jobs(federation: Federation, state: FederationState, this: Round, inboxes: dict[str, dict[str, bytes]]) -> Iterator[Job]:
     """The turns of this round, one after the other; what the server sends is noted in `inboxes`."""
     busy = {parcel.client for parcel in state.pending}
-    known = {row.client for row in state.rows if not row.failed}
+    last_turns = _last_turns(state)
     idle = [client for client in federation.clients if client.name not in busy]
-    for client in federation.participation.choose(idle, federation.seed, this.number):
-        inboxes[client.name] = _inbox(federation, state, client, this.number, newcomer=client.name not in known)
+    for client in federation.participation.choose(idle, federation.seed, this.number, of=len(federation.clients)):
+        inboxes[client.name] = _inbox(federation, state, client, this.number, last_turns.get(client.name, 0))
         yield Job(client, state.clients[client.name], inboxes[client.name])
 
 
+def _last_turns(state: FederationState) -> Mapping[str, int]:
+    """The last round in which each client completed its turn; those who never did are not in it."""
+    return {row.client: row.round for row in state.rows if not row.failed}
+
+
 def _inbox(
-    federation: Federation, state: FederationState, client: Client, round_number: int, *, newcomer: bool
+    federation: Federation, state: FederationState, client: Client, round_number: int, last_turn: int
 ) -> dict[str, bytes]:
-    """What the server sends to `client`, as bytes by step label. A newcomer gets everything, whatever the round: a common start
-    is sent but once, and to none who was not there."""
+    """What the server sends to `client`, whose last completed turn was in the given round (0 for none), as bytes by step label:
+    everything that has been sent out since, so that one who was absent does not go on from what is stale."""
     inbox = {}
     for step in federation.composition.of(client):
-        if newcomer or step.broadcasts(round_number):
-            payload = step.exchange.broadcast(federation.desk(step, round_number), state.server[step.label], client)
+        if step.last_broadcast(round_number) > last_turn:
+            reached = step.last_broadcast(last_turn) if last_turn else 0
+            desk = federation.desk(step, round_number, reached)
+            payload = step.exchange.broadcast(desk, state.server[step.label], client)
             if payload is not None:
                 inbox[step.label] = step.write(payload)
     return inbox
@@ -256,13 +276,22 @@ def _receive(federation: Federation, parcel: Parcel, round_number: int) -> Uploa
         declared = step.exchange.declare(client)
         contents = travelled
         if step.compression:
-            sent = step.read(parcel.base).tensors if parcel.base else {}
+            sent = step.base(step.read(parcel.base) if parcel.base else None)
             contents = step.compression.arrived(travelled, sent, declared.shapes)
         declared.check(contents)
     except PayloadRefused as error:
         return replace(upload, refused=str(error))
     discount = federation.participation.discount(round_number - parcel.sent)
     return replace(upload, contents=replace(contents, discount=discount))
+
+
+def _too_late(parcel: Parcel, round_number: int) -> Upload:
+    """An upload that left its client and will not arrive before the run ends."""
+    upload = Upload(round_number, parcel.client, parcel.exchange, parcel.encoded, sent=parcel.sent)
+    try:
+        return replace(upload, travelled=Payload.decode(parcel.encoded), refused="still on its way when the run ended")
+    except PayloadRefused as error:
+        return replace(upload, refused=str(error))
 
 
 def _aggregate(
@@ -274,10 +303,7 @@ def _aggregate(
         mine = sorted((u for u in uploads if u.exchange == step.label), key=lambda upload: upload.client)
         accepted = {u.client: u.contents for u in mine if u.contents is not None and u.refused is None}
         if len(accepted) >= max(federation.quorum, 1):
-            members = len(federation.members[step.label])
-            arrived = sum(payload.discount for payload in accepted.values())
-            mixing = min(arrived / members, 1.0) if federation.participation.asynchronous else 1.0
-            desk = federation.desk(step, round_number, mixing)
+            desk = federation.desk(step, round_number)
             after[step.label] = step.exchange.aggregate(desk, after[step.label], accepted)
     return after
 
@@ -304,7 +330,9 @@ def _failed(federation: Federation, this: Round, name: str, failure: Failure, by
     return Row(this.number, name, nan, None, nan, 0.0, 0, bytes_down, 0, failed=str(failure.error) or repr(failure.error))
 
 
-def _with_refusals(row: Row, uploads: Sequence[Upload]) -> Row:
-    """The row with those of its round's uploads that were refused now, perhaps in a later round."""
-    refused = sum(u.refused is not None and (u.client, u.sent) == (row.client, row.round) for u in uploads)
-    return replace(row, refused=row.refused + refused) if refused else row
+def _with_refusals(rows: Sequence[Row], uploads: Sequence[Upload]) -> list[Row]:
+    """The rows, in which the uploads that were refused now count where they were sent, perhaps rounds ago."""
+    refused = Counter((upload.client, upload.sent) for upload in uploads if upload.refused is not None)
+    return [
+        replace(row, refused=row.refused + refused[at]) if (at := (row.client, row.round)) in refused else row for row in rows
+    ]

@@ -41,10 +41,13 @@ class Learner(nn.Module):
     weight: Tensor
 
     def __init__(self, estimator: Estimator, task: Task, train: Examples, public: Examples | None = None) -> None:
+        from sklearn.base import clone
+
         super().__init__()
         if not isinstance(task, Classification | Regression):
             raise TypeError(f"a learner without gradients answers classes or numbers, not {type(task).__name__}")
-        self.estimator, self.task, self.train_on, self.public = estimator, task, train, public
+        # A copy: what is fitted for this client must not answer for another that was built around the same object.
+        self.estimator, self.task, self.train_on, self.public = clone(estimator), task, train, public
         outputs = task.class_count or train.target[0].numel()
         self.register_buffer("lesson", torch.zeros(0 if public is None else len(public), outputs))
         self.register_buffer("weight", torch.zeros(()))
@@ -53,13 +56,15 @@ class Learner(nn.Module):
 
     def on(self, examples: Examples) -> Learner:
         """The same kind of learner for other training data, without lessons."""
-        from sklearn.base import clone
+        return Learner(self.estimator, self.task, examples)
 
-        return Learner(clone(self.estimator), self.task, examples)
+    def digest(self, logits: Tensor, weight: float, temperature: float = 1.0) -> None:
+        """Take the logits (public inputs, ...) for a lesson, each weighing `weight` of an own example.
 
-    def digest(self, logits: Tensor, weight: float) -> None:
-        """Take the logits (public inputs, ...) for a lesson, each weighing `weight` of an own example."""
-        self.lesson = logits.reshape(self.lesson.shape).clone()
+        The temperature softens classes; numbers are taken as they are.
+        """
+        soft = logits / temperature if isinstance(self.task, Classification) else logits
+        self.lesson = soft.reshape(self.lesson.shape).clone()
         self.weight = torch.tensor(float(weight))
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Output:

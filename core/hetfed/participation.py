@@ -53,10 +53,11 @@ class Participation(BaseModel):
             raise ValueError("asynchronous rounds last as long as time_limit: it must be set")
         return self
 
-    def choose(self, clients: Sequence[Client], seed: int, round_number: int) -> list[Client]:
-        """The clients that the server asks in this round and that are there, in the order of `clients`."""
-        there = [client for client in clients if self._is_there(client, seed, round_number)]
-        wanted = max(self.minimum, math.ceil(self.fraction * len(clients)))
+    def choose(self, idle: Sequence[Client], seed: int, round_number: int, *, of: int) -> list[Client]:
+        """The clients that the server asks in this round and that are there, in the order of `idle`: those of the `of` clients
+        of the federation who are not still at work on an earlier round."""
+        there = [client for client in idle if self._is_there(client, seed, round_number)]
+        wanted = max(self.minimum, math.ceil(self.fraction * of - 1e-9))
         if wanted >= len(there):
             return there
         drawn = torch.randperm(len(there), generator=generator(seed, "server", round_number, "choice"))[:wanted]

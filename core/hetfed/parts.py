@@ -21,6 +21,8 @@ HEAD = "head"
 """The path of what turns features into answers."""
 COMPANION = "companion"
 """The path of a second model that trains beside the client's own."""
+INNER_HEAD = "inner_head"
+"""What answers from a companion's share of fused features, in place of the companion's own head."""
 
 
 def inside(name: str, path: str) -> bool:
@@ -53,7 +55,8 @@ def without_part(model: nn.Module, path: str) -> str:
 def answers(model: nn.Module, names: Collection[str]) -> bool:
     """Whether these tensors turn features into answers: some are a head's; or the model names none, and they are all of it."""
     if has_part(model, HEAD):
-        return any(inside(name, HEAD) or inside(name, f"{COMPANION}.{HEAD}") for name in names)
+        heads = (HEAD, f"{COMPANION}.{HEAD}", f"{COMPANION}.{INNER_HEAD}")
+        return any(inside(name, head) for name in names for head in heads)
     return set(part_names(model, WHOLE, with_norm=False)) <= set(names)
 
 

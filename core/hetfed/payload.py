@@ -33,6 +33,11 @@ class Payload:
     weight: float = 1.0
     discount: float = 1.0
 
+    @property
+    def pull(self) -> float:
+        """What the payload weighs in a mean: its weight, discounted."""
+        return self.weight * self.discount
+
     @cached_property
     def encoded(self) -> bytes:
         """The safetensors bytes that travel; the weight stands in their header."""

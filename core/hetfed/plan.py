@@ -164,9 +164,11 @@ class Plan(_Strict):
         return tomli_w.dumps(_without_none(self.model_dump(exclude={"defaults"})))
 
     def digest(self) -> str:
-        """The same for plans that ask for the same run, in whatever order they list their clients."""
-        ordered = self.model_copy(update={"client": tuple(sorted(self.client, key=lambda client: client.name))})
-        return hashlib.sha256(ordered.resolved().encode()).hexdigest()
+        """The same for plans that ask for the same run, in whatever words, and in whatever order they list their clients."""
+        ordered = tuple(sorted(self.client, key=lambda client: client.name))
+        federation = self.federation.model_copy(update={"checkpoint_every": 1})
+        idle = {"title": "", "description": "", "variant": {}, "federation": federation}
+        return hashlib.sha256(self.model_copy(update={"client": ordered, **idle}).resolved().encode()).hexdigest()
 
     def with_federation(self, **changes: object) -> Plan:
         """The plan with other federation settings, those that are None left as they are."""

@@ -9,22 +9,23 @@ parts.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import chain, count, islice
+from itertools import count
 
 import torch
 from torch import Tensor, nn
 
 from hetfed.client import Client, Tensors
 from hetfed.data import Batch, Examples
-from hetfed.evaluation import Outcome, evaluate, predict
+from hetfed.evaluation import DIVERGED, Outcome, evaluate, predict
 from hetfed.federation import Federation
 from hetfed.learner import Learner
 from hetfed.parts import inside, local_parts
 from hetfed.seeding import generator, isolated
 from hetfed.tasks import Task
-from hetfed.training import Augment, Loss, Select, Training, descend, set_training_mode, shuffled
+from hetfed.training import Augment, Loss, Phase, Select, Training, descend, set_training_mode, shuffled, training_only
 
 OnEpoch = Callable[[int], None]
 
@@ -82,11 +83,11 @@ def train_pooled(
     for round_number in range(1, federation.rounds + 1):
         for group in optimizer.param_groups:
             group["lr"] = training.lr_at(round_number, federation.rounds)
+        phases = [phase for phase in training.phases or (Phase(),) if phase.active(round_number, federation.rounds)]
         with isolated(federation.seed, name, round_number):
-            epochs = count() if training.steps else range(training.epochs)
-            passes = (_mixed(worlds, generator(federation.seed, name, round_number, n), training) for n in epochs)
-            for world, batch in islice(chain.from_iterable(passes), training.steps):
-                descend(optimizer, [batch], _loss_of(world), training.clip_norm)
+            passes = (_mixed(worlds, generator(federation.seed, name, round_number, n), training) for n in count())
+            for phase in phases:
+                _train_phase(worlds, optimizer, training.enough(passes, phase), phase, training)
         _keep_best(worlds, best, round_number, federation.select)
         on_epoch(round_number)
     homes = {client.name: world for world in worlds for client in world.clients}
@@ -94,6 +95,20 @@ def train_pooled(
         member.name: _outcome(homes[member.name], member, best[member.name]) if member.name in homes else nobody
         for member in members
     }
+
+
+def _train_phase(
+    worlds: Sequence[World],
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[tuple[World, Batch]],
+    phase: Phase,
+    training: Training,
+) -> None:
+    with ExitStack() as frozen:
+        for world in worlds:
+            frozen.enter_context(training_only(world.model, phase))
+        for world, batch in batches:
+            descend(optimizer, [batch], _loss_of(world), training.clip_norm)
 
 
 def build_worlds(members: Sequence[Client], everybody: Sequence[Client]) -> list[World]:
@@ -188,8 +203,8 @@ def _keep_best(worlds: Sequence[World], best: dict[str, Best], round_number: int
     """Each member keeps the model of this round if it is its best so far on validation data, or if the last one counts."""
     for world in worlds:
         for client in (c for c in world.clients if c.name in best):
-            score, found = evaluate(world.model, client.task, client.data.validation).score, best[client.name]
-            if found.score is None or score > found.score or select == "last":
+            score, found = evaluate(world.model, world.task, client.data.validation).score, best[client.name]
+            if found.score is None or score > found.score or (select == "last" and score > DIVERGED):
                 tensors = {name: tensor.detach().clone() for name, tensor in world.model.state_dict().items()}
                 best[client.name] = Best(tensors, score, round_number)
 
@@ -201,5 +216,5 @@ def _as_it_is(model: nn.Module) -> Best:
 
 def _outcome(world: World, client: Client, best: Best) -> Outcome:
     world.model.load_state_dict(best.tensors)
-    selection, test = (evaluate(world.model, client.task, part) for part in (client.data.validation, client.data.test))
+    selection, test = (evaluate(world.model, world.task, part) for part in (client.data.validation, client.data.test))
     return Outcome.of(test, best.round, selection)

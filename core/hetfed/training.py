@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from itertools import chain, islice
+from typing import Literal, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -13,6 +15,8 @@ from torch import Tensor, nn
 
 from hetfed.data import Batch, Examples
 from hetfed.parts import NORM_LAYERS, inside
+
+T = TypeVar("T")
 
 Augment = Callable[[Batch, torch.Generator], Batch]
 """Changes a training batch at random; the generator is the only source of chance."""
@@ -89,6 +93,12 @@ class Training(BaseModel):
             return self.lr
         return self.lr * 0.5 * (1 + math.cos(math.pi * (round_number - 1) / rounds))
 
+    def enough(self, passes: Iterable[Iterable[T]], phase: Phase) -> Iterator[T]:
+        """The batches of a phase, of passes that have no end: as many passes as the phase has epochs, or batches as steps."""
+        if self.steps and not phase.epochs:
+            return islice(chain.from_iterable(passes), self.steps)
+        return chain.from_iterable(islice(passes, phase.epochs or self.epochs))
+
     def new_optimizer(self, parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
         """A fresh optimiser at learning rate `lr`."""
         parameters = list(parameters)
@@ -127,6 +137,22 @@ def set_training_mode(model: nn.Module, together: int) -> None:
         for module in model.modules():
             if isinstance(module, NORM_LAYERS):
                 module.eval()
+
+
+@contextmanager
+def training_only(model: nn.Module, phase: Phase) -> Iterator[None]:
+    """Within, those parameters learn that the phase names, of those that learn at all: a model may come with frozen ones."""
+    frozen = [parameter for name, parameter in model.named_parameters() if parameter.requires_grad and not phase.trains(name)]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+        # Else the optimiser would go on with the gradient of the phase before.
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        # The live module outlives the turn, also one that fails.
+        for parameter in frozen:
+            parameter.requires_grad_(True)
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,15 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, count, islice
+from itertools import count
 
 from torch import Tensor, nn
 
-from hetfed.bench import Bench
+from hetfed.bench import Bench, Work
 from hetfed.client import Client, ClientState, Tensors
 from hetfed.composition import Composition, Step
 from hetfed.data import Batch
-from hetfed.evaluation import Evaluation, evaluate
+from hetfed.evaluation import DIVERGED, Evaluation, evaluate
 from hetfed.learner import Learner
 from hetfed.payload import Payload
 from hetfed.seeding import isolated
@@ -27,6 +27,7 @@ from hetfed.training import (
     optimizer_tensors,
     set_training_mode,
     shuffled,
+    training_only,
 )
 
 
@@ -85,7 +86,7 @@ def take_turn(job: Job, this: Round) -> Turn:
     """Apply what arrived, train with the summed losses, upload; keep the model that does best on validation data.
 
     The model is judged both as it arrived, where anything arrived, and as it is after training. A client whose training
-    diverged goes on from where it stood before this round: its upload shows what happened, and is refused.
+    diverged goes on from where it stood before it trained: its upload shows what happened, and is refused.
     """
     began = time.perf_counter()
     state, memories = job.state, _memories(job)
@@ -98,10 +99,10 @@ def take_turn(job: Job, this: Round) -> Turn:
         outbox = _upload(seats, received, memories, this)
     after, state = _judged(bench, state, this)
     trained = _tensors(bench.model)
-    if all(tensor.isfinite().all() for tensor in trained.values()):
-        state = replace(state, model=trained, optimizer=optimizer, exchanges=memories)
-    else:
-        state = replace(state, optimizer={})
+    if not all(tensor.isfinite().all() for tensor in trained.values()):
+        # What the server sends but once must not be lost with the rest.
+        (trained, memories), optimizer = _received(job, this), {}
+    state = replace(state, model=trained, optimizer=optimizer, exchanges=memories)
     return Turn(state, outbox, Report(train_loss, after.value, after.loss, time.perf_counter() - began))
 
 
@@ -129,7 +130,9 @@ def _sit_down(
     """The client's bench with its model as it was left, and the same bench as each of `steps` sees it."""
     model = job.client.module
     model.load_state_dict(job.state.model)
-    bench = Bench(job.client, model, this.seed, this.number, {}, this.peers)
+    lr = job.client.training.lr_at(this.number, this.rounds)
+    in_part = any(phase.only or phase.frozen for phase in this.composition.phases_of(job.client, this.number, this.rounds))
+    bench = Bench(job.client, model, this.seed, this.number, {}, this.peers, work=Work(lr=lr, in_part=in_part))
     return bench, [(step, bench.of(memories.setdefault(step.label, {}))) for step in steps]
 
 
@@ -144,10 +147,19 @@ def _apply(seats: list[tuple[Step, Bench]], inbox: Mapping[str, bytes]) -> dict[
     return received
 
 
+def _received(job: Job, this: Round) -> tuple[Tensors, dict[str, Tensors]]:
+    """The model and the memories as they were when what arrived had been taken in, and training had not begun."""
+    memories = _memories(job)
+    bench, seats = _sit_down(job, this, this.composition.of(job.client), memories)
+    with isolated(this.seed, job.client.name, this.number, "turn"):
+        _apply(seats, job.inbox)
+    return _tensors(bench.model), memories
+
+
 def _judged(bench: Bench, state: ClientState, this: Round) -> tuple[Evaluation, ClientState]:
     """How the model as it stands does on validation data, and the state that keeps it if it is to be kept."""
     evaluation = evaluate(bench.model, bench.client.task, bench.client.data.validation)
-    if state.score is None or evaluation.score > state.score or this.select == "last":
+    if state.score is None or evaluation.score > state.score or (this.select == "last" and evaluation.score > DIVERGED):
         state = replace(state, best=_tensors(bench.model), score=evaluation.score, best_round=bench.round)
     return evaluation, state
 
@@ -162,9 +174,10 @@ def _train(bench: Bench, seats: list[tuple[Step, Bench]], moments: Tensors, this
     if isinstance(model, Learner):
         model.fitted()
         return math.nan, {}
-    lr = training.lr_at(this.number, this.rounds)
-    optimizer = training.new_optimizer(model.parameters(), lr)
-    if training.keep_optimizer:
+    optimizer = training.new_optimizer(model.parameters(), bench.work.lr)
+    # Moments of one channel mean nothing for the next one that stands in its place.
+    keep_optimizer = training.keep_optimizer and all(step.exchange.keeps_place for step, _ in seats)
+    if keep_optimizer:
         load_optimizer_tensors(optimizer, model, moments)
 
     def loss(batch: Batch) -> Tensor | None:
@@ -176,28 +189,17 @@ def _train(bench: Bench, seats: list[tuple[Step, Bench]], moments: Tensors, this
     set_training_mode(model, min(len(client.data.train), training.batch_size))
     done, epochs = Descent(0, 0.0), count()
     for phase in this.composition.phases_of(client, this.number, this.rounds):
-        _set_trainable(model, phase)
-        done += descend(optimizer, _batches(bench, phase, epochs), loss, training.clip_norm)
-    _set_trainable(model, Phase())
-    bench.work.steps, bench.work.lr = done.steps, lr
-    return done.loss, optimizer_tensors(optimizer, model) if training.keep_optimizer else {}
+        with training_only(model, phase):
+            done += descend(optimizer, _batches(bench, phase, epochs), loss, training.clip_norm)
+    bench.work.steps = done.steps
+    return done.loss, optimizer_tensors(optimizer, model) if keep_optimizer else {}
 
 
 def _batches(bench: Bench, phase: Phase, epochs: Iterator[int]) -> Iterator[Batch]:
     """The batches of a phase, each of its `epochs` in an order of its own."""
     client, training = bench.client, bench.client.training
-    steps = None if phase.epochs else training.steps
-    numbers = epochs if steps else islice(epochs, phase.epochs or training.epochs)
-    passes = (shuffled(client.data.train, training.batch_size, bench.generator("order", n), client.augment) for n in numbers)
-    return islice(chain.from_iterable(passes), steps)
-
-
-def _set_trainable(model: nn.Module, phase: Phase) -> None:
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(phase.trains(name))
-        if not parameter.requires_grad:
-            # Else the optimiser would go on with the gradient of the phase before.
-            parameter.grad = None
+    passes = (shuffled(client.data.train, training.batch_size, bench.generator("order", n), client.augment) for n in epochs)
+    return training.enough(passes, phase)
 
 
 def _upload(
@@ -210,7 +212,7 @@ def _upload(
         if payload is None:
             continue
         if step.compression:
-            sent = received[step.label].tensors if step.label in received else {}
+            sent = step.base(received.get(step.label))
             owed = memories.setdefault(f"{step.label} owed", {}) if step.exchange.continues else None
             payload = step.compression.up(payload, sent, owed)
         outbox[step.label] = payload.encoded

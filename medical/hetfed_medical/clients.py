@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from sklearn.base import clone
 from torch import nn
 
 from hetfed.client import Client
@@ -21,7 +21,7 @@ from hetfed_datasets.records import Cohort
 from hetfed_datasets.registry import entry_of, load
 from hetfed_medical.augmentation import flip_and_shift
 from hetfed_medical.backbones import SCALABLE
-from hetfed_medical.cohort_data import Hospital, hospital, public_inputs, unreadable
+from hetfed_medical.cohort_data import Hospital, hospital, public_inputs, public_patients, unreadable
 from hetfed_medical.learners import new_learner
 from hetfed_medical.model import HospitalNet
 from hetfed_medical.tables import HospitalData, HospitalModel, PublicData
@@ -37,7 +37,11 @@ def build_clients(plan: Plan, data_dir: Path | None) -> Sequence[Client]:
     """
     cohorts = Cohorts(data_dir)
     public = None if plan.public is None else validate(PublicData, plan.public, key="public")
-    clients = [_client(table, plan.federation.seed, cohorts, public) for table in plan.client]
+    owners = Owners()
+    if public is not None:
+        cohort = cohorts.get(public.dataset, "public")
+        owners.add("the public inputs", public.dataset, public_patients(cohort, public, plan.federation.seed), "public")
+    clients = [_client(table, plan.federation.seed, cohorts, public, owners) for table in plan.client]
     networks = [client for client in clients if client.common is not None]
     shapes = [client.data.facts["shapes"] for client in networks]
     common = [name for name, shape in shapes[0].items() if all(s.get(name) == shape for s in shapes)] if shapes else []
@@ -67,12 +71,35 @@ class Cohorts:
         return self._loaded[name]
 
 
-def _client(table: ClientTable, seed: int, cohorts: Cohorts, public: PublicData | None) -> Client:
+class Owners:
+    """Who holds which patients: what one hospital tests on must not be what another trains on."""
+
+    def __init__(self) -> None:
+        self._owners: dict[tuple[str, str], str] = {}
+
+    def add(self, owner: str, dataset: str, patients: Collection[str], key: str) -> None:
+        """Note that `owner` holds these patients of a data set.
+
+        Raises:
+            PlanError: somebody else holds some of them.
+        """
+        theirs = Counter(self._owners[dataset, patient] for patient in patients if (dataset, patient) in self._owners)
+        for other, count in theirs.most_common(1):
+            raise PlanError(
+                f"{count} of its {len(patients)} patients are those of {other} too: what one tests on, another would learn from",
+                key=key,
+                remedy="Give each its own sites, or parts of one partition.",
+            )
+        self._owners |= dict.fromkeys(((dataset, patient) for patient in patients), owner)
+
+
+def _client(table: ClientTable, seed: int, cohorts: Cohorts, public: PublicData | None, owners: Owners) -> Client:
     key = f"client {table.name!r}"
     data_table = validate(HospitalData, table.data, key=f"{key}.data")
     model_table = validate(HospitalModel, table.model, key=f"{key}.model")
     cohort = cohorts.get(data_table.dataset, f"{key}.data")
     home = hospital(cohort, data_table, seed, key)
+    owners.add(f"client {table.name!r}", data_table.dataset, home.patients, f"{key}.data")
     shapes = home.data.facts["shapes"]
     _check_model(shapes, model_table, key)
     shown, unread = _public(public, cohorts, home, data_table, seed)
@@ -126,7 +153,7 @@ def _encoders(shapes: Mapping[str, tuple[int, ...]], table: HospitalModel) -> di
 
 
 def _learner(estimator: Estimator, task: Task, train: Examples, public: Examples | None) -> Blueprint:
-    return lambda facts: Learner(clone(estimator), task, train, public)
+    return lambda facts: Learner(estimator, task, train, public)
 
 
 def _check_model(shapes: Mapping[str, tuple[int, ...]], table: HospitalModel, key: str) -> None:

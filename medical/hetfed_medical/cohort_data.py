@@ -34,12 +34,13 @@ class Scale:
 
 @dataclass(frozen=True)
 class Hospital:
-    """One hospital's data and task, and the scales and column names that public inputs need to look like its own."""
+    """One hospital's data and task, whose they are, and what public inputs need to look like its own: scales and column names."""
 
     data: ClientData
     task: Task
     scales: Mapping[str, Scale]
     columns: Mapping[str, tuple[str, ...]]
+    patients: frozenset[str]
 
 
 def hospital(cohort: Cohort, table: HospitalData, seed: int, key: str) -> Hospital:
@@ -69,7 +70,7 @@ def hospital(cohort: Cohort, table: HospitalData, seed: int, key: str) -> Hospit
         task = Classification(classes, balanced=table.balanced, metric=table.metric)
     # The head of a survival model has one output, the risk.
     data = ClientData(train, validation, test, {"shapes": shapes, "outputs": len(classes) or 1})
-    return Hospital(data, task, scales, names)
+    return Hospital(data, task, scales, names, frozenset(own.patient[np.concatenate(parts)].tolist()))
 
 
 def public_inputs(cohort: Cohort, table: PublicData, home: Hospital, like: HospitalData, seed: int) -> Examples | None:
@@ -80,15 +81,26 @@ def public_inputs(cohort: Cohort, table: PublicData, home: Hospital, like: Hospi
     Raises:
         PlanError: a site that the cohort does not have.
     """
-    _check_sites(cohort, table.sites, "public.sites")
-    rows = np.flatnonzero(np.isin(cohort.site, table.sites)) if table.sites else np.arange(len(cohort))
-    if table.limit is not None and len(rows) > table.limit:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, table.limit, replace=False))
+    rows = _public_rows(cohort, table, seed)
     if unreadable(cohort, home, like):
         return None
     inputs: dict[str, Tensor] = {name: _tensor(cohort, rows, name, home.scales[name], like) for name in like.modalities}
     unknown = torch.full((len(rows),), MISSING_LABEL)
     return Examples(inputs, unknown, [f"public-{row}" for row in rows.tolist()])
+
+
+def public_patients(cohort: Cohort, table: PublicData, seed: int) -> frozenset[str]:
+    """Whose the public inputs are."""
+    return frozenset(cohort.patient[_public_rows(cohort, table, seed)].tolist())
+
+
+def _public_rows(cohort: Cohort, table: PublicData, seed: int) -> Index:
+    """The samples whose inputs are public; the seed is the plan's alone, so that every hospital draws the same."""
+    _check_sites(cohort, table.sites, "public.sites")
+    rows = np.flatnonzero(np.isin(cohort.site, table.sites)) if table.sites else np.arange(len(cohort))
+    if table.limit is not None and len(rows) > table.limit:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, table.limit, replace=False))
+    return rows
 
 
 def unreadable(cohort: Cohort, home: Hospital, like: HospitalData) -> str:
@@ -124,7 +136,7 @@ def _check_known(cohort: Cohort, table: HospitalData, key: str) -> None:
         if modality not in cohort.modalities:
             remedy = f"{cohort.name} has: {', '.join(cohort.modalities)}."
             raise PlanError("no such modality", key=f"{key}.data.modalities", value=modality, remedy=remedy)
-    _check_sites(cohort, table.sites, f"{key}.data.sites")
+    _check_sites(cohort, table.sites or (), f"{key}.data.sites")
     known = {column for columns in cohort.columns.values() for column in columns}
     for column in table.columns:
         if column not in known:

@@ -57,7 +57,7 @@ class HospitalData(_Strict):
     """
 
     dataset: str
-    sites: tuple[str, ...] = ()
+    sites: tuple[str, ...] | None = Field(default=None, min_length=1)
     modalities: tuple[Modality, ...] = Field(min_length=1)
     label: str | None = None
     partition: Partition | None = None

@@ -49,8 +49,8 @@ def run(
 @given(st.floats(0.01, 1), st.integers(1, 8), st.floats(0, 1), st.integers(0, 99))
 def test_as_many_as_wanted_are_drawn_from_those_that_are_there(fraction: float, minimum: int, there: float, seed: int) -> None:
     members = clients(6, availability=there)
-    everyone = Participation().choose(members, seed, 1)
-    chosen = Participation(fraction=fraction, minimum=minimum).choose(members, seed, 1)
+    everyone = Participation().choose(members, seed, 1, of=len(members))
+    chosen = Participation(fraction=fraction, minimum=minimum).choose(members, seed, 1, of=len(members))
     assert len(chosen) == min(max(minimum, -int(-fraction * 6 // 1)), len(everyone))
     assert [c.name for c in chosen] == sorted(c.name for c in chosen)
     assert {c.name for c in chosen} <= {c.name for c in everyone}
@@ -58,10 +58,12 @@ def test_as_many_as_wanted_are_drawn_from_those_that_are_there(fraction: float, 
 
 def test_availability_is_a_probability_and_rounds_differ() -> None:
     members = clients(1, availability=0.3)
-    there = [len(Participation().choose(members, 0, number)) for number in range(1, 2001)]
+    there = [len(Participation().choose(members, 0, number, of=len(members))) for number in range(1, 2001)]
     assert 0.26 < sum(there) / 2000 < 0.34
-    assert not Participation().choose(clients(3, availability=0.0), 0, 1)
-    chosen = [tuple(c.name for c in Participation(fraction=0.5).choose(clients(), 0, n)) for n in range(1, 30)]
+    assert not Participation().choose(clients(3, availability=0.0), 0, 1, of=3)
+    chosen = [
+        tuple(c.name for c in Participation(fraction=0.5).choose(clients(), 0, n, of=len(clients()))) for n in range(1, 30)
+    ]
     assert len(set(chosen)) > 5
     assert {name for names in chosen for name in names} == {f"c{i}" for i in range(6)}
 

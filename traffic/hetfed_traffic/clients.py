@@ -44,7 +44,7 @@ def _client(table: ClientTable, seed: int, data_dir: Path | None) -> Client:
     model_table = validate(CityModelTable, table.model, key="model")
     series = _series(data_table, data_dir)
     about = {
-        "model": model_table.encoder,
+        "model": "linear" if data_table.predict == "congestion" else model_table.encoder,
         "data": series.name if data_table.city is None else f"{series.name}: {data_table.city}",
         "unit": series.unit,
         "interval": f"{series.interval} min",

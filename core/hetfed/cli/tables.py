@@ -31,7 +31,6 @@ def signed(value: float) -> str:
 
 def outcome_table(summary: Mapping[str, Any]) -> Table:
     """The test metric of every client alone, federated and pooled."""
-    better = "higher is better" if summary["higher_is_better"] else "lower is better"
     table = Table(
         "client",
         "train",
@@ -39,27 +38,33 @@ def outcome_table(summary: Mapping[str, Any]) -> Table:
         *ARMS,
         "gains",
         "keeps",
-        title=f"{summary['plan']}: test {summary['metric']} ({better})",
+        title=f"{summary['plan']}: {_judged_by(summary['clients'])}",
         box=None,
         # Else a name of two words, and the model that is kept, do not fit a terminal of 80 columns.
         padding=(0, 1, 0, 0),
     )
     for client in summary["clients"]:
         values = [number(client[arm]) for arm in ARMS]
-        table.add_row(
-            client["name"], str(client["n_train"]), str(client["n_test"]), *values, gain(client, summary), kept(client)
-        )
+        table.add_row(client["name"], str(client["n_train"]), str(client["n_test"]), *values, gain(client), kept(client))
     return table
 
 
-def gain(client: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+def _judged_by(clients: Sequence[Mapping[str, Any]]) -> str:
+    """The metric of the clients, and which way is better."""
+    metrics = {client["metric"]: "higher" if client["higher_is_better"] else "lower" for client in clients}
+    if len(metrics) == 1:
+        return "".join(f"test {metric} ({way} is better)" for metric, way in metrics.items())
+    return "each client's own test metric"
+
+
+def gain(client: Mapping[str, Any]) -> str:
     """Whether the client does better federated than alone."""
     alone, federated = client["alone"], client["federated"]
     if alone is None or federated is None:
         return "-"
     if alone == federated:
         return "same"
-    return "yes" if (federated > alone) == summary["higher_is_better"] else "no"
+    return "yes" if (federated > alone) == client["higher_is_better"] else "no"
 
 
 def kept(client: Mapping[str, Any]) -> str:

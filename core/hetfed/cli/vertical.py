@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -111,6 +110,7 @@ def _compare(launcher: Launcher, plan: Plan, file: str, where: Path, *, algorith
     from hetfed.report.comparison import write_comparison
     from hetfed.run.analyse import analyse, comparable
     from hetfed.run.compare import compare_plan, read_comparison, settle
+    from hetfed.run.folder import usable_cpus
     from hetfed.run.workers import OneByOne, Workers
 
     console = launcher.console
@@ -119,7 +119,7 @@ def _compare(launcher: Launcher, plan: Plan, file: str, where: Path, *, algorith
     comparison = settle(launcher, plan, file, algorithms=names, seeds=seeds)
     for name, reason in comparison.left_out.items():
         console.print(f"{name} does not suit these clients: {reason}", markup=False, highlight=False, soft_wrap=True)
-    count = jobs or os.cpu_count() or 1
+    count = jobs or usable_cpus()
     runner = OneByOne(launcher.vertical, console) if count == 1 else Workers(count, console)
     frame = compare_plan(launcher, comparison, where, runner)
     console.print(comparison_table(analyse(frame), console, relative=not comparable(frame)))

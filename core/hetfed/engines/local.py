@@ -18,5 +18,5 @@ def local(jobs: Iterable[Job], this: Round) -> Iterator[tuple[str, Turn | Failur
             yield job.client.name, take_turn(job, this)
         except HetfedError:
             raise
-        except (RuntimeError, ValueError, KeyError, IndexError, ArithmeticError) as error:
+        except Exception as error:
             yield job.client.name, Failure(error)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hetfed.bench import Bench, Desk
 from hetfed.client import Client, Tensors
 from hetfed.data import Batch
+from hetfed.exchanges.groups import lonely
 from hetfed.learner import Learner
 from hetfed.model import Output
 from hetfed.payload import Declaration, Payload
@@ -39,6 +40,16 @@ class Exchange(ABC):
         """Whether `apply` changes the model itself, so that what came of the last uploads is worth sending in the end."""
         return False
 
+    @property
+    def keeps_place(self) -> bool:
+        """Whether a parameter of the client stands for the same thing in every round, so that its moments can be kept."""
+        return True
+
+    @property
+    def sends_changes(self) -> bool:
+        """Whether an upload is a change already, and not something of which a change can be taken."""
+        return False
+
     def extend(self, client: Client, model: nn.Module, members: Sequence[Client]) -> None:
         """Add to a freshly built model what the exchange needs there (a companion, a projector), as submodules.
 
@@ -52,8 +63,11 @@ class Exchange(ABC):
         return without_gradients(client)
 
     def lonely(self, clients: Sequence[Client]) -> Mapping[str, str]:
-        """Those of these clients who would share with nobody but themselves, by name, and why: they send nothing."""
-        return {}
+        """Those of these clients who would share with nobody but themselves, by name, and why: they send nothing.
+
+        Unless written anew, that is whoever is there by itself.
+        """
+        return lonely(clients)
 
     def check(self, clients: Sequence[Client]) -> None:
         """Raise `PlanError` where these clients, each able by itself, do not fit together."""

@@ -8,6 +8,7 @@ personal.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import torch
 from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -21,8 +22,9 @@ from hetfed.client import Client, Tensors
 from hetfed.data import Batch
 from hetfed.exchanges.base import Exchange, without_gradients
 from hetfed.model import Output
-from hetfed.parts import COMPANION, write_tensors
+from hetfed.parts import COMPANION, HEAD, INNER_HEAD, write_tensors
 from hetfed.payload import Declaration, Payload
+from hetfed.tasks import WithFurther
 
 NO_COMMON_MODEL = "its vertical has no small common model for it"
 
@@ -30,6 +32,10 @@ NO_COMMON_MODEL = "its vertical has no small common model for it"
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Companion(Exchange):
     """What all companions have in common: nothing of them travels by itself."""
+
+    def lonely(self, clients: Sequence[Client]) -> Mapping[str, str]:
+        """Nobody: a companion is of use to a client by itself."""
+        return {}
 
     def declare(self, client: Client) -> Declaration:
         """Nothing."""
@@ -117,7 +123,7 @@ class ProximalCopy(Companion):
     """
 
     weight: NonNegativeFloat = 0.1
-    anchor: str = Field(default="received", pattern="^(received|current)$")
+    anchor: Literal["received", "current"] = "received"
 
     def extend(self, client: Client, model: nn.Module, members: Sequence[Client]) -> None:
         """Add a model of the client's own architecture."""
@@ -218,7 +224,9 @@ class NestedFeatures(Companion):
         assert isinstance(head, nn.Linear)  # `missing` saw to it
         own, small = _feature_size(client, model), _feature_size(client, companion)
         size = self.size or max(own // 2, 1)
-        companion.add_module("inner_head", nn.Linear(size, head.out_features))
+        companion.add_module(INNER_HEAD, nn.Linear(size, head.out_features))
+        # The companion's own head answers nothing here, and must not travel for nothing.
+        companion.add_module(HEAD, nn.Identity())
         projector = nn.Linear(own + small, own)
         model.add_module(COMPANION, companion)
         model.add_module("projector", projector)
@@ -227,14 +235,16 @@ class NestedFeatures(Companion):
         def forward(inputs: Mapping[str, Tensor]) -> Output:
             output, common = before(inputs), companion(inputs)
             fused = projector(torch.cat([output.features, common.features], dim=1))
-            inner = companion.get_submodule("inner_head")(fused[:, :size])
+            inner = companion.get_submodule(INNER_HEAD)(fused[:, :size])
             return Output(head(fused), fused, {**output.further, COMPANION: inner})
 
         _replace_forward(model, forward)
 
     def loss(self, bench: Bench, batch: Batch, output: Output) -> Tensor | None:
-        """The loss of the inner prediction."""
-        inner = bench.client.task.loss(Output(output.further[COMPANION], None, output.further), batch)
+        """The loss of the inner prediction, which answers the main question and no further one."""
+        task = bench.client.task
+        main = task.main if isinstance(task, WithFurther) else task
+        inner = main.loss(Output(output.further[COMPANION]), batch)
         return None if inner is None else self.weight * inner
 
 

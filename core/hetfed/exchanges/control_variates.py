@@ -28,14 +28,20 @@ from hetfed.model import Output
 from hetfed.parts import WHOLE, answers, part_names, read_tensors, without_part
 from hetfed.payload import Declaration, Payload
 
+COUNTED = "counted in round"
+"""The name under which it travels when the server last counted a change of the client's."""
+SENT = "sent in round"
+"""Where the client remembers when it last sent one."""
+
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class ControlVariates(Exchange):
     """Adds (c - c_i) to the gradient of the shared parameters, c_i being the client's own usual gradient, c everybody's.
 
-    With `SharedParameters` in the same composition this is SCAFFOLD (Karimireddy et al. 2020). A client that takes
-    plain SGD steps estimates c_i from how far it moved (their option II); any other, whose steps are no multiples of
-    gradients, by its gradient at the server's model (option I). What travels is the change of c_i; c is their mean.
+    With `SharedParameters` in the same composition this is SCAFFOLD (Karimireddy et al. 2020). A client that takes plain SGD
+    steps on the whole model estimates c_i from how far it moved (their option II); any other, whose steps are no multiples of
+    gradients, by its gradient at the server's model (option I). What travels is the change of c_i; c is their mean, in which
+    every member counts the same.
 
     Args:
         part: path of the submodule whose gradients are corrected; empty for the whole model.
@@ -48,8 +54,8 @@ class ControlVariates(Exchange):
     among: Among = "all"
 
     @property
-    def continues(self) -> bool:
-        """Changes of the variates add up."""
+    def sends_changes(self) -> bool:
+        """Of the client's own variate."""
         return True
 
     def missing(self, client: Client) -> str | None:
@@ -75,18 +81,22 @@ class ControlVariates(Exchange):
         }
 
     def broadcast(self, desk: Desk, state: Tensors, client: Client) -> Payload | None:
-        """The usual gradient of the client's group."""
-        return Payload(of_group(self._group(client), state))
+        """The usual gradient of the client's group, and in which round the server last counted a change of the client's own."""
+        counted = state.get(_counted(client.name), torch.tensor([0]))
+        return Payload({**of_group(self._group(client), state), COUNTED: counted})
 
     def apply(self, bench: Bench, payload: Payload) -> None:
-        """Remember it, until the next one."""
-        bench.memory.update(within("everybody", dict(payload.tensors)))
+        """Remember it, until the next one; and that the last change has arrived, if it has."""
+        counted = int(payload.tensors[COUNTED])
+        bench.memory.update(within("everybody", {n: tensor for n, tensor in payload.tensors.items() if n != COUNTED}))
+        if SENT in bench.memory and counted >= int(bench.memory[SENT]):
+            bench.memory.update(within("counted", of_group("own", bench.memory)))
 
     def begin(self, bench: Bench) -> None:
         """Remember the point from which local training starts, or measure the gradient there."""
         names = self._names(bench.client)
         bench.scratch["start"] = read_tensors(bench.model, names)
-        if not _plain_sgd(bench.client):
+        if bench.work.in_part or not _plain_sgd(bench.client):
             bench.scratch["gradient"] = _full_gradient(bench, names)
 
     def loss(self, bench: Bench, batch: Batch, output: Output) -> Tensor | None:
@@ -103,7 +113,8 @@ class ControlVariates(Exchange):
         return Declaration.of({name: parameters[name].detach() for name in self._names(client)})
 
     def upload(self, bench: Bench) -> Payload | None:
-        """The change of the client's own variate, which is remembered."""
+        """The change of the client's own variate since the last one that the server has counted: an upload may be refused,
+        late, or short of a quorum, and c must stay the mean of the c_i."""
         everybody, start = of_group("everybody", bench.memory), bench.scratch["start"]
         assert isinstance(start, dict)
         if not everybody:
@@ -115,12 +126,13 @@ class ControlVariates(Exchange):
             if bench.work.steps:
                 distance = bench.work.steps * bench.work.lr
                 new = {n: own[n] - c + (start[n] - parameters[n].detach()) / distance for n, c in everybody.items()}
-        bench.memory.update(within("own", new))
-        return Payload({name: new[name] - own[name] for name in own})
+        bench.memory.update({**within("own", new), SENT: torch.tensor([bench.round])})
+        counted = of_group("counted", bench.memory)
+        return Payload({name: new[name] - counted[name] if name in counted else new[name] for name in own})
 
     def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
         """c moves by the sum of the changes over the number of all members, absent ones included."""
-        after = dict(state)
+        after = {**state, **{_counted(name): torch.tensor([desk.round]) for name in uploads}}
         for group, sent in grouped(uploads, lambda name: self._group(desk.members[name])).items():
             members = sum(self._group(client) == group for client in desk.members.values())
             for name, before in of_group(group, state).items():
@@ -136,6 +148,11 @@ class ControlVariates(Exchange):
         return [name for name in part_names(client.module, self.part, exclude=self.exclude) if name in parameters]
 
 
+def _counted(client: str) -> str:
+    """Where the server remembers when it last counted a change of this client's."""
+    return f"{COUNTED} for {client}"
+
+
 def _plain_sgd(client: Client) -> bool:
     training = client.training
     changed = training.momentum or training.weight_decay or training.clip_norm
@@ -145,15 +162,16 @@ def _plain_sgd(client: Client) -> bool:
 def _full_gradient(bench: Bench, names: list[str]) -> Tensors:
     """The gradient of the task's loss over the client's training data at the present model."""
     parameters = dict(bench.model.named_parameters())
+    learning = [name for name in names if parameters[name].requires_grad]
     totals, examples = {name: torch.zeros_like(parameters[name]) for name in names}, 0
     bench.model.eval()
     for batch in bench.client.data.train.batches(bench.client.training.batch_size):
         loss = bench.client.task.loss(bench.model(batch.inputs), batch)
-        if loss is None:
+        if loss is None or not learning:
             continue
-        found = torch.autograd.grad(loss, [parameters[name] for name in names], allow_unused=True)
+        found = torch.autograd.grad(loss, [parameters[name] for name in learning], allow_unused=True)
         examples += len(batch)
-        for name, gradient in zip(names, found, strict=True):
+        for name, gradient in zip(learning, found, strict=True):
             if gradient is not None:
                 totals[name] += len(batch) * gradient
     return {name: total / max(examples, 1) for name, total in totals.items()}

@@ -14,7 +14,7 @@ from hetfed.client import Client, Tensors
 from hetfed.data import Batch, Examples
 from hetfed.evaluation import predict
 from hetfed.exchanges.base import Exchange, without_gradients
-from hetfed.exchanges.groups import group_of, lonely, of_group, within
+from hetfed.exchanges.groups import group_of, of_group, within
 from hetfed.exchanges.logit_distillation import LogitDistillation
 from hetfed.exchanges.shared_parameters import SharedParameters
 from hetfed.parts import local_parts, read_tensors, write_tensors
@@ -61,10 +61,6 @@ class DistilledParameters(Exchange):
         if local_parts(client.module):
             return "parts of its model mean nothing at the server"
         return without_gradients(client) or LogitDistillation().missing(client)
-
-    def lonely(self, clients: Sequence[Client]) -> Mapping[str, str]:
-        """Who is there by itself: a mean of one is no exchange."""
-        return lonely(clients)
 
     def check(self, clients: Sequence[Client]) -> None:
         """All must answer with logits of the same shape."""

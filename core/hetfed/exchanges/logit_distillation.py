@@ -16,7 +16,7 @@ from hetfed.data import Batch, Examples
 from hetfed.errors import PlanError
 from hetfed.evaluation import predict
 from hetfed.exchanges.base import Exchange
-from hetfed.exchanges.groups import check_question, lonely
+from hetfed.exchanges.groups import check_question
 from hetfed.learner import Learner
 from hetfed.payload import Declaration, Payload
 from hetfed.training import descend, set_training_mode, shuffled
@@ -60,10 +60,6 @@ class LogitDistillation(Exchange):
             return f"its model cannot read the public inputs: {error}"
         return None
 
-    def lonely(self, clients: Sequence[Client]) -> Mapping[str, str]:
-        """Who is there by itself: a mean of one is no exchange."""
-        return lonely(clients)
-
     def check(self, clients: Sequence[Client]) -> None:
         """All must answer the same question about the same public inputs, in the same order, with logits of the same shape."""
         first = clients[0]
@@ -80,6 +76,12 @@ class LogitDistillation(Exchange):
                     "examples in the same order",
                     remedy="Give both the same public inputs.",
                 )
+            if any((one != other).any() for one, other in zip(_scaling(client), _scaling(first), strict=True)):
+                raise PlanError(
+                    f"clients {first.name!r} and {client.name!r} cannot distil logits: the same number means another value, as "
+                    "each scales its answers by its own training targets",
+                    remedy="Give both tasks the same mean and scale.",
+                )
         check_question(clients, "predictions")
 
     def broadcast(self, desk: Desk, state: Tensors, client: Client) -> Payload | None:
@@ -89,12 +91,12 @@ class LogitDistillation(Exchange):
     def apply(self, bench: Bench, payload: Payload) -> None:
         """Digest: train towards the mean logits on the public inputs, with an optimiser of its own or as more examples."""
         if isinstance(bench.model, Learner):
-            bench.model.digest(payload.tensors["logits"] / self.temperature, self.weight)
+            bench.model.digest(payload.tensors["logits"], self.weight, self.temperature)
             return
         public, training = _public(bench.client), bench.client.training
         task, teacher = bench.client.task, payload.tensors["logits"]
         lessons = Examples(public.inputs, teacher, public.ids)
-        optimizer = training.new_optimizer(bench.model.parameters(), training.lr)
+        optimizer = training.new_optimizer(bench.model.parameters(), bench.work.lr)
 
         def loss(batch: Batch) -> torch.Tensor:
             logits = bench.model(batch.inputs).logits
@@ -116,12 +118,17 @@ class LogitDistillation(Exchange):
 
     def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
         """The merged logits."""
-        return self.aggregation(list(uploads.values()))
+        merged = self.aggregation(list(uploads.values()))
+        return {n: desk.mixed(state.get(n, mean), mean, uploads.values(), len(desk.members)) for n, mean in merged.items()}
 
 
 def _public(client: Client) -> Examples:
     assert client.public is not None  # `missing` saw to it
     return client.public
+
+
+def _scaling(client: Client) -> list[torch.Tensor]:
+    return [torch.as_tensor(part, dtype=torch.float64) for part in client.task.scaling]
 
 
 def _shape(client: Client) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from hetfed.client import Client, Tensors
 from hetfed.data import Batch
 from hetfed.errors import PlanError
 from hetfed.exchanges.base import Exchange, without_gradients
-from hetfed.exchanges.groups import check_question, lonely
+from hetfed.exchanges.groups import check_question
 from hetfed.model import Output
 from hetfed.payload import Declaration, Payload
 
@@ -49,10 +49,6 @@ class Prototypes(Exchange):
         if client.probe.features is None:
             return "its model gives no features"
         return None if client.probe.features.ndim == 2 else "its features are not one vector per example"
-
-    def lonely(self, clients: Sequence[Client]) -> Mapping[str, str]:
-        """Who is there by itself: a mean of one is no exchange."""
-        return lonely(clients)
 
     def check(self, clients: Sequence[Client]) -> None:
         """All must agree on the classes and the feature size."""
@@ -108,7 +104,9 @@ class Prototypes(Exchange):
                 weights = {name: float(sent[name]) if self.mean == "counted" else 1.0 for name in having}
                 sent_means = {name: {"mean": uploads[name].tensors["means"][c]} for name in having}
                 rows = [replace(uploads[name], tensors=sent_means[name], weight=weights[name]) for name in having]
-                means[c], counts[c] = self.aggregation(rows)["mean"], sum(sent[name] for name in having)
+                mean = self.aggregation(rows)["mean"]
+                means[c] = desk.mixed(means[c] if counts[c] else mean, mean, rows, len(desk.members))
+                counts[c] = sum(sent[name] for name in having)
         return {"means": means, "counts": counts}
 
 

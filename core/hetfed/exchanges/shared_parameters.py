@@ -120,6 +120,8 @@ class SharedParameters(Exchange):
         if not self.proximal:
             return None
         anchored = [(p, bench.memory[name]) for name, p in bench.model.named_parameters() if name in bench.memory]
+        if not anchored:
+            return None
         return self.proximal / 2 * torch.stack([(p - anchor).square().sum() for p, anchor in anchored]).sum()
 
     def declare(self, client: Client) -> Declaration:
@@ -135,14 +137,16 @@ class SharedParameters(Exchange):
         """One mean per group; a group that sent nothing keeps its state."""
         after = dict(state)
         for group, sent in self.grouped(desk, uploads).items():
-            mean = self.aggregation(list(sent.values()))
+            before, mean = of_group(group, state), self.aggregation(list(sent.values()))
             if self.server:
                 parameters = dict(desk.members[next(iter(sent))].module.named_parameters())
-                before = {name: t for name, t in of_group(group, state).items() if name in parameters}
-                stepped, moments = self.server.step(before, mean, of_group(f"moments of {group}", state))
+                stepping = {name: t for name, t in before.items() if name in parameters}
+                stepped, moments = self.server.step(stepping, mean, of_group(f"moments of {group}", state))
                 mean |= stepped
                 after |= within(f"moments of {group}", moments)
-            after |= within(group, mean if desk.mixing == 1 else _mixed(of_group(group, state), mean, desk.mixing))
+            members = sum(self._group(client) == group for client in desk.members.values()) if desk.asynchronous else 0
+            mixed = {name: desk.mixed(before[name], tensor, sent.values(), members) for name, tensor in mean.items()}
+            after |= within(group, mixed)
         return after
 
     def grouped(self, desk: Desk, uploads: Mapping[str, Payload]) -> dict[str, dict[str, Payload]]:
@@ -154,7 +158,3 @@ class SharedParameters(Exchange):
 
     def _names(self, client: Client) -> list[str]:
         return part_names(client.module, self.part, exclude=self.exclude, with_norm=self.norm == "shared")
-
-
-def _mixed(before: Tensors, mean: Tensors, share: float) -> Tensors:
-    return {name: (before[name] + share * (tensor - before[name])).to(tensor.dtype) for name, tensor in mean.items()}

@@ -14,7 +14,7 @@ from hetfed.bench import Bench, Desk
 from hetfed.client import Client, Tensors
 from hetfed.errors import PlanError
 from hetfed.exchanges.base import Exchange, without_gradients
-from hetfed.exchanges.groups import check_question, lonely
+from hetfed.exchanges.groups import check_question
 from hetfed.model import Output
 from hetfed.parts import NORM_LAYERS, WHOLE, answers, inside, part_names, read_tensors, without_part, write_tensors
 from hetfed.payload import Declaration, Payload
@@ -25,6 +25,8 @@ STACKED = (nn.GRU, nn.LSTM, nn.GRUCell, nn.LSTMCell, nn.MultiheadAttention)
 """Layers that hold several matrices as one."""
 Index = tuple[Tensor, ...]
 """Which rows of each dimension."""
+Channels = set[tuple[int, int]]
+"""The widths of a client's layers beside those of the widest member's."""
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -46,6 +48,16 @@ class Slices(Exchange):
     exclude: tuple[str, ...] = ()
     window: Literal["first", "rolling"] = "first"
 
+    @property
+    def keeps_place(self) -> bool:
+        """Not in a window that moves."""
+        return self.window == "first"
+
+    @property
+    def continues(self) -> bool:
+        """Only where the client goes on from the same channels."""
+        return self.window == "first"
+
     def extend(self, client: Client, model: nn.Module, members: Sequence[Client]) -> None:
         """Scale the outputs of narrowed layers; in training, mask the logits of absent classes."""
         widths = {path: _width(module) for path, module in _widest(members).module.named_modules()}
@@ -66,10 +78,6 @@ class Slices(Exchange):
         """A client needs parameters under the path."""
         return without_gradients(client) or (None if self._names(client) else without_part(client.module, self.part))
 
-    def lonely(self, clients: Sequence[Client]) -> Mapping[str, str]:
-        """Who is there by itself: a mean of one is no exchange."""
-        return lonely(clients)
-
     def check(self, clients: Sequence[Client]) -> None:
         """Every model must be a slice of the widest one's, and every head that is shared answer the same question."""
         check_question([client for client in clients if answers(client.module, self._names(client))], "slices of a head")
@@ -85,6 +93,21 @@ class Slices(Exchange):
                     remedy = "Give them the same architecture in different widths."
                     raise PlanError(f"{problem}{small or 'absent'}, the other's {big or 'absent'}", remedy=remedy)
             self._check_stacked(client, widest)
+            if self.window == "rolling":
+                self._check_rolling(client, widest)
+
+    def _check_rolling(self, client: Client, widest: Client) -> None:
+        """A window moves by whole channels: it must be clear which rows of the next layer belong to one."""
+        mine, whole = self.declare(client).shapes, self.declare(widest).shapes
+        channels = _channels(mine, whole)
+        for name, shape in mine.items():
+            for k, n in zip(shape, whole[name], strict=True):
+                if k < n and len(_blocks(k, n, channels)) != 1:
+                    raise PlanError(
+                        f"a window cannot roll over tensor {name!r} of {client.name!r}: it holds {k} of {n} rows, and which of "
+                        "them belong to one channel is not to be told",
+                        remedy='Set window = "first", or exclude that layer.',
+                    )
 
     def _check_stacked(self, client: Client, widest: Client) -> None:
         wide, names = dict(widest.module.named_modules()), self._names(client)
@@ -105,7 +128,8 @@ class Slices(Exchange):
     def broadcast(self, desk: Desk, state: Tensors, client: Client) -> Payload | None:
         """The client's slice."""
         shapes, window = self.declare(client).shapes, int(state[WINDOW])
-        slices = {name: state[name][_index(shapes[name], state[name], window)] for name in self._names(client)}
+        channels = _channels(shapes, {name: tensor.shape for name, tensor in state.items()})
+        slices = {name: state[name][_index(shapes[name], state[name], window, channels)] for name in self._names(client)}
         return Payload({WINDOW: state[WINDOW], **slices})
 
     def apply(self, bench: Bench, payload: Payload) -> None:
@@ -132,16 +156,22 @@ class Slices(Exchange):
     def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
         """Each element becomes its mean over those who hold it; one that nobody holds stays as it is."""
         after = {WINDOW: state[WINDOW] + (self.window == "rolling")}
+        whole_shapes = {name: tensor.shape for name, tensor in state.items()}
+        channels = {
+            client: _channels({name: tensor.shape for name, tensor in payload.tensors.items()}, whole_shapes)
+            for client, payload in uploads.items()
+        }
         for name, whole in state.items():
             if name == WINDOW:
                 continue
             total, count = torch.zeros_like(whole), torch.zeros_like(whole)
-            for payload in uploads.values():
+            for client, payload in uploads.items():
                 part = payload.tensors[name]
-                index = _index(tuple(part.shape), whole, int(payload.tensors[WINDOW]))
-                total[index] += part
-                count[index] += 1
-            after[name] = torch.where(count > 0, total / count.clamp(min=1), whole)
+                index = _index(tuple(part.shape), whole, int(payload.tensors[WINDOW]), channels[client])
+                total[index] += payload.discount * part
+                count[index] += payload.discount
+            mean = total / torch.where(count > 0, count, torch.ones_like(count))
+            after[name] = torch.where(count > 0, desk.mixed(whole, mean, uploads.values(), len(desk.members)), whole)
         return after
 
     def _names(self, client: Client) -> list[str]:
@@ -149,10 +179,32 @@ class Slices(Exchange):
         return [name for name in part_names(client.module, self.part, exclude=self.exclude) if name in parameters]
 
 
-def _index(shape: tuple[int, ...], whole: Tensor, window: int) -> Index:
+def _index(shape: tuple[int, ...], whole: Tensor, window: int, channels: Channels) -> Index:
     """Where a slice of `shape` lies: dimensions of the same size are cut alike, so that layers go on fitting."""
-    rows = [(torch.arange(k) + window) % n if k < n else torch.arange(n) for k, n in zip(shape, whole.shape, strict=True)]
+    rows = [_rows(k, n, window, channels) for k, n in zip(shape, whole.shape, strict=True)]
     return tuple(row.view(-1, *[1] * (len(rows) - 1 - axis)) for axis, row in enumerate(rows))
+
+
+def _rows(k: int, n: int, window: int, channels: Channels) -> Tensor:
+    """Which `k` of `n` rows a slice has: those of its channels, of which each may fill several in succession."""
+    if k == n:
+        return torch.arange(n)
+    block = next(iter(_blocks(k, n, channels)), 1)
+    first = (torch.arange(k // block) + window) % (n // block) * block
+    return (first[:, None] + torch.arange(block)).flatten()
+
+
+def _blocks(k: int, n: int, channels: Channels) -> list[int]:
+    """How many rows a channel can fill where `k` of `n` are held: one where that is the width of a layer, else as many as are
+    left of each channel once an image has been flattened."""
+    if (k, n) in channels:
+        return [1]
+    return [b for b in range(2, k + 1) if k % b == 0 and n % b == 0 and (k // b, n // b) in channels]
+
+
+def _channels(mine: Mapping[str, Sequence[int]], whole: Mapping[str, Sequence[int]]) -> Channels:
+    """How many output channels, of how many, the layers have whose tensors have these shapes."""
+    return {(shape[0], whole[name][0]) for name, shape in mine.items() if len(shape) and name != WINDOW}
 
 
 class _Scale:

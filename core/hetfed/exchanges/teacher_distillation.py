@@ -17,13 +17,15 @@ from hetfed.data import Batch
 from hetfed.errors import PlanError
 from hetfed.evaluation import predict
 from hetfed.exchanges.base import Exchange
-from hetfed.exchanges.groups import check_question
+from hetfed.exchanges.groups import check_question, of_group, within
 from hetfed.model import Output
 from hetfed.parts import inside, write_tensors
 from hetfed.payload import Declaration, Payload
 
 PROJECTORS = "projectors"
 """The path of a student's own projectors in its model."""
+SENT = "sent"
+"""Where a teacher remembers that it has been sent."""
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -37,8 +39,8 @@ class TeacherDistillation(Exchange):
         teachers: names of the clients that teach; without any, everybody teaches everybody else.
         temperature: softens both sides (classification).
         weight: of the distillation loss beside the student's own.
-        after: the round after which the teachers are frozen and sent, once; without it, they are sent anew whenever it is
-            their turn (`every`).
+        after: the round after which the teachers are frozen and sent, once; who was not there then sends, or is sent to, when
+            it next is. Without it, they are sent anew whenever it is their turn (`every`).
         weighting: "equal", or "fit", which weighs teachers by how well they predict the student's own training labels.
         hint: weight of the squared distance between the student's features, through a projector for each teacher, and the
             teacher's (FitNets, Romero et al. 2015).
@@ -82,10 +84,11 @@ class TeacherDistillation(Exchange):
                     check_question([teacher, student], "predictions")
 
     def broadcast(self, desk: Desk, state: Tensors, client: Client) -> Payload | None:
-        """The parameters of the client's teachers, whenever they are new."""
-        due = self.after is None or desk.round == self.after + 1
-        mine = {key: tensor for key, tensor in state.items() if self._teaches(key.rpartition("/")[0], client)}
-        return Payload(mine) if due and mine else None
+        """The parameters of those of the client's teachers that are new to it."""
+        teachers = [name for name in desk.members if self._teaches(name, client) and _arrival(name) in state]
+        new = [name for name in teachers if self.after is None or int(state[_arrival(name)]) >= desk.reached]
+        mine = {key: tensor for name in new for key, tensor in within(name, of_group(name, state)).items()}
+        return Payload(mine) if mine else None
 
     def apply(self, bench: Bench, payload: Payload) -> None:
         """Remember the teachers."""
@@ -93,9 +96,9 @@ class TeacherDistillation(Exchange):
 
     def loss(self, bench: Bench, batch: Batch, output: Output) -> Tensor | None:
         """The distillation loss against the mean of the teachers' logits, and the hint."""
-        if not bench.memory:
-            return None
         teachers = self._teachers(bench)
+        if not teachers.modules:
+            return None
         with torch.no_grad():
             said: list[Output] = [teacher(batch.inputs) for teacher in teachers.modules.values()]
             logits = torch.stack([w * o.logits for w, o in zip(teachers.weights, said, strict=True)]).sum(dim=0)
@@ -124,14 +127,17 @@ class TeacherDistillation(Exchange):
     def upload(self, bench: Bench) -> Payload | None:
         """A teacher's parameters, when it has trained enough."""
         name = bench.client.name
-        if (self.teachers and name not in self.teachers) or (self.after is not None and bench.round != self.after):
+        if (self.teachers and name not in self.teachers) or bench.round < (self.after or 0) or SENT in bench.memory:
             return None
+        if self.after is not None:
+            bench.memory[SENT] = torch.ones(())
         tensors = {key: tensor.clone() for key, tensor in _own_tensors(name, bench.model).items()}
         return Payload(tensors, weight=len(bench.client.data.train))
 
     def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
         """All teachers side by side: nothing is merged, their logits are."""
-        return {**state, **{name: tensor for payload in uploads.values() for name, tensor in payload.tensors.items()}}
+        arrived = {_arrival(name): torch.tensor([desk.round]) for name in uploads}
+        return {**state, **arrived, **{key: tensor for payload in uploads.values() for key, tensor in payload.tensors.items()}}
 
 
 class _Teachers(NamedTuple):
@@ -164,6 +170,11 @@ def _hint(bench: Bench, output: Output, said: Mapping[str, Output]) -> Tensor:
 
 def _own_tensors(name: str, model: nn.Module) -> Tensors:
     return {f"{name}/{key}": tensor for key, tensor in model.state_dict().items() if not inside(key, PROJECTORS)}
+
+
+def _arrival(teacher: str) -> str:
+    """Where the server remembers the round in which a teacher arrived."""
+    return f"arrival of {teacher}"
 
 
 def _module_name(client: str) -> str:

@@ -34,7 +34,11 @@ class ClientFacts:
     """One client: its entry in the summary, and what follows from it."""
 
     entry: Mapping[str, Any]
-    higher_is_better: bool
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Which way its metric goes."""
+        return bool(self.entry["higher_is_better"])
 
     @property
     def name(self) -> str:
@@ -136,6 +140,13 @@ class Facts:
         return len({(client.entry["metric"], client.unit) for client in self.clients}) == 1
 
     @cached_property
+    def direction(self) -> str:
+        """Which way is better, in words."""
+        if len({client.higher_is_better for client in self.clients}) > 1:
+            return "higher or lower is better, as the metric goes"
+        return "higher is better" if self.clients[0].higher_is_better else "lower is better"
+
+    @cached_property
     def means(self) -> Means:
         """The mean of each arm."""
         values = {arm: [client.value(arm) for client in self.judged] for arm in ARMS}
@@ -164,7 +175,7 @@ def read_facts(folder: RunFolder) -> Facts:
         if not (folder.path / name).is_file():
             raise RunFolderError("the run is not whole", file=folder.path / name, remedy="Run the plan again in a new folder.")
     ledger = Ledger(folder.path / LEDGER).entries()
-    clients = [ClientFacts(entry, summary["higher_is_better"]) for entry in summary["clients"]]
+    clients = [ClientFacts(entry) for entry in summary["clients"]]
     return Facts(
         summary,
         clients,

@@ -38,5 +38,6 @@ def render(facts: Facts, plots: Mapping[str, str]) -> str:
         curves={client.name: images[CURVES.format(client.name)] for client in facts.clients},
         arms=ARMS,
         colours=COLOURS,
+        after_last=bool((facts.rounds["round"] > facts.summary["rounds"]).any()),
         has_references=any(client.reference for client in facts.clients),
     )

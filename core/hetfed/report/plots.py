@@ -114,7 +114,7 @@ def _dots(axes: Axes, points: Sequence[tuple[float, float]], **style: Any) -> No
 
 
 def _axis_label(facts: Facts) -> str:
-    better = "higher is better" if facts.summary["higher_is_better"] else "lower is better"
+    better = facts.direction
     if not facts.one_metric:
         return f"test metric divided by that of the client alone ({better})"
     unit = facts.clients[0].unit

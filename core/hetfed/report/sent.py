@@ -36,7 +36,7 @@ def by_exchange(entries: Sequence[Mapping[str, Any]]) -> list[Sent]:
 
 def repeated(entries: Sequence[Mapping[str, Any]]) -> int:
     """How many entries are repetitions of a round that was run again after an interruption."""
-    counts = Counter((entry["round"], entry["exchange"], entry["client"]) for entry in entries)
+    counts = Counter((entry["sent"], entry["exchange"], entry["client"]) for entry in entries)
     return sum(counts.values()) - len(counts)
 
 

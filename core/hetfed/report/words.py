@@ -144,8 +144,7 @@ def _mean_sentence(facts: Facts) -> str:
     words = [f"{number(means.values['federated'])} federated", f"{number(means.values['alone'])} alone"]
     if means.values["pooled"] is not None:
         words.append(f"{number(means.values['pooled'])} pooled")
-    better = "higher" if facts.summary["higher_is_better"] else "lower"
-    return f"Mean {metric} ({better} is better): {words[0]} vs {' vs '.join(words[1:])}."
+    return f"Mean {metric} ({facts.direction}): {words[0]} vs {' vs '.join(words[1:])}."
 
 
 def _kept_sentence(facts: Facts) -> str:

@@ -62,9 +62,9 @@ class AlgorithmResult:
 
     `score` and `kept` are the means over clients, by seed; where clients differ in metric or unit they are mean gains over
     training alone in per cent, and `alone` is zero. `worst` is the client with the worst mean score. `gained` counts the
-    clients whose mean gain is positive, of `judged`. `p` is that of Wilcoxon's signed-rank test of federated against alone
-    over all pairs of client and seed, NaN where they do not differ at all. `overall` is the median over seeds of the metric on
-    all clients' test data together, NaN where they answer different questions.
+    clients whose mean gain is positive, of `judged`. `p` is that of the paired t test of federated against alone over the
+    seeds' means, since clients of one seed are not independent; NaN with one seed, or without any difference. `overall` is the
+    median over seeds of the metric on all clients' test data together, NaN where they answer different questions.
     """
 
     algorithm: str
@@ -103,7 +103,7 @@ def analyse(frame: pd.DataFrame) -> list[AlgorithmResult]:
 
 def _algorithm(name: str, rows: pd.DataFrame, relative: bool) -> AlgorithmResult:
     rows = rows.astype(dict.fromkeys(["alone", *GAINS], float))
-    sign = 1.0 if rows["higher_is_better"].iloc[0] else -1.0
+    sign = rows["higher_is_better"].map({True: 1.0, False: -1.0})
     rows = rows.assign(**{gain: sign * (rows[arm] - rows["alone"]) for arm, gain in GAINS.items()})
     if relative:
         # Of nothing there is no per cent.
@@ -113,6 +113,7 @@ def _algorithm(name: str, rows: pd.DataFrame, relative: bool) -> AlgorithmResult
     judged = [client for client in clients if not np.isnan(client.gain.mean)]
     columns = ("gain", "kept_gain", "pooled_gain") if relative else ("federated", "kept", "pooled")
     score, kept, pooled = (_mean_by_seed(rows, column) for column in columns)
+    gain = _mean_by_seed(rows, "gain")
     totals = rows.groupby("seed")[["bytes", "seconds"]].first()
     return AlgorithmResult(
         name,
@@ -121,11 +122,11 @@ def _algorithm(name: str, rows: pd.DataFrame, relative: bool) -> AlgorithmResult
         score,
         kept,
         pooled,
-        _mean_by_seed(rows, "gain"),
-        _worst(judged, sign, relative),
+        gain,
+        _worst(judged, float(sign.iloc[0]), relative),
         sum(client.gain.mean > 0 for client in judged),
         len(judged),
-        _p_value(rows["gain"].dropna().to_numpy()),
+        _p_value(gain.values),
         _median(rows.groupby("seed")["overall"].first().astype(float)),
         float(totals["bytes"].mean()),
         float(totals["seconds"].mean()),
@@ -157,7 +158,8 @@ def _worst(clients: Sequence[ClientResult], sign: float, relative: bool) -> tupl
     return worst.client, worst.gain.mean if relative else worst.federated.mean
 
 
-def _p_value(gains: Values) -> float:
-    if len(gains) < 2 or not gains.any():
+def _p_value(gains: Sequence[float]) -> float:
+    """Of the t test that their mean is zero."""
+    if len(gains) < 2 or not np.ptp(gains):
         return float("nan")
-    return float(stats.wilcoxon(gains, zero_method="zsplit").pvalue)
+    return float(stats.ttest_1samp(gains, 0.0).pvalue)

@@ -93,7 +93,9 @@ def settle(launcher: Launcher, plan: Plan, file: str, *, algorithms: Sequence[st
         for name in wanted:
             variant = _variant(plan, name)
             try:
-                seat(variant.composition().over(plan.federation.rounds), clients)
+                composition = variant.composition().over(plan.federation.rounds)
+                composition.check_within(plan.federation.rounds)
+                seat(composition, clients)
             except PlanError as error:
                 if EVERY not in algorithms:
                     raise error if name == OWN else error.seen_from(key=name) from error
@@ -229,7 +231,7 @@ def _summary(folder: Path) -> dict[str, Any] | None:
 def _row(algorithm: str, seed: int, client: dict[str, Any], alone: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
     """One client under one algorithm and seed; `alone` is its entry in the baseline, whose only arm is training alone."""
     outcomes = {arm: _outcome(client, arm) for arm in (FEDERATED, FINETUNED)} | {ALONE: _outcome(alone, FEDERATED)}
-    better = summary["higher_is_better"]
+    better = client["higher_is_better"]
     kept = kept_arm(outcomes, higher_is_better=better)
     return {
         "algorithm": algorithm,

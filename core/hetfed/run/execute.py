@@ -75,9 +75,10 @@ def prepare(plan: Plan, vertical: Vertical, data_dir: Path | None, file: str) ->
         PlanError, DataError: what is wrong, and the remedy.
     """
     try:
-        composition = plan.composition()
+        composition = plan.composition().over(plan.federation.rounds)
+        composition.check_within(plan.federation.rounds)
         clients = load_clients(plan, vertical, data_dir)
-        return Prepared(plan, clients, seat(composition.over(plan.federation.rounds), clients))
+        return Prepared(plan, clients, seat(composition, clients))
     except PlanError as error:
         raise error.seen_from(file=file) from error
 
@@ -186,6 +187,8 @@ def _federate(
         if upload.refused:
             listener.say(f"round {upload.round}: {upload.exchange} from {upload.client} refused: {upload.refused}")
 
+    metrics = {(client.task.metric, client.about.get("unit", "")) for client in federation.clients}
+    metric = metrics.pop()[0] if len(metrics) == 1 else ""
     listener.begin(arm, federation.rounds, state.round)
     while state.round < federation.rounds:
         state = advance(federation, state, on_upload=on_upload)
@@ -196,8 +199,8 @@ def _federate(
             if row.failed:
                 listener.say(f"round {row.round}: the turn of {row.client} failed: {row.failed}")
         values = {row.client: row.validation for row in latest}
-        listener.round_done(arm, state.round, values=values, metric=federation.clients[0].task.metric)
-    conclude(federation, state)
+        listener.round_done(arm, state.round, values=values, metric=metric)
+    conclude(federation, state, on_upload)
     return state
 
 

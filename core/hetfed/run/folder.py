@@ -24,8 +24,8 @@ PLAN, ENVIRONMENT, SUMMARY, ROUNDS, LEDGER = (
     "rounds.csv",
     "ledger.jsonl",
 )
-LOCK = "in-use.lock"
-"""There while a process runs in the folder; what such a process leaves when it is killed locks nobody out."""
+LOCK = ".lock"
+"""Locked while a process runs in the folder, and left there: who takes away the file of a lock lets two processes in."""
 COMPARISON = "comparison.csv"
 """What tells the folder of a comparison from that of a run."""
 PACKAGES = ("hetfed", "torch", "torchvision", "monai", "numpy", "pandas", "scikit-learn", "torchmetrics", "safetensors")
@@ -73,7 +73,6 @@ class RunFolder:
             yield
         finally:
             lock.release()
-            (self.path / LOCK).unlink(missing_ok=True)
 
     def _lay_out(self, plan: Plan) -> None:
         """The plan first: it is what makes the folder that of a run, however soon the run is interrupted."""
@@ -152,6 +151,11 @@ def folder_of(out: Path, algorithm: str, seed: int) -> Path:
     return out / algorithm / f"seed-{seed}"
 
 
+def usable_cpus() -> int:
+    """The processor cores that this process may use: in a container, fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def environment() -> dict[str, Any]:
     """What the run ran on."""
     packages = {}
@@ -163,7 +167,7 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "cpus": os.cpu_count(),
+        "cpus": usable_cpus(),
         "packages": packages,
     }
 

@@ -1,4 +1,4 @@
-"""The ledger: a line for every payload that left a client, written as it leaves and never changed."""
+"""The ledger: a line for every payload that left a client, written when it arrives, or at the end if it never does."""
 
 from __future__ import annotations
 
@@ -50,6 +50,7 @@ def _entry(upload: Upload) -> dict[str, Any]:
     tensors = upload.travelled.tensors if upload.travelled else {}
     return {
         "round": upload.round,
+        "sent": upload.sent,
         "client": upload.client,
         "exchange": upload.exchange,
         "tensors": {name: [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)] for name, tensor in tensors.items()},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -19,6 +20,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+SHOWN = 4
+"""How many clients' values fit on a line."""
+
 
 class Listener(Protocol):
     """What a run tells while it runs."""
@@ -28,7 +32,7 @@ class Listener(Protocol):
         ...
 
     def round_done(self, arm: str, number: int, *, values: Mapping[str, float | None], metric: str) -> None:
-        """A round has ended; `values` are the clients' validation metrics."""
+        """A round has ended; `values` are the clients' validation metrics, `metric` what they all are, if they are the same."""
         ...
 
     def say(self, text: str) -> None:
@@ -90,9 +94,14 @@ class Bar:
 
 
 def shown(values: Mapping[str, float | None], metric: str) -> str:
-    """Validation values in a few words."""
-    known = [value for value in values.values() if value is not None and math.isfinite(value)]
-    return f"validation {metric} {sum(known) / len(known):.3f} (mean of {len(known)})" if known else ""
+    """Validation values in a few words: their mean, or one by one where there is no `metric` that all of them are."""
+    known = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
+    if not known:
+        return ""
+    if metric:
+        return f"validation {metric} {sum(known.values()) / len(known):.3f} (mean of {len(known)})"
+    first = ", ".join(f"{name} {value:.4g}" for name, value in islice(known.items(), SHOWN))
+    return f"validation: {first}{', ...' if len(known) > SHOWN else ''}"
 
 
 @contextmanager

@@ -72,6 +72,7 @@ def _client(client: Client, outcomes: Mapping[str, Outcome], kept: str | None) -
     return {
         "name": client.name,
         "metric": client.task.metric,
+        "higher_is_better": client.task.higher_is_better,
         "n_train": len(client.data.train),
         "n_validation": len(client.data.validation),
         "n_test": len(client.data.test),

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from hetfed.errors import HetfedError, RunError, WorkerDied
 from hetfed.plan import Plan, read_plan
+from hetfed.run.folder import usable_cpus
 from hetfed.run.launch import Launcher
 from hetfed.run.progress import Board, Listener
 from hetfed.vertical import Vertical, verticals
@@ -128,7 +129,7 @@ class _Worker:
 
     def __init__(self, number: int, events: Queue[tuple[int, Job, Mapping[str, Any]]], count: int) -> None:
         self._number, self._events = number, events
-        threads = str(max((os.cpu_count() or 1) // count, 1))
+        threads = str(max(usable_cpus() // count, 1))
         self._process = subprocess.Popen(
             [sys.executable, "-m", "hetfed.run.workers"],
             stdin=subprocess.PIPE,

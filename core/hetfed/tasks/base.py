@@ -55,6 +55,11 @@ class Task(Protocol):
         """The number of classes; 0 where the task has none."""
         ...
 
+    @property
+    def scaling(self) -> tuple[Tensor | float, Tensor | float]:
+        """(mean, scale): what the logits times the scale plus the mean are is in the unit of the target; (0, 1) for classes."""
+        ...
+
     def metrics(self, output: Output, examples: Examples) -> Metrics:
         """Every metric of `output` on `examples`, in the units of the user."""
         ...

@@ -40,6 +40,11 @@ class Classification:
         """The names of the classes."""
         return " or ".join(self.names) + "?"
 
+    @property
+    def scaling(self) -> tuple[float, float]:
+        """None."""
+        return 0.0, 1.0
+
     def loss(self, output: Output, batch: Batch) -> Tensor | None:
         """Cross-entropy over the examples whose class is known."""
         known = batch.target != MISSING
@@ -58,8 +63,8 @@ class Classification:
 
     def distillation_loss(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         """Kullback-Leibler divergence of softened predictions, times T squared (Hinton et al. 2015)."""
-        log_student = F.log_softmax(student / temperature, dim=1)
-        softened = F.softmax(teacher.detach() / temperature, dim=1)
+        log_student = F.log_softmax(student.flatten(0, -2) / temperature, dim=1)
+        softened = F.softmax(teacher.detach().flatten(0, -2) / temperature, dim=1)
         return F.kl_div(log_student, softened, reduction="batchmean") * temperature**2
 
     def classes(self, batch: Batch) -> Tensor | None:

@@ -44,6 +44,11 @@ class Forecasting:
         """The unit and the step of the forecast."""
         return f"readings ({self.unit}) every {self.interval} min?"
 
+    @property
+    def scaling(self) -> tuple[Tensor, Tensor]:
+        """That of the readings of each sensor."""
+        return self.mean, self.scale
+
     def loss(self, output: Output, batch: Batch) -> Tensor | None:
         """Mean loss over known readings, in scaled units."""
         return masked_loss(self.loss_kind, output.logits, (batch.target - self.mean) / self.scale)

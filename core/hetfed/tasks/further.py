@@ -45,6 +45,11 @@ class WithFurther:
         """As in the main task."""
         return self.main.question
 
+    @property
+    def scaling(self) -> tuple[Tensor | float, Tensor | float]:
+        """As in the main task."""
+        return self.main.scaling
+
     def loss(self, output: Output, batch: Batch) -> Tensor | None:
         """The main loss plus the weighted losses of the further heads; None where no head has anything to learn."""
         losses = [self.main.loss(output, batch)]

@@ -52,6 +52,11 @@ class Regression:
         """The unit of the answer."""
         return f"how much ({self.unit})?"
 
+    @property
+    def scaling(self) -> tuple[float, float]:
+        """That of the training targets."""
+        return self.mean, self.scale
+
     def loss(self, output: Output, batch: Batch) -> Tensor | None:
         """Mean loss over known targets, in scaled units."""
         target = (batch.target - self.mean) / self.scale

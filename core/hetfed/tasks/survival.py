@@ -33,6 +33,11 @@ class Survival:
         """The event and the unit of time."""
         return f"when ({self.event}, {self.unit})?"
 
+    @property
+    def scaling(self) -> tuple[float, float]:
+        """None."""
+        return 0.0, 1.0
+
     def loss(self, output: Output, batch: Batch) -> Tensor | None:
         """The mean over the batch of the negative logarithm of Cox's partial likelihood (Cox 1972), ties after Breslow.
 
