@@ -34,7 +34,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Hospital:
-    """One hospital's data and task, whose they are, and what public inputs need to look like its own: scales and column names."""
+    """One hospital's data and task, its patients, and what public inputs need to look like its own: scales and column names."""
 
     data: ClientData
     task: Task
