@@ -34,7 +34,10 @@ class Aggregation:
     share: float = Field(default=0.2, ge=0, lt=0.5)
 
     def __call__(self, payloads: Sequence[Payload]) -> dict[str, Tensor]:
-        """One tensor per name, from one payload or more."""
+        """One tensor per name, from one payload or more.
+
+        Of one or two, "trimmed-mean" can leave none out and is their plain mean; the Krum rules give a single one as it is.
+        """
         return MERGERS[self.kind](payloads, self.faulty(len(payloads)))
 
     def faulty(self, uploads: int) -> int:
@@ -46,6 +49,7 @@ class Aggregation:
 
 def _short_form(value: object) -> object:
     """`aggregation = "median"` is short for `aggregation = { kind = "median" }`."""
+    # In double precision, so that the mean of equal uploads is that upload.
     return {"kind": value} if isinstance(value, str) else value
 
 
@@ -86,6 +90,7 @@ def krum(payloads: Sequence[Payload], faulty: int) -> dict[str, Tensor]:
 
 def multi_krum(payloads: Sequence[Payload], faulty: int) -> dict[str, Tensor]:
     """The mean of all uploads but the `faulty` farthest from their neighbours."""
+    # Stable: of uploads with equal scores, those that come first by name.
     best = _krum_scores(payloads, faulty).argsort(stable=True)[: len(payloads) - faulty]
     return weighted_mean([Payload(payloads[i].tensors) for i in best.tolist()])
 
@@ -93,6 +98,8 @@ def multi_krum(payloads: Sequence[Payload], faulty: int) -> dict[str, Tensor]:
 def _krum_scores(payloads: Sequence[Payload], faulty: int) -> Tensor:
     """For each upload, the sum of squared distances to its nearest n - faulty - 2 others (at least one)."""
     vectors = _vectors(payloads)
+    # Not by the matrix product that cdist takes from 26 rows on: it cancels, and drowns the small distances between long
+    # vectors that lie close together.
     squared = torch.cdist(vectors, vectors, compute_mode="donot_use_mm_for_euclid_dist").square()
     neighbours = max(1, len(payloads) - faulty - 2)
     # The nearest of all is the upload itself.

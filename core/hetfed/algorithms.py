@@ -66,11 +66,13 @@ def fedyogi(lr: float = 0.01, beta1: float = 0.9, beta2: float = 0.99, tau: floa
 
 def fedadagrad(lr: float = 0.1, tau: float = 1e-3, among: Among = SAME) -> Composition:
     """The same with Adagrad (Reddi et al. 2021)."""
+    # Without momentum, as the paper runs it.
     return compose(SharedParameters(server=ServerOptimizer("adagrad", lr, beta1=0.0, tau=tau), among=among))
 
 
 def scaffold(lr: float = 1.0, among: Among = SAME) -> Composition:
     """FedAvg with control variates against client drift; lr is the server's (Karimireddy et al. 2020)."""
+    # With a rate of 1 the optimiser does plain averaging: left out, so that the server keeps no moments.
     server = None if lr == 1 else ServerOptimizer("sgd", lr, beta1=0.0)
     return compose(SharedParameters(among=among, server=server), ControlVariates(among=among))
 
@@ -95,6 +97,7 @@ def fedbabu(head: str = "head", finetune: NonNegativeInt = 2, among: Among = SAM
     """The body is averaged under one frozen head for all; in the last rounds everybody fine-tunes alone (Oh et al. 2022)."""
     last = -finetune if finetune else None
     body = Step(SharedParameters(exclude=(head,), among=among), until=last, label="body")
+    # Sent once and never uploaded: the head is frozen at the same values everywhere.
     first_head = Step(SharedParameters(head, among=among), until=0, label="first head")
     phases = (Phase(frozen=(head,), until=last), *([Phase(after=-finetune)] if finetune else []))
     return compose(body, first_head, phases=phases)
@@ -237,4 +240,5 @@ def load_plug_ins() -> None:
         entry.load()
 
 
+# On import, so that every process that knows the named algorithms, a worker's too, knows those of plug-ins.
 load_plug_ins()

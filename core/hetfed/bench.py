@@ -44,6 +44,7 @@ class Bench:
 
     def of(self, memory: Tensors) -> Bench:
         """The same bench as seen by the exchange that owns `memory`."""
+        # What is put aside for a turn is an exchange's own as well; the model and what training did are the same for all.
         return replace(self, memory=memory, scratch={})
 
     def generator(self, *purpose: object) -> torch.Generator:

@@ -21,19 +21,32 @@ from hetfed.training import Augment, Training
 
 Tensors = dict[str, Tensor]
 LIVE = 64
-"""How many clients have a live module at a time: what is a cache need not grow with the number of clients."""
+"""How many clients have a live module at a time: what is a cache need not grow with the number of clients.
+
+One that has lost its module pays for an initialisation when its next turn comes."""
 _live: deque[ref[Client]] = deque()
 
 
+# eq=False: a client is the same as itself alone. Tensors do not compare to one truth value, and dictionaries have no hash.
 @dataclass(frozen=True, eq=False)
 class Client:
     """One participant.
 
-    `blueprint` builds a model of this client's kind for data with the given facts; `common` one that every client of the plan
-    can hold beside its own, None where there is no such model. `kind` is the same text for clients whose
-    model and training are the same. `public` are inputs that all clients hold in the same order; where there
-    are some that this client cannot read, `unread` says why, as what may follow "it". `about` is what a report says
-    of the client, and `references` computes, by name, the test metrics of simple methods to be held beside the model.
+    Args:
+        name: unique among the clients of a federation; it seeds all that is random in a client's turns.
+        data: the examples, in three splits, and the facts that a model is built from.
+        task: the loss, the metrics, and the question that is asked.
+        blueprint: builds a model of this client's kind for data with the given facts. It draws weights from torch's default
+            generator and from nothing else, so that the same seed gives the same model.
+        training: how the client trains in each round.
+        public: inputs that all clients hold in the same order; their targets are never read.
+        unread: where there are public inputs that this client cannot read, why, as what may follow "it".
+        augment: changes the training batches at random; None for none.
+        kind: the same text for clients whose model and training are the same; pooled training trains them as one.
+        about: what a report says of the client.
+        references: computes, by name, the test metrics of simple methods to be held beside the model.
+        common: builds a small model that every client of the plan can hold beside its own; None where there is no such model.
+        presence: how reliable and how fast the client is.
     """
 
     name: str
@@ -58,11 +71,13 @@ class Client:
     @cached_property
     def module(self) -> nn.Module:
         """The live module that a turn works with; between turns its tensors mean nothing, and it may be built anew."""
+        # A weak reference: the queue must not keep the clients of an earlier federation alive.
         _live.append(ref(self))
         if len(_live) > LIVE:
             oldest = _live.popleft()()
             if oldest is not None:
                 vars(oldest).pop("module", None)
+        # Any weights do: whoever cares for them loads a state first.
         return self.new_model("module", self.name)
 
     @cached_property
@@ -75,8 +90,10 @@ class Client:
 class ClientState:
     """All that a client carries from round to round; nothing of it is ever part of a payload by itself.
 
-    `exchanges` is the private memory of each exchange, by label; `best` is the model that did best on validation data,
-    `score` its (metric, minus loss), so that larger is better, and `best_round` when it was.
+    `model` is the module's whole state_dict(). `optimizer` holds the moments as `<parameter>/<moment>`; it is empty where they
+    are not kept. `exchanges` is the private memory of each exchange, by label, and under `<label> owed` what compression has
+    left out of its uploads so far. `best` is the model that did best on validation data, `score` its (metric, minus loss), so
+    that larger is better, and `best_round` when it was.
     """
 
     model: Tensors
@@ -89,5 +106,6 @@ class ClientState:
 
 def new_state(client: Client, seed: int) -> ClientState:
     """The state before the first round."""
+    # Seeded by the client's name: clients of one architecture start apart, unless an exchange sends them a common start.
     model = client.new_model(seed, client.name, "initial")
     return ClientState(model={name: tensor.detach().clone() for name, tensor in model.state_dict().items()})

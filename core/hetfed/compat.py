@@ -39,6 +39,7 @@ def _native_operators_load() -> bool:
     for location in (spec.submodule_search_locations or []) if spec else []:
         for extension in Path(location).glob("_C.*"):
             try:
+                # Loading registers the operators that the extension holds. One that was built for another torch fails in it.
                 torch.ops.load_library(extension)
             except OSError:
                 return False

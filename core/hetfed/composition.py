@@ -83,6 +83,7 @@ class Composition:
 
     def phases_of(self, client: Client, round_number: int, rounds: int) -> list[Phase]:
         """The phases of local training: the composition's, else the client's own, else one in which everything trains."""
+        # Where none of them is active in this round the list is empty, and the client does not train in it.
         phases = self.phases or client.training.phases or (Phase(),)
         return [phase for phase in phases if phase.active(round_number, rounds)]
 
@@ -167,9 +168,12 @@ def seat(composition: Composition, clients: Sequence[Client]) -> Seating:
         except PlanError as error:
             raise error.seen_from(key=step.label) from error
         steps.append(replace(step, clients=tuple(client.name for client in seated)))
+        # Where a plan names the clients of a step, the others are no news; only those who share with nobody are.
         unasked = reasons if step.clients is None else dict(lonely)
         if unasked:
             left_out[step.label] = unasked
+        # Extended before the next step is looked at: SharedParameters("companion") must find the companion that the step before
+        # it has added.
         clients = [_extended(client, step.exchange, seated) if client in seated else client for client in clients]
     # Last, since a phase may name what an exchange adds to a model.
     _check_phases(composition, clients)
@@ -184,6 +188,7 @@ def _why(reasons: Mapping[str, str]) -> str:
 
 def _extended(client: Client, exchange: Exchange, seated: Sequence[Client]) -> Client:
     """The client with what `exchange` adds to its model."""
+    # Who gets nothing new stays the same object, with its live module and its probe.
     if type(exchange).extend is Exchange.extend:
         return client
 

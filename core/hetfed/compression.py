@@ -31,6 +31,8 @@ class Compression:
     Vectors travel as they are: they are small, and a count of examples or a variance does not bear it. So does a tensor that
     would not get smaller, or that does not hold floating-point numbers.
 
+    What an upload carried that the server refuses is lost: the client is not told, and counts it as delivered.
+
     Args:
         kind: the way of compressing.
         share: of the numbers that "top-k" keeps.
@@ -54,6 +56,7 @@ class Compression:
 
         `sent` is what the server sent this round; `owed`, what "top-k" has left out so far, is brought up to date.
         """
+        # A tensor that the server did not send is no change: to cut numbers out of it would lose what nothing makes up for.
         changed = {n for n, t in payload.tensors.items() if n in sent and t.is_floating_point()}
         wanted = {n: t - sent[n] if n in changed else t for n, t in payload.tensors.items()}
         if self.kind != "top-k" or owed is None:
@@ -86,6 +89,7 @@ class Compression:
         """The tensors, those that get smaller in parts; `changed` are the names of those that are changes."""
         encoded: Tensors = {}
         for name, tensor in tensors.items():
+            # A NaN must arrive as it is, to be refused with its reason: rounded or cut away it would pass for a number.
             can = tensor.is_floating_point() and tensor.ndim >= 2 and tensor.numel() > 0 and tensor.isfinite().all()
             parts = self._parts(tensor) if can and (self.kind == "8-bit" or name in changed) else None
             smaller = parts is not None and sum(map(_size, parts.values())) < _size(tensor)
@@ -96,6 +100,7 @@ class Compression:
         shape = torch.tensor(tensor.shape, dtype=torch.int32)
         if self.kind == "8-bit":
             scale = tensor.abs().max() / 127
+            # Of a tensor of zeros the scale is 0, and any divisor gives the zeros back.
             whole = (tensor / scale.clamp(min=torch.finfo(tensor.dtype).tiny)).round().to(torch.int8)
             return {"whole": whole, "scale": scale.view(1)}
         if self.kind == "top-k":
@@ -104,6 +109,7 @@ class Compression:
         return self._low_rank(tensor, shape)
 
     def _low_rank(self, tensor: Tensor, shape: Tensor) -> Tensors:
+        # A tensor of more than two dimensions counts as a matrix of its first dimension against all others.
         u, s, v = torch.linalg.svd(tensor.flatten(1).double(), full_matrices=False)
         # At least one singular value: where all are alike none may be enough by itself, and zero of them would send nothing.
         energy = s.square().cumsum(0)
@@ -129,6 +135,7 @@ def decode(encoded: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]] 
     """
     found: dict[str, Tensors] = {}
     for name, tensor in encoded.items():
+        # From the right: a part's name never holds the mark, whereas a tensor's might.
         base, mark, part = name.rpartition(MARK)
         found.setdefault(base if mark else name, {})[part if mark else ""] = tensor
     decoded: Tensors = {}
@@ -148,6 +155,7 @@ def _decode_one(parts: Tensors, allowed: tuple[int, ...] | None) -> Tensor:
         return _of_shape(parts[""], allowed)
     if set(parts) == {"whole", "scale"}:
         whole, scale = _of_shape(parts["whole"], allowed), _of_shape(parts["scale"], (1,))
+        # The scale has kept the dtype that the tensor had.
         return whole.to(scale.dtype) * scale
     if set(parts) == {"at", "values", "shape"}:
         shape, values = _shape(parts["shape"], allowed), parts["values"]

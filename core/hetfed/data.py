@@ -50,6 +50,8 @@ class Examples:
         """
         order = torch.arange(len(self)) if order is None else order
         parts = list(torch.split(order, size))
+        # With a size of 1 the last batch has two. `set_training_mode` has put the normalisation layers into evaluation mode by
+        # then, so that this changes no statistics.
         if len(parts) > 1 and len(parts[-1]) == 1:
             parts[-2:] = [torch.cat(parts[-2:])]
         yield from (self.batch(index) for index in parts)

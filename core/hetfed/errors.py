@@ -45,6 +45,7 @@ class UsageError(HetfedError):
 
     def seen_from(self, *, file: str | Path | None = None, key: str | None = None) -> Self:
         """The same error as its caller knows it: in `file`, its key below `key`."""
+        # The innermost file is the one to name, whereas each caller puts its own key in front.
         below = ".".join(part for part in (key, self.key) if part)
         return type(self)(self.problem, remedy=self.remedy, file=self.file or file, key=below or None, value=self.value)
 

@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from hetfed.client import Client
 
 BATCH_SIZE = 256
+"""Examples in one prediction: it bounds memory, and in evaluation mode changes no number but by rounding."""
 
 
 @torch.no_grad()
 def predict(model: nn.Module, examples: Examples) -> Output:
     """The output of `model` for all `examples`, in evaluation mode; the mode of every module afterwards is as before."""
+    # Each module's own mode: `set_training_mode` may have left normalisation layers in evaluation mode, and train() would not.
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     outputs: list[Output] = [model(batch.inputs) for batch in examples.batches(BATCH_SIZE)]
@@ -74,6 +76,7 @@ class Outcome:
         A metric that is not a finite number counts as undefined.
         """
         found = evaluation.metrics
+        # Predictions may all be finite, and their squares not.
         wild = [name for name, value in found.values.items() if value is not None and not math.isfinite(value)]
         values = {**found.values, **dict.fromkeys(wild)}
         reasons = {**found.reasons, **dict.fromkeys(wild, "the model's predictions are beyond all measure")}
@@ -96,6 +99,7 @@ def judge(output: Output, task: Task, examples: Examples) -> Evaluation:
     loss = task.loss(output, Batch(examples.inputs, examples.target, examples.further))
     loss_value = math.nan if loss is None else float(loss)
     value = metrics.values[task.metric]
+    # The same for every model where the metric is undefined, so that the second half, the loss, decides.
     signed = 0.0 if value is None else value if task.higher_is_better else -value
     return Evaluation(metrics, loss_value, value, (signed, -math.inf if loss is None else -loss_value))
 
@@ -103,6 +107,8 @@ def judge(output: Output, task: Task, examples: Examples) -> Evaluation:
 def together(outputs: Sequence[Output], clients: Sequence[Client]) -> float | None:
     """The metric of all clients' outputs for their test data, taken as one; None where they answer different questions."""
     task, tests = clients[0].task, [client.data.test for client in clients]
+    # Targets of different shapes (other sensors, other outputs) do not go into one tensor, and different questions have no
+    # metric in common.
     alike = {(client.task.question, client.task.metric, tuple(client.data.test.target.shape[1:])) for client in clients}
     if len(alike) > 1 or any(test.further for test in tests):
         return None

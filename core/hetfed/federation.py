@@ -20,10 +20,11 @@ from hetfed.turn import Failure, Job, Report, Round, Turn, take_in
 
 @dataclass(frozen=True)
 class Federation:
-    """Who learns together, and how.
+    """Who learns together, and how; build one by `Federation.of`.
 
-    `clients` are in the order of their names: the order of a plan changes nothing. `quorum` is how many uploads of an exchange
-    the server needs before it merges them; below it, the server's state stays as it was.
+    `clients` are in the order of their names: the order of a plan changes nothing. `composition` is one over these `rounds`, in
+    which no step's end counts from the last round any more; `Federation.of` sees to both. `quorum` is how many uploads of an
+    exchange the server needs before it merges them; below it, the server's state stays as it was.
     """
 
     clients: tuple[Client, ...]
@@ -169,6 +170,7 @@ def advance(
     clients, pending = dict(state.clients), list(state.pending)
     rows: list[Row] = []
     uploads: list[Upload] = []
+    # Only a compressed upload is read against what was sent. Held with every parcel, that would double what is on its way.
     compressed = {step.label for step in federation.composition if step.compression}
 
     def arrive(parcel: Parcel) -> None:
@@ -176,6 +178,8 @@ def advance(
         uploads.append(upload)
         on_upload(upload)
 
+    # What was due arrives before this round's turns. Its sender is not asked again before the next round (see `_jobs`), so that
+    # no exchange gets two uploads of one client.
     for parcel in [parcel for parcel in pending if parcel.due == this.number]:
         pending.remove(parcel)
         arrive(parcel)
@@ -184,6 +188,7 @@ def advance(
         if isinstance(turn, Failure):
             rows.append(_failed(federation, this, name, turn, bytes_down))
             continue
+        # Its state moves on whatever becomes of its uploads: which of them the server accepts is settled without it.
         clients[name] = turn.state
         on_turn(this.number, name, turn.report)
         delay = federation.participation.rounds_of_delay(federation.duration(peers[name], this.number))
@@ -207,6 +212,9 @@ def conclude(federation: Federation, state: FederationState, on_upload: OnUpload
     It stands in the rows as one more round, without training. Uploads that are still on their way come too late. `state` itself
     changes, client by client: a second state of all of them at once might not fit into memory.
     """
+    # The round after the last one: with any cadence whose last upload was in round `rounds`, it is now that the server sends.
+    # Of that, only what changes models: prototypes and the like shape a loss, and without training after it would cost bytes
+    # for nothing.
     this = federation.round(federation.rounds + 1)
     late = [_too_late(parcel, federation.rounds) for parcel in state.pending]
     for upload in late:
@@ -231,6 +239,7 @@ def conclude(federation: Federation, state: FederationState, on_upload: OnUpload
 
 def _jobs(federation: Federation, state: FederationState, this: Round, inboxes: dict[str, dict[str, bytes]]) -> Iterator[Job]:
     """The turns of this round, one after the other; what the server sends is noted in `inboxes`."""
+    # Still at work on an earlier round, until what it sends arrives.
     busy = {parcel.client for parcel in state.pending}
     last_turns = _last_turns(state)
     idle = [client for client in federation.clients if client.name not in busy]
@@ -268,11 +277,13 @@ def _receive(federation: Federation, parcel: Parcel, round_number: int) -> Uploa
         step = next((step for step in federation.composition.of(client) if step.label == parcel.exchange), None)
         if step is None or not step.uploads(parcel.sent):
             raise PayloadRefused("nothing is due in this round")
+        # Decoded before it is judged: the ledger lists the tensors that left the client, accepted or not.
         travelled = Payload.decode(parcel.encoded)
         upload = replace(upload, travelled=travelled)
         late = federation.participation.lateness(federation.duration(client, parcel.sent))
         if late:
             raise PayloadRefused(late)
+        # Also needed to decompress: a few bytes must not become a tensor, larger than was declared, that fills the memory.
         declared = step.exchange.declare(client)
         contents = travelled
         if step.compression:
@@ -300,8 +311,10 @@ def _aggregate(
     """The server's next state of every exchange whose quorum has arrived."""
     after = dict(server)
     for step in federation.composition:
+        # By name and not by arrival: a sum of floating-point numbers depends on their order.
         mine = sorted((u for u in uploads if u.exchange == step.label), key=lambda upload: upload.client)
         accepted = {u.client: u.contents for u in mine if u.contents is not None and u.refused is None}
+        # At least one, also where a script sets the quorum to 0: no exchange is asked to aggregate nothing.
         if len(accepted) >= max(federation.quorum, 1):
             desk = federation.desk(step, round_number)
             after[step.label] = step.exchange.aggregate(desk, after[step.label], accepted)
@@ -309,6 +322,7 @@ def _aggregate(
 
 
 def _row(round_number: int, name: str, turn: Turn, bytes_down: int) -> Row:
+    """The row of a turn; its refusals are counted when its uploads arrive, perhaps rounds later."""
     report = turn.report
     return Row(
         round_number,

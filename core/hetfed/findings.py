@@ -61,6 +61,7 @@ def _by_weight(found: Sequence[ErrorDetails]) -> list[ErrorDetails]:
     seen: set[tuple[object, ...]] = set()
     weighed = []
     for one in found:
+        # Without the client's number: what comes from the defaults is at fault in the same place of every client.
         place = one["loc"][2:] if one["loc"][:1] == ("client",) else one["loc"]
         fault = (place, one["type"], repr(one["input"]))
         weighed.append((fault in seen, one["type"] not in UNKNOWN, one))

@@ -26,7 +26,9 @@ SURE = 1e-3
 class Estimator(Protocol):
     """What is asked of a scikit-learn estimator."""
 
-    def fit(self, x: NDArray[np.float64], y: NDArray[np.generic], sample_weight: NDArray[np.float64]) -> object: ...
+    def fit(self, x: NDArray[np.float64], y: NDArray[np.generic], sample_weight: NDArray[np.float64]) -> object:
+        """Fit it to examples `x` (n, columns), their targets `y` (n, ...) and their weights (n,)."""
+        ...
 
 
 class Learner(nn.Module):
@@ -35,6 +37,9 @@ class Learner(nn.Module):
     `estimator` is an unfitted classifier that knows probabilities, or a regressor, that takes sample weights; `train` what it
     is fitted on, `public` the inputs of its lessons. All modalities that it is fitted on, flattened, are its columns; a missing
     value, and all values of a modality that is absent, are 0.
+
+    Raises:
+        TypeError: the task is neither a classification nor a regression.
     """
 
     lesson: Tensor
@@ -49,9 +54,11 @@ class Learner(nn.Module):
         # A copy: what is fitted for this client must not answer for another that was built around the same object.
         self.estimator, self.task, self.train_on, self.public = clone(estimator), task, train, public
         outputs = task.class_count or train.target[0].numel()
+        # Buffers, so that a learner's state travels through state_dict() like that of any model.
         self.register_buffer("lesson", torch.zeros(0 if public is None else len(public), outputs))
         self.register_buffer("weight", torch.zeros(()))
         self._fitted: tuple[Tensor, Tensor] | None = None
+        # The only class that there is in the training data, where there is but one.
         self._only: int | None = None
 
     def on(self, examples: Examples) -> Learner:
@@ -68,9 +75,14 @@ class Learner(nn.Module):
         self.weight = torch.tensor(float(weight))
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Output:
-        """Logits (b, classes) or (b, outputs); no features, no gradients."""
+        """Logits (b, classes), or shaped as the targets are (b, ...); no features, no gradients.
+
+        Raises:
+            KeyError: none of the modalities that it was fitted on is there.
+        """
         columns = self._columns(inputs)
         if isinstance(self.task, Regression):
+            # An estimator is fitted in the unit of the target, whereas logits are scaled, as every model's are.
             values = torch.from_numpy(np.asarray(self.fitted().predict(columns), dtype=np.float32))
             return Output(((values - self.task.mean) / self.task.scale).view(len(columns), *self.train_on.target.shape[1:]))
         return Output(self._probability(columns).clamp(SURE, 1 - SURE).log())
@@ -81,12 +93,14 @@ class Learner(nn.Module):
         if self._only is not None:
             probability[:, self._only] = 1.0
             return probability
+        # An estimator has a column for each class that it was fitted on; the others have probability 0.
         classes = torch.from_numpy(np.asarray(estimator.classes_, dtype=np.int64))
         probability[:, classes] = torch.from_numpy(np.asarray(estimator.predict_proba(columns), dtype=np.float32))
         return probability
 
     def fitted(self) -> Any:
         """The estimator, fitted on the client's own examples and the lesson."""
+        # Compared, not flagged as old: load_state_dict() copies another lesson into the buffers without a word.
         if self._fitted is None or not (torch.equal(self._fitted[0], self.lesson) and self._fitted[1] == self.weight):
             columns, target, weight = self._examples()
             # Not every classifier can be fitted on one class; and there is nothing to tell apart.
@@ -127,5 +141,6 @@ class Learner(nn.Module):
         if not present:
             raise KeyError(f"none of {', '.join(known)}")
         absent = {name: torch.zeros(len(present[0]), like[0].numel()) for name, like in known.items()}
+        # In the order of the modalities' names, so that the order in a plan changes nothing.
         flat = torch.cat([inputs.get(name, absent[name]).flatten(1) for name in sorted(known)], dim=1)
         return cast("NDArray[np.float64]", flat.nan_to_num().double().numpy())

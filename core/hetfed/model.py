@@ -13,9 +13,10 @@ from torch import Tensor
 class Output:
     """What a model says of a batch.
 
-    `logits` (b, ...) is the prediction before any squashing: class logits, or forecasts in scaled units.
-    `features` (b, f), where the model has such a thing, is the representation that `head` turns into logits. `further` holds
-    what further heads say (b, ...), by the head's name.
+    `logits` is the prediction before any squashing: (b, classes) in classification, (b,) or (b, outputs) in regression and (b,
+    steps, sensors) in forecasting, both in scaled units, (b, 1) in survival. `features`, where the model has such a thing, is
+    the representation that `head` turns into logits: (b, f), or (b, sensors, f) where there is one for each sensor. `further`
+    holds what further heads say (b, ...), by the head's name.
     """
 
     logits: Tensor

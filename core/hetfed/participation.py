@@ -71,6 +71,7 @@ class Participation(BaseModel):
         """In which later round a turn of this duration ends; 0 for the round in which it began."""
         if not self.asynchronous or self.time_limit is None:
             return 0
+        # A turn of exactly one limit still ends in the round in which it began.
         return max(math.ceil(duration / self.time_limit) - 1, 0)
 
     def lateness(self, duration: float) -> str | None:

@@ -53,7 +53,10 @@ def without_part(model: nn.Module, path: str) -> str:
 
 
 def answers(model: nn.Module, names: Collection[str]) -> bool:
-    """Whether these tensors turn features into answers: some are a head's; or the model names none, and they are all of it."""
+    """Whether these tensors turn features into answers: some are a head's; or the model names none, and they are all of it.
+
+    All but normalisation, that is: who leaves out only that, as FedBN does, still shares every answer.
+    """
     if has_part(model, HEAD):
         heads = (HEAD, f"{COMPANION}.{HEAD}", f"{COMPANION}.{INNER_HEAD}")
         return any(inside(name, head) for name in names for head in heads)
@@ -78,6 +81,7 @@ def part_names(model: nn.Module, path: str, *, exclude: Collection[str] = (), wi
     """
     if not has_part(model, path):
         return []
+    # A local part stays out unless it is asked for by a path of its own or one inside of it.
     left_out = [*exclude, *(local for local in local_parts(model) if not inside(path, local))]
     if not with_norm:
         left_out += [name for name, module in model.named_modules() if isinstance(module, NORM_LAYERS)]
@@ -99,4 +103,5 @@ def write_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Copy `tensors` into the tensors of `model` that carry their names."""
     state = model.state_dict()
     for name, tensor in tensors.items():
+        # In place: closures, hooks and tied models hold on to the tensors that the model has now.
         state[name].copy_(tensor)

@@ -41,7 +41,9 @@ class Payload:
     @cached_property
     def encoded(self) -> bytes:
         """The safetensors bytes that travel; the weight stands in their header."""
+        # safetensors writes memory as it lies, and refuses a view that is laid out in another way than it reads.
         tensors = {name: tensor.detach().contiguous() for name, tensor in self.tensors.items()}
+        # Metadata are strings, and repr keeps every digit.
         return save(tensors, metadata={"weight": repr(float(self.weight))})
 
     @staticmethod
@@ -64,6 +66,7 @@ class Payload:
 
 def _metadata(encoded: bytes) -> dict[str, str]:
     """The free-text part of a safetensors header: eight bytes of length, then JSON."""
+    # By hand, since safetensors reads metadata from files only, not from bytes.
     length = int.from_bytes(encoded[:8], "little")
     metadata: dict[str, str] = json.loads(encoded[8 : 8 + length])["__metadata__"]
     return metadata
@@ -90,6 +93,7 @@ class Declaration:
             raise PayloadRefused(f"unknown name {unknown[0]!r}")
         if absent:
             raise PayloadRefused(f"tensor {absent[0]!r} is missing")
+        # Written so that a NaN does not pass either.
         if not 0 <= payload.weight <= MAX_WEIGHT:
             raise PayloadRefused(f"weight {payload.weight} is not a number of examples")
         for name, tensor in payload.tensors.items():
@@ -102,6 +106,8 @@ class Declaration:
         if tensor.dtype != dtype:
             raise PayloadRefused(f"{name!r} is {tensor.dtype}, declared {dtype}")
         # One pass over the data: the norm of a tensor that holds a NaN or an infinity is itself not finite.
+        # In double precision: in single precision the square of a number above 1.8e19 overflows, and a finite tensor would be
+        # called infinite.
         norm = float(torch.linalg.vector_norm(tensor.double()))
         if not math.isfinite(norm):
             raise PayloadRefused(f"{name!r} holds a NaN or an infinity")

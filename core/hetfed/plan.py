@@ -84,6 +84,7 @@ class ExchangeTable(BaseModel):
 class ClientTable(_Strict):
     """One `[[client]]` table. The vertical knows what may stand under `data` and `model`."""
 
+    # No slash: a client's name is part of paths, those of its files and those of tensors in a state.
     name: str = Field(min_length=1, pattern=r"^\w[\w .-]*$")
     data: Table = Field(default_factory=dict)
     model: Table = Field(default_factory=dict)
@@ -127,6 +128,7 @@ class Plan(_Strict):
             for client in self.client
         )
         federation = self.federation.model_copy(update={"algorithm": AlgorithmTable(name=algorithm, **variant.settings)})
+        # Without the variants, which are settled by now: the resolved plan of a run holds what that run does.
         bare: dict[str, Any] = {"exchange": (), "phase": (), "variant": {}}
         return self.model_copy(update={"federation": federation, "client": clients, **bare})
 
@@ -161,6 +163,7 @@ class Plan(_Strict):
 
     def resolved(self) -> str:
         """The plan as TOML with every default written out."""
+        # Without the defaults: every client has taken them over by now, and would get them a second time.
         return tomli_w.dumps(_without_none(self.model_dump(exclude={"defaults"})))
 
     def digest(self) -> str:
@@ -185,6 +188,7 @@ def named_algorithm(name: str, settings: Mapping[str, Any], *, key: str = ALGORI
     """
     check_algorithm(name, key)
     try:
+        # Held against the function's own annotations: a named algorithm needs no table of its settings beside them.
         composition: Composition = validate_call(NAMED[name])(**settings)
     except ValidationError as error:
         raise plan_error(error, key, dict(inspect.signature(NAMED[name]).parameters)) from None
@@ -198,6 +202,11 @@ def check_algorithm(name: str, key: str) -> None:
 
 
 def _step(table: ExchangeTable, index: int) -> Step:
+    """The step that the [[exchange]] table number `index`, from 0, asks for.
+
+    Raises:
+        PlanError: an unknown kind, or a setting that it does not take, named as `exchange[index].key`.
+    """
     where = f"exchange[{index}]"
     if table.kind not in KINDS:
         raise PlanError("unknown exchange", key=f"{where}.kind", value=table.kind, remedy=among(table.kind, sorted(KINDS)))
@@ -209,6 +218,7 @@ def _step(table: ExchangeTable, index: int) -> Step:
             remedy = among(name, sorted(known), "Known keys here")
             raise PlanError("unknown key", key=f"{where}.{name}", value=settings[name], remedy=remedy)
     try:
+        # An exchange is a dataclass, which has no validation method of its own as models have.
         exchange = TypeAdapter(kind).validate_python(settings)
     except ValidationError as error:
         raise plan_error(error, where, known) from None
@@ -239,6 +249,7 @@ def read_plan(text: str, file: str | Path) -> Plan:
         raise PlanError(f"not valid TOML: {error}", file=file, remedy="Mend the line that is named.") from None
     defaults = table.get("defaults", {})
     clients = table.get("client", [])
+    # What has the wrong type stays as it is, for the validation to name it.
     if isinstance(clients, list) and isinstance(defaults, dict):
         table["client"] = [_merged(defaults, client) if isinstance(client, dict) else client for client in clients]
     try:
@@ -246,6 +257,7 @@ def read_plan(text: str, file: str | Path) -> Plan:
     except ValidationError as error:
         raise plan_error(error, "", keys_of(Plan), file=file, clients=table.get("client", ())) from None
     _check_clients(plan, file)
+    # Tried out now: a variant that cannot be is an error while the plan is read, not in the third hour of a comparison.
     for algorithm in plan.variant:
         try:
             plan.under(algorithm)

@@ -70,6 +70,7 @@ def train_pooled(
     nobody = Outcome(note="no other client's data fits its model")
     with isolated(federation.seed, name, "initial"):
         worlds = build_worlds(members, federation.clients)
+    # By itself in its pool, a client would only train alone once more.
     if sum(len(world.clients) for world in worlds) == 1:
         return {member.name: nobody for member in members}
     if isinstance(worlds[0].model, Learner):
@@ -78,6 +79,7 @@ def train_pooled(
         return {m.name: _outcome(worlds[0], m, found) if m in worlds[0].clients else nobody for m in members}
     best = {member.name: Best() for member in members}
     training = members[0].training
+    # By identity: tied parameters occur in several worlds, and must take one step.
     parameters = {id(p): p for world in worlds for p in world.model.parameters()}
     optimizer = training.new_optimizer(parameters.values(), training.lr)
     for round_number in range(1, federation.rounds + 1):
@@ -114,6 +116,7 @@ def _train_phase(
 def build_worlds(members: Sequence[Client], everybody: Sequence[Client]) -> list[World]:
     """The data of everybody as models of the kind of `members` can read it, the members' own first."""
     worlds: list[World] = []
+    # Members first: theirs is the model that the others are tied to, and the first client of a world sets its modalities.
     for client in [*members, *(c for c in everybody if c not in members)]:
         home = next((world for world in worlds if fits(client, world)), None)
         if home is not None:
@@ -151,10 +154,12 @@ def _with_all_inputs(examples: Examples, like: Examples) -> Examples:
 def _tied_model(kind: Client, client: Client, worlds: Sequence[World]) -> nn.Module | None:
     """A model of `kind` for the data of `client`, tied to the first world's; None where it cannot be built or read the data."""
     if not worlds:
+        # Without a try: where a model does not fit its own kind's data, that is an error to be seen.
         return kind.blueprint(client.data.facts)
     try:
         model = kind.blueprint(client.data.facts)
         predict(model, client.data.train.take(torch.arange(1)))
+    # A model fails in its own way on data that are not for it, and whatever it raises says that it cannot be built for these.
     except (KeyError, RuntimeError, ValueError, TypeError, IndexError):
         return None
     return model if tie(model, worlds[0].model) else None
@@ -170,6 +175,7 @@ def tie(model: nn.Module, to: nn.Module) -> bool:
     matching = [name for name, p in model.named_parameters() if name in shared and shared[name].shape == p.shape]
     for name in matching:
         path, _, leaf = name.rpartition(".")
+        # This replaces the Parameter itself: both models then share one tensor and one gradient.
         setattr(model.get_submodule(path), leaf, shared[name])
     return bool(matching)
 
@@ -180,6 +186,8 @@ def _mixed(worlds: Sequence[World], chance: torch.Generator, training: Training)
         set_training_mode(world.model, min(len(world.examples), training.batch_size))
     streams = [iter(shuffled(world.examples, training.batch_size, chance, world.augment)) for world in worlds]
     counts = [_batch_count(len(world.examples), training.batch_size) for world in worlds]
+    # Turns are drawn among all batches, so that no world is trained last in every pass, nor a small one as often as a large
+    # one.
     turns = torch.repeat_interleave(torch.arange(len(worlds)), torch.tensor(counts))
     for index in turns[torch.randperm(len(turns), generator=chance)].tolist():
         yield worlds[index], next(streams[index])
@@ -187,6 +195,7 @@ def _mixed(worlds: Sequence[World], chance: torch.Generator, training: Training)
 
 def _batch_count(examples: int, size: int) -> int:
     """How many batches `Examples.batches` makes."""
+    # No examples at all make one empty batch, and a last one by itself is joined to the batch before it.
     count = max(math.ceil(examples / size), 1)
     last = examples - (count - 1) * size
     return count - (count > 1 and last == 1)
@@ -215,6 +224,10 @@ def _as_it_is(model: nn.Module) -> Best:
 
 
 def _outcome(world: World, client: Client, best: Best) -> Outcome:
+    """How a member's selected model does on its test data.
+
+    To load it changes the tensors that the other worlds are tied to: each member must be judged right after its load.
+    """
     world.model.load_state_dict(best.tensors)
     selection, test = (evaluate(world.model, world.task, part) for part in (client.data.validation, client.data.test))
     return Outcome.of(test, best.round, selection)

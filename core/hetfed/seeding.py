@@ -11,7 +11,9 @@ import torch
 
 def derive(*path: object) -> int:
     """A 63-bit seed that depends on every element of `path` and on nothing else."""
+    # A separator that no name holds: ("ab", "c") and ("a", "bc") are different paths.
     text = "\x1f".join(str(part) for part in path)
+    # Not hash(), which is salted anew in every process. A bit is dropped, so that the seed fits a signed 64-bit integer.
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
@@ -23,6 +25,7 @@ def generator(*path: object) -> torch.Generator:
 @contextmanager
 def isolated(*path: object) -> Iterator[None]:
     """Inside, torch's default generator (initialisation, dropout) is seeded by `path`; outside, it is as it was."""
+    # torch's generator on the CPU, and nothing else: numpy and scikit-learn are given seeds of their own.
     default = torch.default_generator
     before = default.get_state()
     default.manual_seed(derive(*path))

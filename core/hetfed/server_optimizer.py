@@ -41,6 +41,7 @@ class ServerOptimizer:
         for name, start in before.items():
             change = mean[name] - start
             first = moments.get(f"first/{name}", torch.zeros_like(start))
+            # It starts from tau squared, and unlike Adam's at a client is not corrected for its start: both as in the paper.
             second = moments.get(f"second/{name}", torch.full_like(start, self.tau**2))
             first = self.beta1 * first + (1 - self.beta1) * change
             second = self._second(second, change.square())

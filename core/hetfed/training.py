@@ -91,6 +91,7 @@ class Training(BaseModel):
         """The learning rate in round 1..rounds."""
         if self.schedule == "constant":
             return self.lr
+        # torch's CosineAnnealingLR in closed form: a scheduler object would be one more state to keep between rounds.
         return self.lr * 0.5 * (1 + math.cos(math.pi * (round_number - 1) / rounds))
 
     def enough(self, passes: Iterable[Iterable[T]], phase: Phase) -> Iterator[T]:
@@ -112,6 +113,8 @@ class Training(BaseModel):
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
     """The optimiser's moments as named tensors: `<parameter>/<moment>`."""
+    # By parameter object, since an optimiser's state knows no names. A parameter that never had a gradient has no moments, and
+    # none are loaded for it.
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"{names[parameter]}/{moment}": value.detach().clone()
@@ -133,6 +136,7 @@ def set_training_mode(model: nn.Module, together: int) -> None:
     """Training mode for batches of so many examples; with one at a time the normalisation layers, which cannot train on one,
     stay in evaluation mode."""
     model.train()
+    # 1 is the size of the largest batch here: of any larger set or size, `Examples.batches` leaves no example by itself.
     if together == 1:
         for module in model.modules():
             if isinstance(module, NORM_LAYERS):
@@ -174,9 +178,11 @@ class Descent:
 def descend(optimizer: torch.optim.Optimizer, batches: Iterable[Batch], loss: Loss, clip_norm: float | None = None) -> Descent:
     """One optimiser step per batch that has a loss."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    # Summed as a tensor and read once: a float() in every step would wait for the device.
     total, steps = torch.zeros(()), 0
     for batch in batches:
         value = loss(batch)
+        # A loss that reaches no parameter that is trained now, all of them being frozen, has nothing to descend.
         if value is None or not value.requires_grad:
             continue
         optimizer.zero_grad()

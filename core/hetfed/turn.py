@@ -89,10 +89,16 @@ def take_turn(job: Job, this: Round) -> Turn:
     diverged goes on from where it stood before it trained: its upload shows what happened, and is refused.
     """
     began = time.perf_counter()
+    # Memories are copied, and the state is replaced as a whole at the end: a turn that fails or diverges must leave what the
+    # client held as it was.
     state, memories = job.state, _memories(job)
     bench, seats = _sit_down(job, this, this.composition.of(job.client), memories)
+    # Dropout and the like draw from torch's default generator. It is seeded here, so that a turn does not depend on which
+    # client ran before it.
     with isolated(this.seed, job.client.name, this.number, "turn"):
         received = _apply(seats, job.inbox)
+        # What arrived may be better than what training on a few examples makes of it, and only a model that has been judged can
+        # be kept.
         if job.inbox:
             _, state = _judged(bench, state, this)
         train_loss, optimizer = _train(bench, seats, state.optimizer, this)
@@ -128,6 +134,8 @@ def _sit_down(
     job: Job, this: Round, steps: Sequence[Step], memories: dict[str, Tensors]
 ) -> tuple[Bench, list[tuple[Step, Bench]]]:
     """The client's bench with its model as it was left, and the same bench as each of `steps` sees it."""
+    # The live module is a cache. It may have been built anew, or be left over from another round or run: the state decides what
+    # is in it.
     model = job.client.module
     model.load_state_dict(job.state.model)
     lr = job.client.training.lr_at(this.number, this.rounds)
@@ -138,6 +146,8 @@ def _sit_down(
 
 def _apply(seats: list[tuple[Step, Bench]], inbox: Mapping[str, bytes]) -> dict[str, Payload]:
     """Take in what arrived, and let every exchange begin; returns what arrived by step label."""
+    # All payloads are decoded before any is applied, and all are applied before any exchange begins: where an exchange starts
+    # from includes what the others have brought.
     received = {step.label: step.read(inbox[step.label]) for step, _ in seats if step.label in inbox}
     for step, bench in seats:
         if step.label in received:
@@ -157,7 +167,8 @@ def _received(job: Job, this: Round) -> tuple[Tensors, dict[str, Tensors]]:
 
 
 def _judged(bench: Bench, state: ClientState, this: Round) -> tuple[Evaluation, ClientState]:
-    """How the model as it stands does on validation data, and the state that keeps it if it is to be kept."""
+    """How the model as it stands does on validation data, and the state that keeps it if it is to be kept: of models that do
+    equally well, the earliest."""
     evaluation = evaluate(bench.model, bench.client.task, bench.client.data.validation)
     if state.score is None or evaluation.score > state.score or (this.select == "last" and evaluation.score > DIVERGED):
         state = replace(state, best=_tensors(bench.model), score=evaluation.score, best_round=bench.round)
@@ -172,6 +183,7 @@ def _train(bench: Bench, seats: list[tuple[Step, Bench]], moments: Tensors, this
     """The local epochs of one round: the mean loss, and the optimiser's moments afterwards."""
     client, model, training = bench.client, bench.model, bench.client.training
     if isinstance(model, Learner):
+        # It would be fitted anyway when first asked for a prediction; here, its time and its failures belong to this turn.
         model.fitted()
         return math.nan, {}
     optimizer = training.new_optimizer(model.parameters(), bench.work.lr)
@@ -187,6 +199,7 @@ def _train(bench: Bench, seats: list[tuple[Step, Bench]], moments: Tensors, this
         return sum(known[1:], start=known[0]) if known else None
 
     set_training_mode(model, min(len(client.data.train), training.batch_size))
+    # One counter for all phases: else the passes of the second phase would have the same orders as those of the first.
     done, epochs = Descent(0, 0.0), count()
     for phase in this.composition.phases_of(client, this.number, this.rounds):
         with training_only(model, phase):
@@ -214,6 +227,7 @@ def _upload(
         if step.compression:
             sent = step.base(received.get(step.label))
             owed = memories.setdefault(f"{step.label} owed", {}) if step.exchange.continues else None
+            # What it leaves out is owed: that stands among the exchanges' memories, and so is saved and resumed with them.
             payload = step.compression.up(payload, sent, owed)
         outbox[step.label] = payload.encoded
     return outbox

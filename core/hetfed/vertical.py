@@ -21,7 +21,9 @@ class Vertical(Protocol):
     """What `hetfed NAME run` needs. Importing one must be light; torch comes in with `clients`."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The word after `hetfed` on the command line."""
+        ...
 
     @property
     def help(self) -> str:
@@ -49,6 +51,7 @@ class Vertical(Protocol):
 
 def verticals() -> dict[str, Vertical]:
     """The installed verticals by name."""
+    # Entry points, so that a vertical installed beside this package is found without being named here.
     found = [cast("Vertical", entry.load()) for entry in entry_points(group=GROUP)]
     return {vertical.name: vertical for vertical in sorted(found, key=lambda vertical: vertical.name)}
 
@@ -66,6 +69,7 @@ def plan_text(vertical: Vertical, name: str) -> tuple[str, str]:
         PlanError: there is neither.
     """
     plans = shipped(vertical.plans)
+    # A shipped plan comes before a file of its name, which can be given as ./NAME.
     if name in plans:
         return plans[name].read_text(encoding="utf-8"), f"{vertical.name} plan {name}"
     path = Path(name)

@@ -25,6 +25,7 @@ def load(folder: Path) -> Series:
     frame = read_csv(file)
     expect_columns(frame, file, count=9, names=["Time", "Date", "Day of the week", *CHANNELS, "Traffic Situation"])
     expect_rows(frame, file, STEPS)
+    # Stamps are made up, since the file has no month and no year, and then held against what it does say.
     time = pd.date_range(START, periods=STEPS, freq=f"{INTERVAL}min")
     _check_calendar(frame, time, file)
     return Series(

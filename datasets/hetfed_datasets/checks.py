@@ -119,6 +119,7 @@ def numbers(frame: pd.DataFrame, file: Path, *, complete: bool = False) -> NDArr
     _refuse_cell(converted.isna() & frame.notna(), frame, file, "not a number", mend)
     if complete:
         _refuse_cell(frame.isna(), frame, file, "empty cell; the file may be cut short", FETCH_AGAIN)
+    # After the conversion, since pandas reads "inf" and 1e99 as numbers; the second would become infinite in single precision.
     _refuse_cell(converted.abs() > np.finfo(np.float32).max, frame, file, "not a finite number", mend)
     return np.asarray(converted, dtype=np.float32)
 
@@ -146,6 +147,7 @@ def expect_labels(labels: NDArray[np.generic], classes: Sequence[str], file: Pat
         values = np.asarray(labels, dtype=np.float64).reshape(-1)
     except ValueError as error:
         raise DataError(f"labels are not numbers: {error}", file=file, key=key, remedy=FETCH_AGAIN) from None
+    # Compared as floating-point numbers, so that a grade of 1.5 or a NaN is refused instead of rounded.
     wrong = ~np.isin(values, [MISSING_LABEL, *range(len(classes))])
     if wrong.any():
         row = int(wrong.argmax())
@@ -171,6 +173,7 @@ def expect_images(images: NDArray[Any], file: Path, key: str, shape: tuple[int, 
     """
     if images.shape[1:] != shape:
         raise DataError(f"images of shape {shape} expected", file=file, key=key, value=images.shape[1:], remedy=FETCH_AGAIN)
+    # The usual case: bytes have nothing to check, and large arrays are not copied.
     if images.dtype == np.uint8:
         return images
     if images.dtype.kind not in "biuf":

@@ -25,6 +25,7 @@ def fetch(entry: Entry, root: Path) -> list[Path]:
     files = [path for part in entry.joins for path in fetch(entry_of(part), root)]
     folder = root / entry.name
     files += [_retrieve(folder / name, file.url, file) for name, file in entry.files.items() if file.url is not None]
+    # Looked for after the downloads: what can be fetched is there whether or not the rest has been prepared.
     by_hand = [folder / name for name, file in entry.files.items() if file.url is None]
     for path in by_hand:
         if not path.is_file():

@@ -24,6 +24,7 @@ def load(folder: Path) -> Series:
     return Series(
         name="la-los-loop",
         values=numbers(frame, file, complete=True)[:, :, np.newaxis],
+        # The file gives no times; the publisher says when it begins.
         time=pd.date_range("2012-03-01", periods=STEPS, freq="5min"),
         sensors=tuple(str(column) for column in frame.columns),
         channels=("speed",),

@@ -31,6 +31,7 @@ def load_pair(folder: Path) -> Cohort:
     """
     parts = [load_pneumonia(folder.parent / "pneumoniamnist"), load_breast(folder.parent / "breastmnist")]
     names = tuple(f"{place}, {name}" for part, place in zip(parts, ("chest", "breast"), strict=True) for name in _classes(part))
+    # Each has two classes: those of the second follow upon those of the first.
     labels = np.concatenate([found + 2 * number for number, part in enumerate(parts) for found in part.labels.values()])
     return Cohort(
         name=folder.name,

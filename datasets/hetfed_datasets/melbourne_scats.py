@@ -18,6 +18,7 @@ COLUMNS = ["SCATS Number", "Location", *POSITION, "Start Time"]
 NEAR_KM = 1.0
 """Scale of the Gaussian kernel: approaches a kilometre apart weigh exp(-1)."""
 WEAKEST_LINK = 0.1
+"""A link below this weight, of approaches 1.5 km apart and more, is cut."""
 
 
 def load(folder: Path) -> Series:
@@ -36,8 +37,10 @@ def load(folder: Path) -> Series:
     kept = {name: rows for name, rows in frame[once].groupby(site[once]).groups.items() if len(rows) == DAYS}
     series = [volumes.loc[day[rows].sort_values().index].to_numpy().reshape(-1) for rows in kept.values()]
     first = [rows[0] for rows in kept.values()]
+    # For the checks alone: degrees need double precision, and `numbers` gives single.
     numbers(frame[POSITION], file, complete=True)
     position = frame.loc[first, POSITION].to_numpy(dtype=np.float64)
+    # In the file 0, 0 stands for a position that is not known.
     coordinates = np.where((position == 0).all(axis=1, keepdims=True), np.nan, position)
     return Series(
         name="melbourne-scats",
@@ -58,6 +61,7 @@ def graph_from(coordinates: NDArray[np.float64]) -> NDArray[np.float32]:
     A sensor without a position (NaN) has no link but to itself.
     """
     kilometres = np.deg2rad(coordinates) * 6371.0
+    # A degree of longitude shrinks with the cosine of the latitude; a city is small enough for one cosine.
     kilometres[:, 1] *= np.cos(np.deg2rad(np.nanmean(coordinates[:, 0])))
     distance = np.linalg.norm(kilometres[:, None] - kilometres[None], axis=2)
     weight = np.nan_to_num(np.exp(-((distance / NEAR_KM) ** 2)), nan=0.0)

@@ -31,6 +31,7 @@ def split_by_patient(
         PlanError: fractions below 0, or summing to more than 1.
     """
     train, validation = fractions
+    # Rounding may put the sum of two shares a little above 1.
     if min(fractions) < 0 or train + validation > 1 + 1e-9:
         remedy = "Give two shares from 0 upwards that sum to at most 1, such as 0.6 and 0.2."
         raise PlanError("not shares of a whole", key="fractions", value=fractions, remedy=remedy)
@@ -40,6 +41,7 @@ def split_by_patient(
     for value in np.unique(stratum):
         members = rng.permutation(np.flatnonzero(stratum == value))
         cuts = np.rint(np.array([train, train + validation]) * len(members))
+        # side="right": a cut at k puts the members 0 to k - 1 before it.
         part[members] = np.searchsorted(cuts, np.arange(len(members)), side="right")
     _fill(part, (train, validation, 1 - train - validation))
     sets = _gather(part[group], 3)
@@ -53,6 +55,7 @@ def _fill(part: Index, shares: tuple[float, float, float]) -> None:
     """
     for number, share in enumerate(shares):
         counts = np.bincount(part, minlength=len(shares))
+        # 1 - 0.85 - 0.15 is a little above 0, and asks for nothing.
         if share > 1e-9 and not counts[number] and counts.max() > 1:
             part[np.flatnonzero(part == counts.argmax())[-1]] = number
 
@@ -89,6 +92,7 @@ def dirichlet(label: NDArray[np.int64], clients: int, alpha: float, seed: int, m
     for _ in range(TRIES):
         owner = np.empty(len(label), dtype=np.int64)
         for value in np.unique(label):
+            # In random order, since owners are dealt to stretches of it.
             members = rng.permutation(np.flatnonzero(label == value))
             owner[members] = _owners(rng.dirichlet(np.full(clients, alpha)), len(members))
         if np.bincount(owner, minlength=clients).min() >= minimum:
@@ -133,6 +137,7 @@ def quantity(n: int, clients: int, alpha: float, seed: int, minimum: int = 10) -
     _expect_enough(n, clients, minimum)
     rng = np.random.default_rng(seed)
     owner = np.repeat(np.arange(clients), minimum)
+    # Shuffled at the end, since data sets are often sorted by class and the owners stand in stretches.
     rest = _owners(rng.dirichlet(np.full(clients, alpha)), n - len(owner))
     return _gather(rng.permutation(np.concatenate([owner, rest])), clients)
 
@@ -143,11 +148,13 @@ def _patients(patient: NDArray[np.str_], label: NDArray[np.int64]) -> tuple[Inde
     values, code = np.unique(label, return_inverse=True)
     counts = np.zeros((len(names), len(values)), dtype=np.int64)
     np.add.at(counts, (group, code), 1)
+    # Of classes that are equally common in a patient, the smallest.
     return group, values[counts.argmax(axis=1)]
 
 
 def _owners(share: NDArray[np.float64], count: int) -> Index:
     """The client of each of `count` samples in a row, cut in proportion to `share` (clients,)."""
+    # Without the last cut: rounding must not leave the last sample without an owner.
     cuts = np.rint(np.cumsum(share)[:-1] * count)
     return np.searchsorted(cuts, np.arange(count), side="right")
 

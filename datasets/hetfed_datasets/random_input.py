@@ -62,6 +62,7 @@ def _cohort(
     return Cohort(
         name=name,
         patient=np.array([f"{name}-{row:04d}" for row in range(n)]),
+        # In turn, and not drawn: each site has the same share of whatever number of patients.
         site=np.resize(SITES, n),
         modalities=modalities,
         labels={"coin": rng.integers(0, 2, n)},

@@ -16,6 +16,8 @@ MISSING_LABEL = -1
 class Cohort:
     """Samples of the patients of one or several institutions; everything has n rows.
 
+    That this is so is the business of the loader, which reads through `checks`: nothing is looked at here.
+
     `patient` and `site` (n,) name the patient and the institution of each sample, so that splits can be made by patient.
     `modalities` maps a name to an array: an image (n, height, width, channels) uint8, a table (n, columns) float32. A sample
     without a modality has a row of zeros there and False in `present[name]` (n,); a modality not in `present` is complete.

@@ -42,6 +42,7 @@ class Entry:
 
     def load(self, root: Path, **options: Any) -> Cohort | Series:
         """The record, read from `root/<name>` or generated."""
+        # By name, so that to list data sets imports none of the loaders, and no pandas.
         module, _, function = self.loader.partition(":")
         load: Callable[..., Cohort | Series] = getattr(import_module(f"hetfed_datasets.{module}"), function)
         return load(**options) if self.generated else load(root / self.name, **options)

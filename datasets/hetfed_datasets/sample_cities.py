@@ -48,6 +48,7 @@ class Layout:
 
     @property
     def steps(self) -> int:
+        """How many readings of each sensor there are."""
         return self.days * DAY // self.interval
 
 
@@ -115,9 +116,11 @@ def road_graph(roads: tuple[int, ...]) -> NDArray[np.float32]:
 def _traffic(layout: Layout, adjacency: NDArray[np.float32], rng: np.random.Generator) -> Traffic:
     time = pd.date_range(START, periods=layout.steps, freq=f"{layout.interval}min")
     sensors = len(adjacency)
+    # The rhythm peaks at about 0.78, so that the busiest sensors reach their capacity: queues start where the load nears 0.9.
     share = rng.uniform(0.95, 1.3, sensors)
     inbound = np.repeat(np.arange(len(layout.roads)) % 2 == 0, layout.roads)
     demand = share * _rhythm(time, inbound) * _day_to_day(layout, rng)
+    # As a factor, so that noise never makes demand negative.
     demand *= np.exp(_slow_noise(layout.steps, sensors, 0.10, rng))
     capacity = 1 - _incidents(layout, sensors, rng)
     return Traffic(time, demand, _queue(demand / capacity, adjacency, layout.interval))
@@ -144,6 +147,7 @@ def _slow_noise(steps: int, sensors: int, scale: float, rng: np.random.Generator
     from scipy.signal import lfilter
 
     keep = 0.9
+    # So scaled, the sum of what is kept has the standard deviation that is asked for.
     white = rng.normal(0, scale * np.sqrt(1 - keep**2), (steps, sensors))
     return np.asarray(lfilter([1.0], [1.0, -keep], white, axis=0))
 
@@ -167,10 +171,12 @@ def _queue(load: Array, adjacency: NDArray[np.float32], interval: int) -> Array:
     keep, passed_on = np.exp(-interval / 30), np.exp(-interval / 60)
     # Sensors are numbered in driving order: what is further down has the larger number.
     downstream = np.triu(adjacency, 1)
+    # Hardly any at a load of 0.7, half at 0.9, nearly all at 1.1.
     own = 1 / (1 + np.exp(-14 * (load - 0.9)))
     queue = np.zeros_like(load)
     for step in range(1, len(load)):
         arriving = passed_on * (downstream * queue[step - 1]).max(axis=1)
+        # A wave goes on only where a sensor is busy itself: an empty road absorbs it.
         queue[step] = np.maximum(keep * queue[step - 1] + (1 - keep) * own[step], np.where(load[step] > 0.4, arriving, 0))
     return queue
 
@@ -185,6 +191,7 @@ def _probes(traffic: Traffic, rng: np.random.Generator) -> tuple[Array, tuple[st
     """A probe reading is the mean of the few taxis that pass; with none it is missing."""
     free = rng.uniform(35, 60, traffic.demand.shape[1])
     taxis = rng.poisson(2 + 8 * traffic.demand)
+    # The mean of n taxis varies with one over the root of n.
     noise = rng.normal(0, 5.0, traffic.demand.shape) / np.sqrt(np.maximum(taxis, 1))
     speed = np.clip(free * _slowed(traffic) + noise, 2, 90)
     return np.where(taxis > 0, speed, np.nan)[..., None], ("speed",), "km/h"
@@ -199,6 +206,7 @@ def _camera(traffic: Traffic, rng: np.random.Generator) -> tuple[Array, tuple[st
     """Counts by class; the denser the traffic, the more vehicles stand hidden behind others."""
     mix = np.array([0.78, 0.10, 0.05, 0.07])
     passed = rng.poisson(180 * _through(traffic)[..., None] * mix)
+    # Bikes are hidden most easily, buses and trucks hardly at all.
     seen = 0.97 - 0.25 * np.clip(traffic.demand + traffic.queue, 0, 1.5)[..., None] * np.array([1.0, 1.4, 0.3, 0.4])
     return rng.binomial(passed, seen).astype(float), VEHICLES, "vehicles/15 min"
 

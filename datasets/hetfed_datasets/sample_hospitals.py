@@ -60,6 +60,7 @@ def generate(seed: int = 0) -> Cohort:
     """
     rng = np.random.default_rng(seed)
     loadings = rng.normal(0.7, 0.2, (MODULES, PER_MODULE))
+    # One set of loadings for all: biology is the same everywhere, and only the batch effect is a hospital's own.
     parts = [_hospital(hospital, loadings, rng) for hospital in HOSPITALS.values()]
     subtype, image, genes, has_image, has_genes = (np.concatenate(column) for column in zip(*parts, strict=True))
     site = np.repeat(list(HOSPITALS), [hospital.patients for hospital in HOSPITALS.values()])
@@ -92,7 +93,9 @@ def _lesions(subtype: NDArray[np.int64], rng: np.random.Generator) -> Array:
     centre = rng.uniform(12, 20, (2, n, 1, 1))
     dy, dx = y - centre[0], x - centre[1]
     distance, angle = np.hypot(dy, dx), np.arctan2(dy, dx)
+    # The number of lobes does not depend on the subtype, only how far they stand out.
     lobes = rng.integers(4, 7, (n, 1, 1))
+    # Drawn so that the subtypes overlap here, in the necrosis and in the genes: nothing of these settles a case by itself.
     waviness = np.abs(rng.normal(0.08 + 0.22 * subtype, 0.08))[:, None, None]
     radius = rng.uniform(6, 9, (n, 1, 1)) * (1 + waviness * np.sin(lobes * angle + rng.uniform(0, 2 * np.pi, (n, 1, 1))))
     inside = 1 / (1 + np.exp(2 * (distance - radius)))
@@ -113,6 +116,7 @@ def _expression(subtype: NDArray[np.int64], loadings: Array, rng: np.random.Gene
     n = len(subtype)
     activity = rng.normal(size=(n, MODULES))
     sign = 2 * subtype - 1
+    # Less than half a standard deviation either way: two modules that lean on the subtype, and none that gives it away.
     activity[:, 0] += 0.45 * sign
     activity[:, 1] -= 0.45 * sign
     modules = (activity[:, :, None] * loadings).reshape(n, -1)

@@ -46,6 +46,7 @@ def read_slices(folder: Path) -> Mapping[str, NDArray[Any]]:
     patients, index, fraction = len(arrays["patients"]), arrays["patient_index"], arrays["tumour_fraction"]
     for key, count in (("patient_site", patients), ("patient_index", len(images)), ("tumour_fraction", len(images))):
         expect_length(arrays[key], count, file, key)
+    # A negative index would count from the end, and give a slice to another patient without a word.
     _refuse((index < 0) | (index >= patients), index, file, "patient_index", "no such patient")
     _refuse(~np.isfinite(fraction), fraction, file, "tumour_fraction", "share of tumour is not a number")
     return {**arrays, "images": images}

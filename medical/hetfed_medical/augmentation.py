@@ -21,5 +21,6 @@ def flip_and_shift(batch: Batch, generator: torch.Generator) -> Batch:
     mirrored = torch.rand(count, generator=generator) < 0.5
     gain = 1 + 0.1 * torch.randn(count, 1, 1, 1, generator=generator)
     shift = 0.1 * torch.randn(count, 1, 1, 1, generator=generator)
+    # An image that is missing is NaN, and stays so through all of this.
     changed = torch.where(mirrored[:, None, None, None], image.flip(3), image) * gain + shift
     return replace(batch, inputs={**batch.inputs, "image": changed})

@@ -32,6 +32,7 @@ def lenet(shape: Shape, features: int, factor: float = 1.0) -> nn.Module:
     first, second, hidden = _scaled(6, factor), _scaled(16, factor), _scaled(120, factor)
     return nn.Sequential(
         nn.Conv2d(shape[0], first, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
+        # Adaptive, so that the linear layers fit images of any size.
         nn.Conv2d(first, second, 5), nn.ReLU(), nn.AdaptiveMaxPool2d(5), nn.Flatten(),
         nn.Linear(second * 25, hidden), nn.ReLU(), nn.Linear(hidden, features),
     )  # fmt: skip
@@ -43,8 +44,10 @@ def deep_conv(shape: Shape, features: int, factor: float = 1.0, widths: tuple[in
     The first convolution skips every other pixel where the image is larger than 32 pixels.
     """
     blocks: list[nn.Module] = []
+    # Else an image of 64 pixels would cost four times one of 32 in every layer.
     before, stride = shape[0], 2 if min(shape[1:]) > 32 else 1
     for width in (_scaled(width, factor) for width in widths):
+        # Without a bias, which the normalisation behind it would take away.
         convolution = nn.Conv2d(before, width, 3, stride=stride, padding=1, bias=False)
         blocks += [convolution, nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2)]
         before, stride = width, 1

@@ -44,6 +44,7 @@ def build_clients(plan: Plan, data_dir: Path | None) -> Sequence[Client]:
     clients = [_client(table, plan.federation.seed, cohorts, public, owners) for table in plan.client]
     networks = [client for client in clients if client.common is not None]
     shapes = [client.data.facts["shapes"] for client in networks]
+    # The common model looks only at what every network has in one shape: else its tensors could not be averaged.
     common = [name for name, shape in shapes[0].items() if all(s.get(name) == shape for s in shapes)] if shapes else []
     return [replace(c, common=_only(c.common, common) if c.common and common else None) for c in clients]
 
@@ -122,6 +123,7 @@ def _client(table: ClientTable, seed: int, cohorts: Cohorts, public: PublicData 
         public=shown,
         unread=unread,
         augment=flip_and_shift if data_table.augment else None,
+        # Equal text stands for an equal model and training: pooled training trains such hospitals' model once.
         kind=json.dumps([model, model_table.features, table.training.model_dump()], sort_keys=True),
         about={
             "model": ", ".join(f"{part}: {name}" for part, name in model.items()),

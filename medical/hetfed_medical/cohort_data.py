@@ -29,6 +29,8 @@ class Scale:
 
     def apply(self, values: NDArray[np.generic]) -> NDArray[np.float32]:
         """Scaled values; a missing cell of a table becomes the mean, 0."""
+        # NaN ends here as the sign of an empty cell. Wherever a model sees one, the whole modality of that sample is missing
+        # (see `_tensor`).
         return np.asarray(np.nan_to_num((values.astype(np.float32) - self.mean) / self.deviation), dtype=np.float32)
 
 
@@ -85,6 +87,7 @@ def public_inputs(cohort: Cohort, table: PublicData, home: Hospital, like: Hospi
     if unreadable(cohort, home, like):
         return None
     inputs: dict[str, Tensor] = {name: _tensor(cohort, rows, name, home.scales[name], like) for name in like.modalities}
+    # Labels are left behind. The ids are positions in the cohort, by which hospitals see that theirs are the same inputs.
     unknown = torch.full((len(rows),), MISSING_LABEL)
     return Examples(inputs, unknown, [f"public-{row}" for row in rows.tolist()])
 
@@ -157,8 +160,10 @@ def _own_samples(cohort: Cohort, table: HospitalData, label: str, seed: int) -> 
     usable = cohort.strata(label) != MISSING_LABEL
     if table.sites:
         usable &= np.isin(cohort.site, table.sites)
+    # A modality of which the cohort does not say who has it is there for everybody.
     complete = np.ones(len(cohort), dtype=bool)
     usable &= np.any([cohort.present.get(modality, complete) for modality in table.modalities], axis=0)
+    # Sites and labels first, then the part: parts are drawn among samples that can be used.
     own = cohort.take(usable)
     if table.partition is not None:
         own = own.take(_part(own, label, table.partition, seed))
@@ -189,12 +194,14 @@ def _split(own: Cohort, table: HospitalData, label: str, seed: int) -> tuple[Ind
     if not len(validation):
         # Models are selected on validation data: a publisher who has none gets it out of the training data.
         parts = partition.split_by_patient(own.patient[train], strata[train], (1 - table.validation, table.validation), seed)
+        # These are positions in the training data, not in the cohort.
         train, validation = train[parts[0]], train[parts[1]]
     return train, validation, test
 
 
 def _scale(own: Cohort, modality: str, train: Index, table: HospitalData) -> Scale:
     values = _columns(own, modality, table)
+    # Zeros stand for a modality that is missing, and would pull the mean towards them.
     there = train[own.present[modality][train]] if modality in own.present else train
     known = values[there].astype(np.float32)
     size = values.shape[-1]
@@ -203,6 +210,7 @@ def _scale(own: Cohort, modality: str, train: Index, table: HospitalData) -> Sca
         known = known.reshape(-1, size)
         counted = np.isfinite(known).any(axis=0)
         # In single precision, the sum over all pixels of a hospital is off by a few per cent.
+        # Not of a column that is missing throughout, about which numpy would warn.
         mean[counted] = np.nanmean(known[:, counted], axis=0, dtype=np.float64)
         deviation[counted] = np.nanstd(known[:, counted], axis=0, dtype=np.float64)
     # A column or channel that never varies here says nothing; dividing by 1 keeps it harmless.
@@ -234,5 +242,6 @@ def _tensor(cohort: Cohort, rows: Index, modality: str, scale: Scale, table: Hos
     if modality == "image":
         values = values.permute(0, 3, 1, 2).contiguous()
     if modality in cohort.present:
+        # After scaling, which has made numbers of all NaN.
         values[~torch.from_numpy(cohort.present[modality][rows])] = torch.nan
     return values

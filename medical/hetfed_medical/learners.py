@@ -41,6 +41,7 @@ def new_learner(name: str, settings: Mapping[str, Any], key: str, *seed_path: ob
     """
     row = LEARNERS[name]
     try:
+        # scikit-learn takes seeds of 32 bits.
         seed = derive(*seed_path) % 2**32
         estimator: Estimator = getattr(import_module(row.module), row.name)(**{**row.settings, **settings}, random_state=seed)
     except TypeError as error:
@@ -53,6 +54,8 @@ def _with_probabilities(estimator: Estimator, seed: int) -> Estimator:
     """The same, its decisions turned into probabilities by cross-validation (Platt 1999)."""
     from sklearn.calibration import CalibratedClassifierCV
 
+    # Not SVC(probability=True), which scikit-learn deprecates. ensemble=False: one machine learns from all examples, and the
+    # folds serve its probabilities only.
     calibrated: Estimator = CalibratedClassifierCV(estimator, ensemble=False, cv=_Folds(seed))
     return calibrated
 

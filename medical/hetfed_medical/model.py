@@ -23,7 +23,10 @@ class GatedFusion(nn.Module):
         self.score = nn.ModuleList(nn.Linear(features, 1) for _ in range(modalities))
 
     def forward(self, features: list[Tensor], present: list[Tensor]) -> Tensor:
-        """`features`, (batch, features) each, and `present`, (batch,) each, to (batch, features)."""
+        """`features`, (batch, features) each, and `present`, (batch,) each, to (batch, features).
+
+        Features must be 0 where their modality is missing: a weight of 0 would not take a NaN away.
+        """
         scores = torch.cat([score(x) for score, x in zip(self.score, features, strict=True)], dim=1)
         there = torch.stack(present, dim=1)
         # Where nothing is there at all, every weight is equal: the features are zero in any case.
@@ -51,8 +54,10 @@ class HospitalNet(nn.Module):
 
     def _encode(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
         """Features (batch, features), zero where the modality is missing, and where it is there (batch,)."""
+        # One value tells: tables and images hold a NaN only in a row that is missing throughout.
         there = ~x.flatten(1)[:, 0].isnan()
         encoder = self.encoders[name]
+        # The usual case, without a copy. A single row takes the way below.
         if bool(there.all()) and len(x) > 1:
             return encoder(x), there
         features = x.new_zeros(len(x), self.features)

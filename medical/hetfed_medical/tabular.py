@@ -12,6 +12,7 @@ def snn(columns: int, features: int, width: int = 64, dropout: float = 0.2) -> n
     layers = [nn.Linear(columns, width), nn.SELU(), nn.AlphaDropout(dropout), nn.Linear(width, features), nn.SELU()]
     for layer in layers:
         if isinstance(layer, nn.Linear):
+            # LeCun's: only with weights of this variance does SELU keep a mean of 0 and a variance of 1 from layer to layer.
             nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
             nn.init.zeros_(layer.bias)
     return nn.Sequential(*layers)

@@ -31,6 +31,7 @@ class TrafficVertical:
 
     def clients(self, plan: Plan, data_dir: Path | None) -> Sequence[Client]:
         """The cities of a plan."""
+        # Imported here: it loads torch, which commands that only list plans do not need.
         from hetfed_traffic.clients import build_clients
 
         return build_clients(plan, data_dir)

@@ -52,6 +52,7 @@ def _client(table: ClientTable, seed: int, data_dir: Path | None) -> Client:
         "channels": ", ".join(series.channels),
         "synthetic": "yes" if series.synthetic else "no",
     }
+    # Equal text stands for an equal model and training: pooled training trains such cities' model once.
     kind = json.dumps([data_table.predict, table.model, table.training.model_dump()], sort_keys=True)
     if data_table.predict == "congestion":
         data = congestion_data(series, data_table, seed)

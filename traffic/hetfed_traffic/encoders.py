@@ -6,7 +6,8 @@ Each is one class and one row of `ENCODERS`. `reads` says what it wants of the p
 - "embedded": history, sensor and time of day in one vector, (batch, sensors, width)
 - "sequence": one vector per past step, (batch, sensors, steps, width)
 
-All return (batch, sensors, features); the adjacency (sensors, sensors), with rows that sum to one, is the city's own.
+Here `steps` are those of the past, the `history` of a plan. All return (batch, sensors, features); the adjacency (sensors,
+sensors), with rows that sum to one, is the city's own.
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ class GruEncoder(nn.Module):
 
     def __init__(self, steps: int, width: int, layers: int, dropout: float) -> None:
         super().__init__()
+        # torch warns of dropout in a GRU of one layer, which has nothing between its layers to drop.
         self.gru = nn.GRU(width, width, num_layers=layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
 
     def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:

@@ -38,9 +38,11 @@ class City(nn.Module):
         self.register_buffer("target_scale", facts["target_scale"])
         self.register_buffer("adjacency", facts["adjacency"])
         sensors, channels, steps = facts["sensors"], facts["channels"], facts["history"]
+        # What the encoder reads is as wide as its features, and the readings get what the embeddings leave.
         spare = table.features - table.sensor_embedding - 2 * table.time_embedding
         if reads == "embedded":
             self.adapter = nn.Linear(steps * channels, spare)
+            # Small beside the readings, so that sensors start nearly alike and differ as far as they learn to.
             self.sensor = nn.Parameter(torch.randn(sensors, table.sensor_embedding) * 0.1)
             self.time_of_day = nn.Embedding(SLOTS_PER_DAY, table.time_embedding)
             self.kind_of_day = nn.Embedding(2 if table.calendar == "weekend" else 7, table.time_embedding)
@@ -49,12 +51,14 @@ class City(nn.Module):
 
     def forward(self, readings: Tensor, clock: Tensor) -> Tensor:
         """What the encoder reads (see `encoders`)."""
+        # The encoder of the article takes the readings as they are, and has no use for an embedding.
         if self.reads == "history":
             return self._together(readings).transpose(1, 2)
         scaled = torch.nan_to_num((readings - self.mean) / self.scale).transpose(1, 2)
         if self.reads == "sequence":
             return cast("Tensor", self.adapter(scaled))
         batch, sensors = scaled.shape[:2]
+        # Clamped, lest rounding give the last moment of a day a slot of its own.
         slot = (clock[:, 0] * SLOTS_PER_DAY).long().clamp(max=SLOTS_PER_DAY - 1)
         day = clock[:, 1].long()
         kind = (day >= SATURDAY).long() if self.kind_of_day.num_embeddings == 2 else day
@@ -78,6 +82,8 @@ class City(nn.Module):
 class CityModel(nn.Module):
     """Forecasts every sensor of one city, and its congestion level."""
 
+    # The levels of congestion differ from city to city: their head stays out of every exchange and of pooled training, as the
+    # city itself does.
     local_parts = ("city", "management")
 
     def __init__(self, facts: Facts, table: CityModelTable) -> None:

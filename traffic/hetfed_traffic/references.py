@@ -12,6 +12,7 @@ from hetfed.tasks import Forecasting, Metrics
 
 SLOTS = 96
 RIDGE = 1.0
+"""Keeps the equations solvable where sensors never vary; beside thousands of rows it hardly changes a weight."""
 
 
 def reference_metrics(data: ClientData, task: Forecasting) -> Mapping[str, Metrics]:
@@ -33,6 +34,7 @@ def last_value(examples: Examples, train: Examples) -> Tensor:
     """What was read last goes on (n, steps, sensors); the training mean where the sensor has said nothing."""
     past = readings_of(examples)
     value = past[:, 0]
+    # From the oldest reading on: a missing one leaves what was read before it.
     for step in range(1, past.shape[1]):
         value = torch.where(past[:, step].isnan(), value, past[:, step])
     value = value.nan_to_num(nan=float(train.target.nanmean()))
@@ -63,8 +65,10 @@ def _slot(examples: Examples) -> Tensor:
 def autoregression(train: Examples, test: Examples, task: Forecasting) -> Tensor:
     """Ridge regression of every step on the past readings, one for all sensors (n, steps, sensors)."""
     inputs, target = _design(train, task), _scaled(train.target, task)
+    # Rows whose steps are all known: one system of equations serves every step.
     known = ~target.isnan().any(dim=1)
     x, y = inputs[known], target[known]
+    # The normal equations: one more than there are past readings, however many rows.
     weights = torch.linalg.solve(x.T @ x + RIDGE * torch.eye(x.shape[1]), x.T @ y)
     n, steps, sensors = test.target.shape
     return task.in_unit((_design(test, task) @ weights).view(n, sensors, steps).transpose(1, 2))
@@ -73,6 +77,7 @@ def autoregression(train: Examples, test: Examples, task: Forecasting) -> Tensor
 def _design(examples: Examples, task: Forecasting) -> Tensor:
     """Scaled past readings and a one (n * sensors, history + 1), 0 where missing."""
     past = ((readings_of(examples) - task.mean) / task.scale).nan_to_num().transpose(1, 2).flatten(0, 1)
+    # The column of ones stands for an intercept.
     return torch.cat([past, torch.ones(len(past), 1)], dim=1)
 
 

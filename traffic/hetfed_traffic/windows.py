@@ -62,6 +62,7 @@ def levels_of(series: Series, data: CityData, train: slice) -> tuple[NDArray[np.
     readings = target_of(series)
     # What is usual at a sensor that was silent throughout the training part, nobody knows.
     silent = np.isnan(readings[train]).all(axis=0)
+    # With zeros for it instead of NaN, of which numpy would warn; its levels are unknown in any case (see below).
     usual = np.where(silent, 0, readings[train])
     if series.unit.startswith("vehicles"):
         congested = readings > np.nanquantile(usual, data.congested_volume, axis=0)
@@ -80,6 +81,7 @@ def forecasting_data(series: Series, data: CityData) -> ClientData:
     spans = Parts.of(len(series.values), data).spans()
     levels, names = levels_of(series, data, spans[0])
     nearest = min(data.horizons) // series.interval
+    # Each part by itself: a window over two of them would show a model what it is tested on.
     parts = [_windows(series, levels, span, (data.history, steps, nearest)) for span in spans]
     train, validation, test = parts
     return ClientData(train, validation, test, _facts(series, data, spans[0], steps, names))
@@ -96,6 +98,7 @@ def _windows(series: Series, levels: NDArray[np.int64], span: slice, sizes: tupl
     # Views, not copies: a batch copies only its own windows.
     past = values.unfold(0, history, 1)[:count].permute(0, 3, 1, 2)
     future = target[history:].unfold(0, steps, 1)[:count].permute(0, 2, 1)
+    # A window is named by the time of its last past reading: the moment at which its forecast is made.
     origins = time[history - 1 : history - 1 + count]
     inputs = {"readings": past, "clock": clock_of(origins)}
     at = history - 1 + nearest
@@ -130,6 +133,7 @@ def _facts(series: Series, data: CityData, train: slice, steps: int, levels: tup
         "scale": torch.tensor(_deviation(values, (0, 1)), dtype=torch.float32),
         "target_mean": torch.tensor([np.nanmean(target)], dtype=torch.float32),
         "target_scale": torch.tensor([float(_deviation(target, (0, 1)))]),
+        # Rows sum to one, so that a graph layer takes the mean of the neighbours. A sensor without any link keeps zeros.
         "adjacency": torch.from_numpy(np.divide(links, rows, out=np.zeros_like(links), where=rows > 0)),
     }
 
@@ -149,6 +153,7 @@ def congestion_data(series: Series, data: CityData, seed: int) -> ClientData:
     congested = _congested(series, data, spans[0])
     readings = target_of(series)
     mean, scale = np.nanmean(readings[spans[0]]), _deviation(readings[spans[0]], (0, 1))
+    # A missing reading becomes 0, which is the mean.
     scaled = np.nan_to_num((readings - mean) / scale).astype(np.float32)
     rng = np.random.default_rng(seed)
     parts = [_thinned(_pairs(series, scaled, congested, span, data.history), data.examples, rng) for span in spans]
@@ -167,6 +172,7 @@ def _pairs(series: Series, scaled: NDArray[np.float32], congested: NDArray[np.in
     steps = len(series.values[span])
     if steps <= history:
         raise _no_window(series, steps, history)
+    # Without the last window, which no step follows.
     past = np.lib.stride_tricks.sliding_window_view(scaled[span], history, axis=0)[:-1]
     target, stamps = congested[span][history:], [str(stamp) for stamp in series.time[span][history:]]
     rows, sensors = np.nonzero(target != MISSING_LABEL)
@@ -179,4 +185,5 @@ def _thinned(examples: Examples, most: int | None, rng: np.random.Generator) -> 
     """At most so many of the examples, drawn at random."""
     if most is None or len(examples) <= most:
         return examples
+    # Sorted, so that what is left stands in the order of time.
     return examples.take(torch.from_numpy(np.sort(rng.choice(len(examples), most, replace=False))))

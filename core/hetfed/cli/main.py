@@ -59,6 +59,7 @@ def report(run: Annotated[Path, typer.Argument(help="The folder of a run or a co
 
     Example: hetfed report runs/first
     """
+    # Imported here: pandas and matplotlib are slow to load, and --help needs neither.
     from hetfed.report import write_report
     from hetfed.run.folder import COMPARISON, RunFolder
 
@@ -88,4 +89,5 @@ def main() -> None:
 
 
 def _complain(error: HetfedError, what: str = "error") -> None:
+    # No markup: a message may hold square brackets, as `exchange[0]` does.
     Console(stderr=True).print(f"{what}: {error}", markup=False, highlight=False, soft_wrap=True)

@@ -33,6 +33,7 @@ def reproduce(
         return
     if name is not None and name not in found:
         raise PlanError("no such case study", key="NAME", value=name, remedy=f"There are: {', '.join(sorted(found))}.")
+    # A new folder: with --out, the one that was named holds half a study now.
     anew = command(
         "reproduce", *([] if name is None else [name]), *(["--all"] if everything else []), data_dir=data_dir, seed=seed
     )

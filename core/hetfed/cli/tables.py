@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from hetfed.run.analyse import AlgorithmResult
 
+# Written out, though `hetfed.run.arms` has them: to import that loads torch, and this module is loaded for --help.
 ARMS = ("alone", "federated", "finetuned", "pooled")
 SPARED = ("together", "worst client", "kept", "p", "MiB")
 """The columns of a comparison that a narrow terminal goes without, the first one first."""
@@ -84,6 +85,7 @@ def comparison_table(results: Sequence[AlgorithmResult], console: Console, *, re
             left.append(name)
             del columns[name]
         table = _side_by_side(columns)
+        # Measured without a limit: asked for its width on this console, a table would say that it fits by breaking its lines.
         if console.measure(table, options=console.options.update(width=UNBOUNDED)).maximum <= console.width:
             break
     if left:

@@ -54,9 +54,11 @@ def commands_of(vertical: Vertical) -> typer.Typer:
         if resume and out is None:
             remedy = "Name the folder of the interrupted run with --out."
             raise PlanError("there is no folder to go on in", key="--resume", remedy=remedy)
+        # Settled once, before anything can be stopped: the command to go on with must name the folder that this one has used.
         where = out or default_folder(vertical.name, plan)
         again = command(vertical.name, "run", plan, data_dir=data_dir, rounds=rounds, seed=seed, out=where)
         with stoppable(lambda: _resumption(where, again)):
+            # Imported here, since torch takes seconds to load: --help and a mistyped option are to be answered at once.
             from hetfed.plan import read_plan
             from hetfed.run.launch import Launcher
 
@@ -107,6 +109,7 @@ def _print_plans(vertical: Vertical) -> None:
 
 def _compare(launcher: Launcher, plan: Plan, file: str, where: Path, *, algorithms: str, seeds: int, jobs: int | None) -> None:
     """Run what `compare` asks for, and print and write what comes of it."""
+    # Imported here for the same reason as in `run`.
     from hetfed.report.comparison import write_comparison
     from hetfed.run.analyse import analyse, comparable
     from hetfed.run.compare import compare_plan, read_comparison, settle
@@ -121,6 +124,7 @@ def _compare(launcher: Launcher, plan: Plan, file: str, where: Path, *, algorith
         console.print(f"{name} does not suit these clients: {reason}", markup=False, highlight=False, soft_wrap=True)
     count = jobs or usable_cpus()
     runner = OneByOne(launcher.vertical, console) if count == 1 else Workers(count, console)
+    # One run at a time needs no process of its own, and none of its time to start.
     frame = compare_plan(launcher, comparison, where, runner)
     console.print(comparison_table(analyse(frame), console, relative=not comparable(frame)))
     console.print(f"report: {write_comparison(where, *read_comparison(where))}", highlight=False, soft_wrap=True)

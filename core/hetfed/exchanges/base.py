@@ -26,8 +26,14 @@ def without_gradients(client: Client) -> str | None:
 class Exchange(ABC):
     """A value: it stores its settings and nothing else. State lives with the server and with each client.
 
-    A local turn is: `apply` what arrived for each exchange, `begin` every one, train with the summed losses, `upload` every
-    exchange. A server turn is: `aggregate` every exchange. What an exchange does not need, it leaves as it is here.
+    The order in a round: the server's `broadcast` for every exchange; at the client, `apply` of what arrived, exchange after
+    exchange, then `begin` of every one; training, to which every batch adds `loss`; `upload` of every one; at the server, each
+    payload is checked against `declare`, and `aggregate` gets those that keep to it. What an exchange does not need, it leaves
+    as it is here.
+
+    `bench.memory` lasts between rounds and is saved; `bench.scratch` is empty at the start of each turn. Methods keep nothing
+    in `self` and change no tensor of `state` or of a payload in place. They draw from `bench.generator` and `desk.generator`
+    alone; where initialisation or dropout draws for them, they are `isolated` by a seed of their own.
     """
 
     @property
@@ -53,8 +59,9 @@ class Exchange(ABC):
     def extend(self, client: Client, model: nn.Module, members: Sequence[Client]) -> None:
         """Add to a freshly built model what the exchange needs there (a companion, a projector), as submodules.
 
-        `members` are all who take part, each as it is before this. What is added is trained, kept private, saved and resumed
-        like the rest of the model.
+        Called, in the order of the composition, each time that a model of the client is built, and must add the same modules
+        every time. `members` are all who take part, each as it is before this. What is added is trained, kept private, saved
+        and resumed like the rest of the model.
         """
         return
 
@@ -78,7 +85,10 @@ class Exchange(ABC):
         return {}
 
     def broadcast(self, desk: Desk, state: Tensors, client: Client) -> Payload | None:
-        """What goes to `client` at the start of a round; None for nothing."""
+        """What goes to `client` at the start of a round; None for nothing.
+
+        The payload may hold the state's own tensors: it is serialised at once.
+        """
         return None
 
     def apply(self, bench: Bench, payload: Payload) -> None:

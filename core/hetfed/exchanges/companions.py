@@ -82,6 +82,7 @@ class MutualLearning(Companion):
     def extend(self, client: Client, model: nn.Module, members: Sequence[Client]) -> None:
         """Add the common model, and the projector of the hint."""
         companion = _common(client)
+        # Under a path of its own, by which checkpoints and SharedParameters("companion") find it.
         model.add_module(COMPANION, companion)
         if self.hint:
             theirs, own = _feature_size(client, companion), _feature_size(client, model)
@@ -98,8 +99,11 @@ class MutualLearning(Companion):
         if self.adaptive:
             # The better both models are, the more they are worth listening to.
             mine = task.loss(output, batch)
+            # The floor keeps two nearly perfect models from dividing by zero.
             divisor = sum((loss.detach() for loss in (mine, theirs) if loss is not None), start=torch.zeros(())).clamp(min=1e-3)
             own_kl, other_kl, distance = own_kl / divisor, other_kl / divisor, distance / divisor
+        # The turn adds the own task loss with a weight of 1, as below the companion's: divided by alpha and by beta, the
+        # distillation keeps its ratio to them.
         total = (1 - self.alpha) / self.alpha * own_kl + (1 - self.beta) / self.beta * other_kl + self.hint * distance
         return total if theirs is None else total + theirs
 
@@ -115,7 +119,8 @@ class ProximalCopy(Companion):
 
     "received": the copy trains on the client's data by itself, and the own model is pulled, by weight/2 times the squared
     distance, towards the copy as it was when local training began. "current": the copy does not look at data, it and the own
-    model pull each other (a Moreau envelope).
+    model pull each other (a Moreau envelope). One optimiser steps both at once, where pFedMe first solves for the own model to
+    some accuracy and then moves the copy.
 
     Args:
         weight: of the pull (Ditto's lambda); 0 makes the own model purely local.
@@ -162,6 +167,8 @@ class MixedModels(Companion):
     def extend(self, client: Client, model: nn.Module, members: Sequence[Client]) -> None:
         """Add the copy and the mixture; from now on the model predicts with the mixture."""
         copy = client.blueprint(client.data.facts)
+        # Taken before the copy is added, so that they are the model's own alone. They stay right: states are loaded by copying
+        # into these same tensors.
         own, buffers = dict(model.named_parameters()), dict(model.named_buffers())
         model.add_module(COMPANION, copy)
         share = torch.tensor(self.mixture)
@@ -175,7 +182,9 @@ class MixedModels(Companion):
             with torch.no_grad():
                 # Not a clamp of the share in use, outside of which it would learn nothing and never come back.
                 share.clamp_(0, 1)
+            # The copy is detached: it learns from its own loss only.
             mixed: Tensors = {name: share * p + (1 - share) * theirs[name].detach() for name, p in own.items()}
+            # The copy's modules with the own buffers: running statistics must be those of the model that predicts.
             output: Output = functional_call(copy, {**mixed, **buffers}, (inputs,))
             return output
 
@@ -230,6 +239,7 @@ class NestedFeatures(Companion):
         projector = nn.Linear(own + small, own)
         model.add_module(COMPANION, companion)
         model.add_module("projector", projector)
+        # The forward of now, which another companion in the composition may have replaced already.
         before = model.forward
 
         def forward(inputs: Mapping[str, Tensor]) -> Output:
@@ -250,6 +260,8 @@ class NestedFeatures(Companion):
 
 def _replace_forward(model: nn.Module, forward: Callable[[Mapping[str, Tensor]], Output]) -> None:
     """Let this one model predict by `forward`."""
+    # nn.Module calls the `forward` that it finds on the instance first, and this one shadows the method of the class. It is a
+    # closure, which cannot be pickled, and by which a deep copy would go on calling this model: nothing here does either.
     model.__dict__["forward"] = forward
 
 
@@ -264,6 +276,8 @@ def _common(client: Client) -> nn.Module:
 
 def _start_as_companion(bench: Bench) -> None:
     """In the client's first turn, its own model takes over the companion's tensors."""
+    # Noted in memory, so that a client that is resumed or joins late starts once and only once; and after everything has been
+    # applied, so that what it takes over is the averaged copy.
     if "begun" not in bench.memory:
         bench.memory["begun"] = torch.ones(())
         write_tensors(bench.model, _companion(bench).state_dict())
@@ -276,6 +290,7 @@ def _squared_distance(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) ->
 @torch.no_grad()
 def _feature_size(client: Client, model: nn.Module) -> int:
     """How long a feature vector of `model` is."""
+    # In evaluation mode: one example is no batch to normalise, and building a model must draw nothing but its weights.
     features = model.eval()(client.data.train.take(torch.arange(1)).inputs).features
     model.train()
     assert features is not None

@@ -94,6 +94,8 @@ class ControlVariates(Exchange):
 
     def begin(self, bench: Bench) -> None:
         """Remember the point from which local training starts, or measure the gradient there."""
+        # After every exchange has applied what arrived: this is the model from which training starts, the server's mean
+        # included.
         names = self._names(bench.client)
         bench.scratch["start"] = read_tensors(bench.model, names)
         if bench.work.in_part or not _plain_sgd(bench.client):
@@ -123,6 +125,7 @@ class ControlVariates(Exchange):
         new = bench.scratch.get("gradient")
         if not isinstance(new, dict):
             new, parameters = dict(own), dict(bench.model.named_parameters())
+            # Without a step there is nothing to estimate a gradient from, and c_i stays as it is.
             if bench.work.steps:
                 distance = bench.work.steps * bench.work.lr
                 new = {n: own[n] - c + (start[n] - parameters[n].detach()) / distance for n, c in everybody.items()}
@@ -135,6 +138,8 @@ class ControlVariates(Exchange):
         after = {**state, **{_counted(name): torch.tensor([desk.round]) for name in uploads}}
         for group, sent in grouped(uploads, lambda name: self._group(desk.members[name])).items():
             members = sum(self._group(client) == group for client in desk.members.values())
+            # Not by the payloads' weights: the paper's c is the plain mean of all c_i, and that of an absent client has not
+            # changed.
             for name, before in of_group(group, state).items():
                 change = torch.stack([payload.tensors[name] for payload in sent.values()]).sum(dim=0)
                 after[f"{group}/{name}"] = before + change / members
@@ -155,6 +160,7 @@ def _counted(client: str) -> str:
 
 def _plain_sgd(client: Client) -> bool:
     training = client.training
+    # Each of these makes a step something else than the learning rate times the gradient, on which option II counts.
     changed = training.momentum or training.weight_decay or training.clip_norm
     return training.optimizer == "sgd" and not changed
 
@@ -164,6 +170,7 @@ def _full_gradient(bench: Bench, names: list[str]) -> Tensors:
     parameters = dict(bench.model.named_parameters())
     learning = [name for name in names if parameters[name].requires_grad]
     totals, examples = {name: torch.zeros_like(parameters[name]) for name in names}, 0
+    # Without dropout, and with the running statistics as they are: the estimate neither draws nor moves anything.
     bench.model.eval()
     for batch in bench.client.data.train.batches(bench.client.training.batch_size):
         loss = bench.client.task.loss(bench.model(batch.inputs), batch)

@@ -90,13 +90,16 @@ class DistilledParameters(Exchange):
         """Average within each group, then distil the ensemble into each mean."""
         after = SHARED.aggregate(desk, state, uploads)
         clients = {name: desk.members[name] for name in uploads}
+        # The ensemble is of the uploaded models themselves and not of the groups' means, as in the paper.
         said = [predict(_model(client, uploads[name].tensors), _public(client)).logits for name, client in clients.items()]
         lesson = torch.stack(said).mean(dim=0)
         for group, sent in SHARED.grouped(desk, uploads).items():
             client = clients[next(iter(sent))]
             student = _model(client, of_group(group, after))
+            # Seeded by shapes: dropout in the student must not depend on which client of the group comes first.
             with isolated(desk.seed, "server", desk.round, group_of(self.declare(client).shapes)):
                 self._distil(desk, student, client, lesson)
+            # Under the names that travel, since the student has others too, such as the step counts of normalisation.
             after |= within(group, read_tensors(student, list(of_group(group, after))))
         return after
 
@@ -104,6 +107,7 @@ class DistilledParameters(Exchange):
         """Train `student` towards `lesson` (public inputs, ...), and leave it as it was after its best pass."""
         public = _public(client)
         lessons = Examples(public.inputs, lesson, public.ids)
+        # The same order for every group: all are stopped by the same inputs that were held back.
         order = torch.randperm(len(lessons), generator=desk.generator("held back"))
         held, train = lessons.take(order[: max(len(order) // 5, 1)]), lessons.take(order[max(len(order) // 5, 1) :])
 
@@ -114,6 +118,7 @@ class DistilledParameters(Exchange):
             return float(client.task.distillation_loss(predict(student, held).logits, held.target, self.temperature))
 
         optimizer = torch.optim.Adam(student.parameters(), lr=self.lr)
+        # The mean itself is the first candidate: distillation that only makes it worse is undone.
         best, tensors, waited = held_distance(), _copy(student), 0
         for epoch in range(self.epochs):
             if waited >= self.patience or len(train) < 2:

@@ -36,7 +36,7 @@ class FeatureGenerator(Exchange):
         weight: of the loss on generated features, in the local loss.
         noise: numbers of noise.
         hidden: width of the generator.
-        epochs: steps of the generator's training each time.
+        epochs: steps of the generator's optimiser each time, one batch each.
         lr: of the generator's Adam.
         batch_size: of the generator's training.
         diversity: weight of the loss that keeps features of other noise apart.
@@ -77,11 +77,13 @@ class FeatureGenerator(Exchange):
         """The cross-entropy of the head on as many generated features as the batch has examples."""
         if not bench.memory:
             return None
+        # Built once a turn, at whose start scratch is empty.
         if "generator" not in bench.scratch:
             bench.scratch.update(generator=self._net(bench.memory), chance=bench.generator("generated features"))
         net, chance = bench.scratch["generator"], bench.scratch["chance"]
         assert isinstance(net, _Generator) and isinstance(chance, torch.Generator)
         classes = torch.multinomial(bench.memory[COUNTS], len(batch), replacement=True, generator=chance)
+        # Only the head learns from what is generated.
         with torch.no_grad():
             features = net(classes, torch.randn(len(classes), self.noise, generator=chance))
         return self.weight * F.cross_entropy(bench.model.get_submodule(HEAD)(features), classes)
@@ -103,6 +105,8 @@ class FeatureGenerator(Exchange):
 
     def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
         """Train the generator against the heads that arrived."""
+        # Clamped: a negative count, which only a faulty client sends, would make multinomial raise for everybody. And of this
+        # round only: the generator is asked for classes whose heads have just been heard.
         counts = torch.stack([payload.tensors[COUNTS].clamp(min=0) for payload in uploads.values()])
         total = counts.sum(dim=0)
         if not total.any():

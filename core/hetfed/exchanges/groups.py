@@ -20,6 +20,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 def group_of(shapes: Shapes, question: str = "") -> str:
     """A short name for all who hold tensors of these names and shapes that answer this question, if they answer any."""
+    # Twelve hexadecimal digits tell groups apart, and keep the names short under which a state holds its tensors.
     return hashlib.sha256((repr(sorted(shapes.items())) + question).encode()).hexdigest()[:12]
 
 

@@ -55,6 +55,8 @@ class LogitDistillation(Exchange):
         if client.public is None or not len(client.public):
             return f"it {client.unread}" if client.unread else "it holds no public inputs"
         try:
+            # A model fails in its own way on inputs that are not its own: whatever it raises is the reason why it cannot take
+            # part.
             predict(client.module, client.public.take(torch.arange(1)))
         except (KeyError, RuntimeError, ValueError, TypeError, IndexError) as error:
             return f"its model cannot read the public inputs: {error}"

@@ -69,6 +69,7 @@ class Prototypes(Exchange):
 
     def broadcast(self, desk: Desk, state: Tensors, client: Client) -> Payload | None:
         """The means of the classes seen so far."""
+        # Signs and not counts: which classes have been seen is all that the others need to know.
         return Payload({"means": state["means"], "counts": state["counts"].sign()}) if state["counts"].any() else None
 
     def apply(self, bench: Bench, payload: Payload) -> None:
@@ -80,6 +81,7 @@ class Prototypes(Exchange):
         classes = bench.client.task.classes(batch)
         if not bench.memory or classes is None or output.features is None:
             return None
+        # An unknown class, -1, reads the last count here; the first condition rules it out all the same.
         usable = (classes >= 0) & (bench.memory["counts"][classes] > 0)
         if not usable.any():
             return None
@@ -97,6 +99,7 @@ class Prototypes(Exchange):
     def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
         """The mean of each class over the clients that have it; a class that nobody sent keeps its prototype."""
         means, counts = state["means"].clone(), state["counts"].clone()
+        # Class by class, since different clients have seen each: who lacks a class must not pull its mean towards zero.
         for c in range(len(counts)):
             sent = {name: payload.tensors["counts"][c] for name, payload in uploads.items()}
             having = [name for name, count in sent.items() if count > 0]

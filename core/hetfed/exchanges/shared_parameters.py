@@ -101,6 +101,7 @@ class SharedParameters(Exchange):
         for client in desk.members.values():
             group = self._group(client)
             if not of_group(group, state):
+                # Seeded by shapes and not by a client's name: who comes first in a group must not matter.
                 model = client.new_model(desk.seed, "server", group_of(self.declare(client).shapes))
                 state |= within(group, read_tensors(model, self._names(client)))
         return state
@@ -113,6 +114,7 @@ class SharedParameters(Exchange):
         """Put the mean in place, and remember it if the loss needs it."""
         write_tensors(bench.model, payload.tensors)
         if self.proximal:
+            # In memory, which lasts between rounds, and not in scratch: the pull goes on in rounds in which nothing is sent.
             bench.memory.update(payload.tensors)
 
     def loss(self, bench: Bench, batch: Batch, output: Output) -> Tensor | None:
@@ -139,6 +141,7 @@ class SharedParameters(Exchange):
         for group, sent in self.grouped(desk, uploads).items():
             before, mean = of_group(group, state), self.aggregation(list(sent.values()))
             if self.server:
+                # Parameters only: a step of an optimiser could make a running variance negative.
                 parameters = dict(desk.members[next(iter(sent))].module.named_parameters())
                 stepping = {name: t for name, t in before.items() if name in parameters}
                 stepped, moments = self.server.step(stepping, mean, of_group(f"moments of {group}", state))

@@ -37,6 +37,8 @@ class Slices(Exchange):
     moves on by one channel a round. Three things make this work, and all three are done here: normalisation is static (running
     statistics never travel; each client's are measured anew on its own data after training), the outputs of narrowed layers are
     scaled up by how much narrower they are, and the logits of classes that a client does not have are masked in training.
+    Outputs stay scaled when the model predicts, whereas the paper's own code scales in training only. Every client counts the
+    same, whatever its number of examples.
 
     Args:
         part: path of the submodule that is shared; empty for the whole model.
@@ -64,6 +66,8 @@ class Slices(Exchange):
         for path, module in model.named_modules():
             wide, narrow = widths.get(path), _width(module)
             if narrow is not None and wide is not None and narrow < wide:
+                # In evaluation too, since the running statistics behind it are measured on scaled outputs. A hook, unlike a
+                # layer, leaves the names of the parameters as they are.
                 module.register_forward_hook(_Scale(narrow / wide))
         absent = _absent_classes(client)
         if absent is not None and absent.any():
@@ -139,6 +143,8 @@ class Slices(Exchange):
 
     def begin(self, bench: Bench) -> None:
         """Measure the running statistics, which did not arrive, of what did."""
+        # The model is judged as it arrived before it is trained: with the statistics of the slice that was here before, it
+        # would be judged by those of other channels.
         measure_statistics(bench)
 
     def declare(self, client: Client) -> Declaration:
@@ -149,6 +155,7 @@ class Slices(Exchange):
     def upload(self, bench: Bench) -> Payload | None:
         """The trained slice; then the running statistics are measured anew."""
         measure_statistics(bench)
+        # Where the slice that was trained lies; by the time a late upload arrives, the server's window has moved on.
         window = bench.memory.get(WINDOW, torch.tensor([0]))
         trained = read_tensors(bench.model, self._names(bench.client))
         return Payload({WINDOW: window, **trained}, weight=len(bench.client.data.train))
@@ -226,6 +233,7 @@ class _Mask:
     def __call__(self, module: nn.Module, inputs: object, output: Output) -> Output:
         if not module.training:
             return output
+        # Zero, as in HeteroFL, and not minus infinity, which would take the class out of the softmax altogether.
         return Output(output.logits.masked_fill(self.absent, 0), output.features, output.further)
 
 
@@ -244,6 +252,7 @@ def measure_statistics(bench: Bench) -> None:
     bench.model.eval()
     for layer in layers:
         layer.train()
+    # Two at least: one example has no variance.
     for batch in bench.client.data.train.batches(max(bench.client.training.batch_size, 2)):
         if len(batch) > 1:
             bench.model(batch.inputs)

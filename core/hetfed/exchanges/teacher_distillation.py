@@ -33,7 +33,8 @@ class TeacherDistillation(Exchange):
     """The teachers' softened predictions train students of any architecture (Hinton et al. 2015).
 
     The teachers send their parameters and are frozen; from then on every student's loss gains `weight` times the distillation
-    loss against the mean of the teachers' logits on the student's own batch.
+    loss against the mean of the teachers' logits on the student's own batch. A student's memory, and with it every checkpoint,
+    holds the parameters of all its teachers: where everybody teaches everybody else, that grows with the square of the clients.
 
     Args:
         teachers: names of the clients that teach; without any, everybody teaches everybody else.
@@ -152,6 +153,7 @@ def _losses(bench: Bench, teachers: Iterable[nn.Module]) -> Tensor:
     train = bench.client.data.train
     whole = train.batch(torch.arange(len(train)))
     losses = [bench.client.task.loss(predict(teacher, train), whole) for teacher in teachers]
+    # Without a single known label no teacher has a loss, and all weigh the same.
     return torch.tensor([0.0 if loss is None else float(loss) for loss in losses])
 
 
@@ -178,6 +180,7 @@ def _arrival(teacher: str) -> str:
 
 
 def _module_name(client: str) -> str:
+    # U+2024, one dot leader: it looks like a full stop, no name of a client may hold it, and a path may.
     return client.replace(".", "\u2024")
 
 
@@ -196,6 +199,7 @@ def _frozen(teacher: Client, memory: Mapping[str, Tensor]) -> nn.Module:
 def _check_readable(teacher: Client, student: Client) -> None:
     remedy = "Choose a teacher with the student's modalities and classes, or list the clients that take part."
     try:
+        # A model fails in its own way on inputs that are not its own: whatever it raises is the reason.
         logits = predict(teacher.module, student.data.train.take(torch.arange(1))).logits
     except (KeyError, RuntimeError, ValueError, TypeError, IndexError) as error:
         why = str(error).rstrip(".")

@@ -97,11 +97,14 @@ class TrainedPrototypes(Exchange):
         for _ in range(self.epochs):
             for rows in torch.randperm(len(points), generator=chance).split(self.batch_size):
                 distance = torch.cdist(points[rows], net())
+                # The margin is added to the distance from the own prototype: a mean must be nearer to that by as much to count
+                # as told apart.
                 own = F.one_hot(classes[rows], distance.shape[1])
                 optimizer.zero_grad()
                 torch.autograd.backward(F.cross_entropy(-(distance + own * margin), classes[rows]))
                 optimizer.step()
         trained = {f"net/{name}": tensor.detach() for name, tensor in net.state_dict().items()}
+        # Added up for their sign alone: a class that was seen once keeps its prototype.
         counts = torch.stack([payload.tensors["counts"] for payload in uploads.values()]).sum(dim=0)
         return {"counts": state["counts"] + counts, **trained}
 
@@ -132,6 +135,7 @@ class _PrototypeNet(nn.Module):
 def _net_of(state: Tensors) -> _PrototypeNet:
     """The network with the server's parameters."""
     classes, size = state["net/embedding"].shape
+    # Its weights are overwritten at once; isolated, building it leaves torch's default generator as it was.
     with isolated("shape only"):
         net = _PrototypeNet(classes, size)
     write_tensors(net, {name.removeprefix("net/"): tensor for name, tensor in state.items() if name.startswith("net/")})

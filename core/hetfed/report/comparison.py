@@ -45,6 +45,7 @@ def write_comparison(out: Path, frame: pd.DataFrame, about: About) -> Path:
     label = "mean gain over training alone, %" if relative else f"mean test {first['metric']}{f', {unit}' if unit else ''}"
     better = "higher" if relative or first["higher_is_better"] else "lower"
     pictures = {"algorithms.svg": draw_algorithms(results, label)}
+    # Its axis is logarithmic, and where nothing travels there is nothing to show on it.
     if any(result.bytes for result in results):
         pictures["bytes.svg"] = draw_bytes(results, label)
     pictures["clients.svg"] = draw_clients(results[0], label, relative=relative)
@@ -168,6 +169,7 @@ def draw_bytes(results: Sequence[AlgorithmResult], label: str) -> str:
     axes.set_xscale("log")
     axes.margins(x=0.08, y=0.08)
     axes.axhline(results[0].alone.mean, color=COLOURS["alone"], linewidth=1.2, linestyle="--", label="alone")
+    # Fixed from here on: the names are placed by it, and must not move what they are placed by.
     low, high = axes.get_ylim()
     axes.set_ylim(low, high)
     # Names stand in a column of their own, since algorithms that send the same parameters lie on top of each other.
@@ -185,6 +187,7 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
     places: list[float] = []
     for place in wanted:
         places.append(max(place, places[-1] + gap) if places else place)
+    # Then back down from the top, for those that the first pass has pushed beyond it.
     ceiling = 1.0
     for index in reversed(range(len(places))):
         places[index] = min(places[index], ceiling)
@@ -198,6 +201,7 @@ def _draw(axes: Axes, found: Sequence[tuple[Estimate, float]], arm: str, **style
     if not known:
         return
     means = [value.mean for value, _ in known]
+    # Without an interval an error bar of no length is drawn: the point alone.
     halves = [value.half_width if len(value.values) > POINTS else 0.0 for value, _ in known]
     rows = [row for _, row in known]
     axes.errorbar(means, rows, xerr=halves, fmt=MARKERS[arm], color=COLOURS[arm], capsize=2, **style)

@@ -13,7 +13,9 @@ def page(template: str, filters: Sequence[Callable[..., str]], **facts: Any) -> 
     """The page of a template, which knows the functions `filters` by their names."""
     environment = Environment(
         loader=PackageLoader("hetfed.report", "."),
+        # Names and titles come from plans, and may hold what HTML takes for a tag.
         autoescape=True,
+        # A misspelt fact is an error, and not a gap in a report that nobody notices.
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -24,4 +26,5 @@ def page(template: str, filters: Sequence[Callable[..., str]], **facts: Any) -> 
 
 def data_uri(svg: str) -> str:
     """A picture inside of a page."""
+    # In base64, since the page's quotes and angle brackets would end an attribute that holds SVG as it is.
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode("ascii")

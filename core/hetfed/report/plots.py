@@ -46,6 +46,7 @@ def outcomes(facts: Facts) -> str:
     scales = [_scale(client, facts) for client in clients]
     figure, axes = new_axes(5.4, 0.95 + 0.36 * len(clients))
     for row, client in enumerate(clients):
+        # A grey bar from the worst to the best arm, behind the dots, so that the eye finds what belongs together.
         values = [value / scales[row] for arm in COLOURS if (value := client.value(arm)) is not None and scales[row]]
         if values:
             axes.hlines(row, min(values), max(values), color=FAINT, linewidth=3, zorder=1)
@@ -55,7 +56,9 @@ def outcomes(facts: Facts) -> str:
     known = _points([client.reference.value if client.reference else None for client in clients], scales)
     _dots(axes, known, marker="|", color=INK, label="best reference", s=120, linewidths=1.8)
     axes.set_yticks(range(len(clients)))
+    # parse_math off: a client may be called "a$b$".
     axes.set_yticklabels([client.name for client in clients], parse_math=False, fontsize=10)
+    # Upside down: the first client of the plan stands at the top, as in the tables.
     axes.set_ylim(len(clients) - 0.5, -0.5)
     axes.set_xlabel(_axis_label(facts), color=INK, parse_math=False)
     axes.grid(axis="x", color=FAINT, linewidth=0.6)
@@ -75,6 +78,7 @@ def curves(client: ClientFacts, rounds: pd.DataFrame) -> str:
         chosen = known[known["round"] == client.entry["selected_round"][arm]]
         axes.plot(chosen["round"], chosen["validation"], MARKERS[arm], color=COLOURS[arm], markersize=6)
         drawn = drawn or not known.empty
+    # Rounds are whole numbers, and without this a run of few rounds would have ticks at halves.
     if drawn:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5))

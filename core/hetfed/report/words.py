@@ -24,6 +24,7 @@ def number(value: float | None) -> str:
     if size >= 1000:
         return f"{value:,.0f}"
     if size > 1:
+        # With #, zeros at the end stay: 12.30 below 12.34 shows that both are known as well.
         return f"{value:#.4g}"
     return f"{value:.3f}" if size >= 0.01 or size == 0 else f"{value:.3g}"
 

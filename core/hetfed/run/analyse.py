@@ -33,6 +33,7 @@ class Estimate:
         if not len(known):
             return Estimate(float("nan"), float("nan"))
         if len(known) == 1:
+            # One value says nothing of how far others would lie from it.
             return Estimate(float(known[0]), float("nan"), (float(known[0]),))
         half = stats.t.ppf(0.975, len(known) - 1) * known.std(ddof=1) / np.sqrt(len(known))
         return Estimate(float(known.mean()), float(half), tuple(known.tolist()))
@@ -107,6 +108,7 @@ def _algorithm(name: str, rows: pd.DataFrame, relative: bool) -> AlgorithmResult
     rows = rows.assign(**{gain: sign * (rows[arm] - rows["alone"]) for arm, gain in GAINS.items()})
     if relative:
         # Of nothing there is no per cent.
+        # The absolute value, so that the sign of a gain is that of the difference.
         scale = 100 / rows["alone"].abs().replace(0, np.nan)
         rows = rows.assign(**{gain: rows[gain] * scale for gain in GAINS.values()})
     clients = [_client(str(client), group) for client, group in rows.groupby("client", sort=False)]

@@ -28,4 +28,5 @@ def kept_arm(outcomes: Mapping[str, Outcome], *, higher_is_better: bool) -> str 
         return (signed, -math.inf if loss is None else -loss)
 
     judged = [arm for arm in OWN_ARMS if arm in outcomes and outcomes[arm].validation_loss is not None]
+    # Of equals max takes the first: the order of OWN_ARMS decides.
     return max(judged, key=score, default=None)

@@ -36,11 +36,13 @@ def save_state(state: FederationState, file: Path, plan_digest: str) -> None:
         for label, memory in client.exchanges.items():
             tensors |= _prefixed(memory, "client", name, f"exchange:{label}")
     for number, parcel in enumerate(state.pending):
+        # Bytes travel as a tensor of them, so that one file holds the whole state and is replaced as a whole.
         for part, content in (("encoded", parcel.encoded), ("base", parcel.base)):
             if content:
                 tensors[SEPARATOR.join(("pending", str(number), part))] = torch.frombuffer(
                     bytearray(content), dtype=torch.uint8
                 )
+    # Scores may be infinite and losses NaN, which Python's JSON writes and reads; nobody else reads this.
     about = {
         "plan": plan_digest,
         "round": state.round,
@@ -73,11 +75,13 @@ def load_state(file: Path, plan_digest: str) -> FederationState | None:
         raise RunFolderError("a checkpoint of another plan", file=file, remedy="Resume it with its own plan.")
     server: dict[str, Tensors] = {label: {} for label in about["server"]}
     clients = {
+        # JSON has no tuples, and a list would not compare with the next score.
         name: ClientState({}, score=known["score"] and tuple(known["score"]), best_round=known["best_round"])
         for name, known in about["clients"].items()
     }
     pending = [{**parcel, "encoded": b"", "base": b""} for parcel in about["pending"]]
     for key, tensor in tensors.items():
+        # At most twice: of a client's tensor, the rest holds another separator and is split below.
         owner, name, rest = key.split(SEPARATOR, 2)
         if owner == "server":
             server[name][rest] = tensor

@@ -139,6 +139,8 @@ def compare_plan(launcher: Launcher, comparison: Comparison, out: Path, runner: 
         raise error.seen_from(file=out / ABOUT) from error
     name, data_dir = launcher.vertical.name, launcher.data_dir
     for job in whole.jobs(name, data_dir, out):
+        # Every run that is there, those of earlier comparisons too, before the first one starts: the rows of two plans in one
+        # table would pass for a comparison of algorithms.
         if (job.out / PLAN).is_file():
             RunFolder(job.out).expect_plan(job.resolved())
     try:
@@ -147,10 +149,12 @@ def compare_plan(launcher: Launcher, comparison: Comparison, out: Path, runner: 
         remedy = "Give another folder with --out."
         raise RunFolderError(f"cannot be written: {error.strerror}", file=out, remedy=remedy) from None
     whole.about().write(out)
+    # Only what is asked for now is run. What was compared before is in the table with the runs that it has.
     jobs = list(comparison.jobs(name, data_dir, out))
     waiting = [job for job in jobs if not _free_checkpoints(job)]
     for job in runner(waiting, done=len(jobs) - len(waiting)):
         _free_checkpoints(job)
+        # After every run, so that a comparison that is stopped leaves a table of what has ended.
         _leave_rows(whole, out)
     return _leave_rows(whole, out)
 

@@ -62,6 +62,7 @@ class Prepared:
 
     def _each_by_itself(self, clients: Sequence[Client], rounds: int) -> Federation:
         """Nobody is asked or waited for: every client trains in every round."""
+        # Who is reliable already stays the same object, with its live module and its probe.
         there = [c if c.presence == Presence() else replace(c, presence=Presence()) for c in clients]
         participation = Participation(tolerate_failures=self.plan.participation.tolerate_failures)
         table = self.plan.federation
@@ -99,6 +100,7 @@ def execute(prepared: Prepared, name: str, folder: RunFolder, listener: Listener
     plan = prepared.plan
     federated = _federate(prepared.together(), FEDERATED, plan, folder, listener)
     arms = {FEDERATED: Arm(prepared.seating.clients, federated)}
+    # Where nobody shares anything, fine-tuning would only be more rounds of training alone.
     if plan.federation.finetune and prepared.seating.composition.steps:
         tuned = _federate(prepared.finetuning(), FINETUNED, plan, folder, listener, begin=_as_found(federated))
         arms[FINETUNED] = Arm(prepared.seating.clients, tuned)
@@ -151,6 +153,7 @@ class Arm:
         """The metric on the test data of all clients together, each judged by its own model; None where that makes no sense."""
         said = []
         for client in self.clients:
+            # Who never completed a round is judged by its first model: left out, it would change whom the metric is about.
             client.module.load_state_dict(self.state.clients[client.name].best or self.state.clients[client.name].model)
             said.append(predict(client.module, client.data.test))
         return together(said, self.clients)
@@ -162,6 +165,7 @@ def _as_found(federated: FederationState) -> FederationState:
     A client that never completed a round has its first model.
     """
     clients = {
+        # Without moments and memories: they belong to the model at the end, and this is the one that was selected.
         name: ClientState(dict(state.best or state.model), best=dict(state.best), score=state.score)
         for name, state in federated.clients.items()
     }
@@ -192,6 +196,7 @@ def _federate(
     listener.begin(arm, federation.rounds, state.round)
     while state.round < federation.rounds:
         state = advance(federation, state, on_upload=on_upload)
+        # Before `conclude`, which changes the state: else a run resumed at its end would take the last broadcast in twice.
         if state.round % plan.federation.checkpoint_every == 0 or state.round == federation.rounds:
             save_state(state, file, digest)
         latest = [row for row in state.rows if row.round == state.round]
@@ -212,6 +217,8 @@ def _leave_model(name: str, arm: Arm, outcomes: Mapping[str, Outcome], kept: str
     best = state.best or state.model
     home.mkdir(exist_ok=True)
     write_bytes(home / "model.safetensors", save({key: tensor.contiguous() for key, tensor in best.items()}))
+    # The validation metric of every arm, by which the client could have chosen, and no metric on test data, by which it could
+    # not.
     validation = {arm: outcome.validation for arm, outcome in outcomes.items() if arm in OWN_ARMS}
     about = {"client": name, "arm": kept, "validation": validation, "metric": client.task.metric, **client.about}
     write_json(home / "model.json", about)

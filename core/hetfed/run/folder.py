@@ -80,6 +80,7 @@ class RunFolder:
             write_bytes(self.path / PLAN, f"# digest {plan.digest()}\n{plan.resolved()}".encode())
         for part in (self.checkpoints, self.models, self.predictions, self.plots):
             part.mkdir(exist_ok=True)
+        # A run that is resumed is described by the machine that goes on with it; one that has ended stays as it was.
         if not (self.path / SUMMARY).exists():
             write_json(self.path / ENVIRONMENT, environment())
 
@@ -178,10 +179,12 @@ def write_bytes(file: Path, content: bytes) -> None:
     Raises:
         RunError: it cannot be written, as on a full disk.
     """
+    # In the same folder, since a rename is atomic within one file system only.
     part = file.with_name(file.name + ".part")
     try:
         with part.open("wb") as opened:
             opened.write(content)
+            # Without this, a crash of the machine may leave the new name with nothing in it.
             opened.flush()
             os.fsync(opened.fileno())
         part.replace(file)

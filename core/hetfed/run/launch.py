@@ -39,6 +39,7 @@ class Launcher:
         if resume and not out.exists():
             raise RunFolderError("nothing to resume", file=out, remedy="Give the folder of the interrupted run with --out.")
         self.console.print("loading data ...", highlight=False)
+        # Before there is a folder: a plan or data that are wrong leave nothing behind.
         prepared = prepare(plan, self.vertical, self.data_dir, file)
         folder = RunFolder.open(out, plan, resume=resume)
         with folder.held(), nullcontext(listener) if listener else listener_of(self.console) as told:

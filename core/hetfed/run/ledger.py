@@ -20,6 +20,7 @@ class Ledger:
 
     def write(self, upload: Upload) -> None:
         """Record `upload`: what it was, how large, its digest, whether it was accepted."""
+        # Opened anew for each line: whenever the process is killed, what was recorded is out of its hands.
         with self.file.open("ab+") as lines:
             if _cut_short(lines):
                 lines.write(b"\n")

@@ -99,6 +99,7 @@ class Workers:
             RunError: a run came to nothing; the message says which and why. WorkerDied: its process is gone.
         """
         events: Queue[tuple[int, Job, Mapping[str, Any]]] = Queue()
+        # All events come through one queue, in which each worker is known by its number.
         waiting, running, failures, died = list(jobs), 0, [], False
         with ExitStack() as stack:
             board = stack.enter_context(Board.of(self.console, len(jobs) + done, done))
@@ -135,6 +136,7 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             encoding="utf-8",
+            # Else every process would take all cores for its own threads, and they would wait for each other.
             env={**os.environ, "OMP_NUM_THREADS": threads},
         )
 
@@ -143,6 +145,8 @@ class _Worker:
 
     def __exit__(self, *reason: object) -> None:
         assert self._process.stdin is not None and self._process.stdout is not None
+        # The end of its input is the end of a worker's life. Only after an interruption, or an error on this side, is it not
+        # given the time to finish its run.
         with suppress(BrokenPipeError):
             self._process.stdin.close()
         if reason[0] is not None:
@@ -157,6 +161,7 @@ class _Worker:
         with suppress(BrokenPipeError):
             self._process.stdin.write(job.as_json() + "\n")
             self._process.stdin.flush()
+        # A thread for each job: reading a line blocks, and the main loop must hear from all workers.
         Thread(target=self._listen, args=(job,), daemon=True).start()
 
     def _listen(self, job: Job) -> None:
@@ -179,6 +184,7 @@ def run_job(job: Job, vertical: Vertical, listener: Listener) -> None:
     """Run one job to its end, going on with it where it was begun before."""
     plan = job.resolved()
     launcher = Launcher(vertical, Console(quiet=True), job.data_dir)
+    # A folder that is there was begun by an earlier call of the same comparison.
     launcher.run(plan, job.file, job.out, resume=job.out.exists(), listener=listener)
 
 
@@ -214,6 +220,7 @@ def work() -> None:
     # Whoever started it stops it: an interruption from the keyboard reaches both.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     known = verticals()
+    # The pipe is kept under another number, and number 1 then leads to standard error, for libraries in C as well.
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as lines:
         # A library may print: standard output is for events alone.
         os.dup2(2, 1)

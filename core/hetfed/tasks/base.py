@@ -28,14 +28,22 @@ class Task(Protocol):
     """
 
     @property
-    def metric(self) -> str: ...
+    def metric(self) -> str:
+        """The name of one of `metrics`."""
+        ...
 
     @property
-    def higher_is_better(self) -> bool: ...
+    def higher_is_better(self) -> bool:
+        """Whether a larger value of that metric is a better one."""
+        ...
 
     @property
     def question(self) -> str:
-        """What is asked, in words: answers to different questions cannot be compared, averaged or pooled."""
+        """What is asked, in words: answers to different questions cannot be compared, averaged or pooled.
+
+        It is compared as text, and so must say all that answers have in common: the classes in their order, or the unit and the
+        interval.
+        """
         ...
 
     def loss(self, output: Output, batch: Batch) -> Tensor | None:
@@ -43,7 +51,11 @@ class Task(Protocol):
         ...
 
     def distillation_loss(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-        """How far the student's logits are from the teacher's (both (b, ...)), a scalar; the teacher gets no gradient."""
+        """How far the student's logits are from the teacher's (both (b, ...)), a scalar; the teacher gets no gradient.
+
+        A mean over examples. Where it is used, `temperature` T divides both sides, and the mean is multiplied by T squared, so
+        that the gradient keeps its size.
+        """
         ...
 
     def classes(self, batch: Batch) -> Tensor | None:

@@ -78,6 +78,7 @@ class Classification:
         if not known.any():
             names = ("AUROC", "accuracy", "balanced accuracy", "F1")
             return Metrics(dict.fromkeys(names), dict.fromkeys(names, "no example has a known class"))
+        # Classes that do not occur in the test data have neither a curve nor a recall, and would enter a mean as zeros.
         count, present = len(self.names), torch.bincount(target).nonzero().flatten()
         per_class = tm.multiclass_accuracy(probability, target, count, average="none", validate_args=False)
         values: dict[str, float | None] = {

@@ -86,6 +86,7 @@ class Forecasting:
             values[f"MAPE {minutes} min"] = percentage = _percentage_error(near, known)
             if percentage is None and masked is not None:
                 reasons[f"MAPE {minutes} min"] = "every reading is zero"
+            # Published results of T-GCN count a missing reading as a zero: these values are there to be held beside them.
             values |= {f"{n} {minutes} min unmasked": v for n, v in (errors(near, known.nan_to_num()) or {}).items()}
         return Metrics(values, reasons)
 

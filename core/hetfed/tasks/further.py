@@ -72,6 +72,7 @@ class WithFurther:
         main = self.main.metrics(output, examples)
         values, reasons = dict(main.values), dict(main.reasons)
         for name, (task, _) in self.further.items():
+            # To a further task, its head's logits and its targets are all that there is.
             found = task.metrics(Output(output.further[name]), Examples({}, examples.further[name], examples.ids))
             values |= {f"{name} {metric}": value for metric, value in found.values.items()}
             reasons |= {f"{name} {metric}": reason for metric, reason in found.reasons.items()}

@@ -60,6 +60,7 @@ class Regression:
     def loss(self, output: Output, batch: Batch) -> Tensor | None:
         """Mean loss over known targets, in scaled units."""
         target = (batch.target - self.mean) / self.scale
+        # view_as: between (b, 1) and (b,) broadcasting would make (b, b) without a word.
         return masked_loss(self.loss_kind, output.logits.view_as(target), target)
 
     def distillation_loss(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

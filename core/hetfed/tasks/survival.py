@@ -46,6 +46,7 @@ class Survival:
         event, time = batch.target.unbind(dim=1)
         if not event.any():
             return None
+        # From the latest time on, so that a running sum is one over those who are still at risk.
         order = torch.argsort(time, descending=True, stable=True)
         risk, event, time = output.logits[:, 0][order], event[order], time[order]
         # Everybody who is still observed at that time is at risk, those with the same time included.
@@ -69,7 +70,9 @@ class Survival:
 
         event, time = examples.target.unbind(dim=1)
         try:
+            # lifelines compares times with times: a high risk is a short one.
             value = concordance_index(time.numpy(), -output.logits[:, 0].numpy(), event.numpy())
+        # This is how lifelines says that no two patients can be compared.
         except ZeroDivisionError:
             return Metrics({"C-index": None}, {"C-index": "of no two patients it is known who had the event first"})
         return Metrics({"C-index": float(value)})
