@@ -87,18 +87,6 @@ class Composition:
         phases = self.phases or client.training.phases or (Phase(),)
         return [phase for phase in phases if phase.active(round_number, rounds)]
 
-    def check_within(self, rounds: int) -> None:
-        """Raise `PlanError` where an exchange that is to come never does in so many rounds."""
-        for step in self.steps:
-            last = rounds if step.until is None else min(step.until, rounds)
-            if step.until != 0 and step.every > last:
-                raise PlanError(
-                    f"nobody sends anything within {last} round{'s' if last > 1 else ''}",
-                    key=f"{step.label}.every",
-                    value=step.every,
-                    remedy=f"Set it to {last} or less, or have more rounds.",
-                )
-
     def over(self, rounds: int) -> Composition:
         """The same for so many rounds: no step's end counts from the last one any more."""
         steps = [step if step.until is None else replace(step, until=last_round(step.until, rounds)) for step in self.steps]

@@ -87,7 +87,7 @@ class Owners:
         theirs = Counter(self._owners[dataset, patient] for patient in patients if (dataset, patient) in self._owners)
         for other, count in theirs.most_common(1):
             raise PlanError(
-                f"{count} of its {len(patients)} patients are also those of {other}: one would learn from what another tests on",
+                f"{count} of its {len(patients)} patients are also those of {other}: one would learn what another tests on",
                 key=key,
                 remedy="Give each its own sites, or parts of one partition.",
             )

@@ -238,9 +238,14 @@ def pair(**settings: int) -> list[Client]:
     return [small("a", 8, **settings), small("b", 12, **settings)]
 
 
+def sees(p: Tensors, x: Tensor, prefix: str = "") -> Tensor:
+    """Features of a `Small` with these parameters."""
+    return torch.tanh(x @ p[f"{prefix}encoder.weight"].T + p[f"{prefix}encoder.bias"])
+
+
 def says(p: Tensors, x: Tensor, prefix: str = "") -> tuple[Tensor, Tensor]:
     """Logits and features of a `Small` with these parameters."""
-    features = torch.tanh(x @ p[f"{prefix}encoder.weight"].T + p[f"{prefix}encoder.bias"])
+    features = sees(p, x, prefix)
     return features @ p[f"{prefix}head.weight"].T + p[f"{prefix}head.bias"], features
 
 
@@ -542,7 +547,7 @@ def fedmrl() -> None:
 
     def loss(client: Client, p: Tensors) -> Tensor:
         train = client.data.train
-        both = torch.cat([says(p, train.inputs["point"], prefix)[1] for prefix in ("", "companion.")], dim=1)
+        both = torch.cat([sees(p, train.inputs["point"], prefix) for prefix in ("", "companion.")], dim=1)
         fused = both @ p["projector.weight"].T + p["projector.bias"]
         inner = fused[:, :2] @ p["companion.inner_head.weight"].T + p["companion.inner_head.bias"]
         return entropy(fused @ p["head.weight"].T + p["head.bias"], train.target) + entropy(inner, train.target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -135,17 +136,31 @@ def test_of_nothing_there_is_no_per_cent() -> None:
     assert (result.judged, result.gain.mean) == (1, pytest.approx(20.0))
 
 
-def test_chance_is_that_of_a_signed_rank_test() -> None:
+def test_chance_is_that_of_a_t_test_over_seeds() -> None:
     def gains(*values: float) -> float:
         return only(*(row(seed, "a", 0.5, 0.5 + value) for seed, value in enumerate(values))).p
 
-    # All six of one sign: 2 / 2**6.
-    assert gains(0.01, 0.02, 0.03, 0.04, 0.05, 0.06) == pytest.approx(2 / 64)
-    # Ranks 1 and 3 below zero: 7 of 16 subsets of the ranks sum to no more than 4.
-    assert gains(-0.01, 0.02, -0.03, 0.04) == pytest.approx(2 * 7 / 16)
+    # With one degree of freedom Student's distribution is Cauchy's: t = mean / (half the difference) = 3.
+    assert gains(0.1, 0.2) == pytest.approx(1 - 2 * math.atan(3) / math.pi)
+    assert gains(-0.1, 0.1) == pytest.approx(1)
     assert np.isnan(gains(0.1))
     assert np.isnan(gains(0.0, 0.0, 0.0))
-    assert 0 < gains(0.0, 0.0, 0.1, 0.2) <= 1
+
+
+def test_p_and_interval_agree_and_clients_of_one_seed_are_not_independent() -> None:
+    gains = {0: 0.02, 1: 0.05, 2: 0.01}
+    one, many = (only(*(row(s, name, 0.5, 0.5 + g) for s, g in gains.items() for name in names)) for names in ("a", "abcdef"))
+    assert many.p == pytest.approx(one.p)
+    assert (one.p < 0.05) == (one.gain.mean - one.gain.half_width > 0)
+
+
+def test_each_client_gains_as_its_own_metric_goes() -> None:
+    error = {"metric": "MAE", "unit": "mph", "higher_is_better": False}
+    rows = [row(0, "a", 0.8, 0.9), row(0, "b", 10.0, 9.0, **error), row(0, "c", 10.0, 12.0, **error)]
+    for frame in (rows, rows[::-1]):
+        found = {client.client: client.gain.mean for client in only(*frame).clients}
+        assert found == {"a": pytest.approx(12.5), "b": pytest.approx(10), "c": pytest.approx(-20)}
+        assert only(*frame).gained == 2 and only(*frame).worst == ("c", pytest.approx(-20))
 
 
 def test_all_test_data_together_are_a_median_over_seeds() -> None:
@@ -173,7 +188,7 @@ def table(*rows: dict[str, Any], relative: bool = False) -> list[tuple[str, ...]
 
 def test_the_table_on_the_terminal_has_a_row_per_algorithm() -> None:
     rows = [row(0, "a", 0.5, 0.6, overall=0.7), row(1, "a", 0.5, 0.8, overall=0.7)]
-    assert table(*rows) == [("x", "0.7 ± 1.271", "+0.2000", "0.7", "0.7 a", "1/1", "0.5", "0.7", "1.00")]
+    assert table(*rows) == [("x", "0.7 ± 1.271", "+0.2000", "0.7", "0.7 a", "1/1", "0.2952", "0.7", "1.00")]
     assert table(row(0, "a", 0.5, None)) == [("x", "- ± -", "-", "-", "- ", "0/0", "-", "-", "1.00")]
 
 
@@ -198,4 +213,4 @@ def test_on_a_narrow_terminal_the_least_needed_columns_are_left_to_the_file() ->
 
 def test_in_per_cent_the_table_says_the_gain_once() -> None:
     rows = [row(0, "a", 0.5, 0.6), row(0, "b", 4.0, 4.0, metric="F1")]
-    assert table(*rows, relative=True) == [("x", "10 ± -", "10", "0 b", "1/2", "1", "-", "1.00")]
+    assert table(*rows, relative=True) == [("x", "10 ± -", "10", "0 b", "1/2", "-", "-", "1.00")]

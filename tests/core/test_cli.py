@@ -418,7 +418,7 @@ def test_words_of_tables() -> None:
     assert [signed(value) for value in (0.1, -0.1, float("nan"))] == ["+0.1000", "-0.1000", "-"]
     assert [kept({"kept": entry}) for entry in (None, {"arm": "finetuned", "value": 0.5})] == ["-", "finetuned"]
     lower, higher = {"higher_is_better": False}, {"higher_is_better": True}
-    for alone, federated, summary, word in (
+    for alone, federated, way, word in (
         (0.5, 0.6, higher, "yes"),
         (0.5, 0.6, lower, "no"),
         (0.6, 0.5, lower, "yes"),
@@ -426,4 +426,4 @@ def test_words_of_tables() -> None:
         (None, 0.5, lower, "-"),
         (0.5, None, higher, "-"),
     ):
-        assert gain({"alone": alone, "federated": federated}, summary) == word
+        assert gain({"alone": alone, "federated": federated, **way}) == word

@@ -70,15 +70,16 @@ def test_labels_of_unnamed_steps_never_clash(exchanges: list[object]) -> None:
 @given(st.integers(1, 12), st.integers(1, 60))
 def test_the_server_sends_in_the_round_after_clients_have(cadence: int, number: int) -> None:
     step = every(cadence, Prototypes())
-    assert step.broadcasts(1)
-    assert step.broadcasts(number + 1) == step.uploads(number) == (number % cadence == 0)
+    assert step.last_broadcast(1) == 1
+    assert (step.last_broadcast(number + 1) == number + 1) == step.uploads(number) == (number % cadence == 0)
 
 
 @given(st.integers(1, 4), st.integers(0, 20), st.integers(1, 60))
 def test_after_the_last_upload_its_outcome_goes_out_and_then_nothing(cadence: int, until: int, number: int) -> None:
     step = Step(SharedParameters(), cadence, until=until)
-    assert step.broadcasts(1)
-    assert step.broadcasts(number + 1) == step.uploads(number)
+    assert step.last_broadcast(1) == 1
+    assert (step.last_broadcast(number + 1) == number + 1) == step.uploads(number)
+    assert step.last_broadcast(number + 1) == max([n + 1 for n in range(1, number + 1) if step.uploads(n)], default=1)
     assert not (step.uploads(number) and number > until)
 
 

@@ -288,7 +288,7 @@ def test_a_hint_asks_nothing_of_those_without_features() -> None:
     assert not any("projectors" in name for name in state.clients["b"].model)
 
 
-CONTINUING = {"shared-parameters", "distilled-parameters", "control-variates"}
+CONTINUING = {"shared-parameters", "distilled-parameters", "slices"}
 CHANGING = {"shared-parameters", "distilled-parameters", "slices", "trained-head", "logit-distillation"}
 
 

@@ -472,12 +472,13 @@ def test_chance_at_the_desk_and_at_the_bench_is_of_one_place_round_and_purpose()
     assert torch.rand(1, generator=toy.bench(a).generator("x")).item() == drawn[6]
 
 
-def test_a_client_whose_training_diverges_goes_on_from_where_it_stood() -> None:
+def test_a_client_whose_training_diverges_goes_on_from_what_it_was_sent() -> None:
     wild = toy.client("wild", training=Training(optimizer="sgd", lr=1e30, batch_size=8))
     federation = Federation.of([wild, toy.client("tame")], seat(fedper(), [wild, toy.client("tame")]).composition, 3, 0)
     before = start(federation)
     after = advance(federation, before)
-    assert toy.same(after.clients["wild"].model, before.clients["wild"].model)
+    sent = next(iter(federation.composition)).exchange.broadcast(toy.desk(), before.server["shared-parameters"], wild).tensors
+    assert toy.same(after.clients["wild"].model, {**before.clients["wild"].model, **sent})
     assert after.clients["wild"].optimizer == {}
     assert [row.refused for row in after.rows if row.client == "wild"] == [1]
     assert all(tensor.isfinite().all() for tensor in advance(federation, after).clients["wild"].model.values())

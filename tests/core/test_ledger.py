@@ -24,7 +24,7 @@ DIVERGES = '\n[[client]]\nname = "wild"\ntraining = { optimizer = "sgd", lr = 1e
 
 def upload(number: int = 1, refused: str | None = None) -> Upload:
     payload = Payload({"head.weight": torch.full((2, 3), float(number)), "n": torch.tensor(4)}, 24)
-    return Upload(number, "ä", "shared-parameters", payload.encoded, payload, refused)
+    return Upload(number, "ä", "shared-parameters", payload.encoded, payload, refused=refused, sent=number)
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,7 @@ def test_an_entry_says_what_left(tmp_path: Path) -> None:
     assert ledger.entries() == [
         {
             "round": 1,
+            "sent": 1,
             "client": "ä",
             "exchange": "shared-parameters",
             "tensors": {"head.weight": ["float32", [2, 3]], "n": ["int64", []]},
@@ -127,7 +128,7 @@ def test_private_tensors_never_stand_there(folder: Path, entries: list[dict[str,
 
 
 def test_the_ledger_holds_no_number_of_a_tensor(folder: Path) -> None:
-    keys = {"round", "client", "exchange", "tensors", "bytes", "sha256", "accepted", "refused"}
+    keys = {"round", "sent", "client", "exchange", "tensors", "bytes", "sha256", "accepted", "refused"}
     for line in (folder / "ledger.jsonl").read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
         assert set(entry) == keys

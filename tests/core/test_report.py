@@ -214,8 +214,16 @@ def test_the_ledger_and_the_rounds_tell_the_same(plain: RunFolder) -> None:
 
 
 def test_a_round_that_was_run_again_counts_as_sent_again() -> None:
-    line = {"round": 1, "client": "a", "exchange": "x", "tensors": {"t": ["float32", []]}, "bytes": 5, "accepted": True}
-    entries = [line, line, {**line, "round": 2, "accepted": False, "refused": "too large"}]
+    line = {
+        "round": 1,
+        "sent": 1,
+        "client": "a",
+        "exchange": "x",
+        "tensors": {"t": ["float32", []]},
+        "bytes": 5,
+        "accepted": True,
+    }
+    entries = [line, line, {**line, "round": 2, "sent": 2, "accepted": False, "refused": "too large"}]
     (sent,) = by_exchange(entries)
     assert (sent.uploads, sent.bytes, sent.tensors, sent.refused) == (3, 15, [("t", "one number")], {"too large": [2]})
     assert repeated(entries) == 1
@@ -223,28 +231,29 @@ def test_a_round_that_was_run_again_counts_as_sent_again() -> None:
 
 def entry(**values: Any) -> dict[str, Any]:
     usual = {"name": "x", "metric": "MAE", "alone": 4.0, "federated": 3.0, "finetuned": None, "pooled": None, "kept": None}
+    usual["higher_is_better"] = False
     return {**usual, "references": {}, "metrics": {}, "about": {}, "notes": {}, **values}
 
 
 def test_where_lower_is_better_less_is_a_gain() -> None:
-    client = ClientFacts(entry(references={"last value": {"MAE": 2.5}, "mean": {"MAE": 9.0}, "other": {}}), False)
+    client = ClientFacts(entry(references={"last value": {"MAE": 2.5}, "mean": {"MAE": 9.0}, "other": {}}))
     assert (client.gain, client.best, verdict(client)) == (1.0, 3.0, "better by 1.000")
     assert client.reference is not None
     assert client.reference.name == "last value"
     assert client.behind_reference
-    assert ClientFacts(entry(references={"mean": {"MAE": 2.5}}), True).behind_reference is False
-    assert verdict(ClientFacts(entry(federated=5.5), False)) == "worse by 1.500"
-    assert verdict(ClientFacts(entry(federated=None), False)) == "undefined"
+    assert ClientFacts(entry(higher_is_better=True, references={"mean": {"MAE": 2.5}})).behind_reference is False
+    assert verdict(ClientFacts(entry(federated=5.5))) == "worse by 1.500"
+    assert verdict(ClientFacts(entry(federated=None))) == "undefined"
 
 
 def test_clients_in_different_units_are_not_averaged(plain: RunFolder) -> None:
     facts = read_facts(plain)
     units = ["km/h", "mph"]
-    clients = [ClientFacts(entry(name=unit, about={"unit": unit}), False) for unit in units]
+    clients = [ClientFacts(entry(name=unit, about={"unit": unit})) for unit in units]
     mixed = replace(facts, clients=clients)
     assert mixed.means.values["federated"] is None
     assert not any(sentence.startswith("Mean") for sentence in headline(mixed))
-    same = replace(facts, clients=[ClientFacts(entry(about={"unit": "mph"}), False) for _ in units])
+    same = replace(facts, clients=[ClientFacts(entry(about={"unit": "mph"})) for _ in units])
     assert same.means.values["federated"] == 3.0
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hetfed.bench import Bench, Desk
+from hetfed.bench import Bench, Desk, Work
 from hetfed.client import Client
 from hetfed.composition import Composition, seat
 from hetfed.data import ClientData, Examples, Facts
@@ -87,9 +87,9 @@ def bench(
     client: Client, *, round_number: int = 1, memory: dict[str, Tensor] | None = None, peers: Sequence[Client] = ()
 ) -> Bench:
     """A client at work on its live module."""
-    return Bench(
-        client, client.module, 0, round_number, {} if memory is None else memory, {p.name: p for p in [client, *peers]}
-    )
+    named = {p.name: p for p in [client, *peers]}
+    work = Work(lr=client.training.lr)
+    return Bench(client, client.module, 0, round_number, {} if memory is None else memory, named, work=work)
 
 
 def desk(members: Sequence[Client] = (), *, seed: int = 0, round_number: int = 1) -> Desk:

@@ -158,6 +158,11 @@ class Facts:
         return Means(len(self.judged), means, fmean(kept) if usable and len(kept) == len(self.judged) else None)
 
     @cached_property
+    def shared(self) -> bool:
+        """Whether the server accepted anything from one client or more, and there was another."""
+        return len(self.clients) > 1 and any(sent.uploads > sum(map(len, sent.refused.values())) for sent in self.sent)
+
+    @cached_property
     def travelled(self) -> pd.DataFrame:
         """Bytes up and down and uploads refused in the federation, by client."""
         federated = self.rounds[self.rounds["arm"] == "federated"]

@@ -114,6 +114,8 @@ def headline(facts: Facts) -> list[str]:
     """The result in sentences, the first one being the most important; whoever loses is named."""
     judged = facts.judged
     sentences = [_count_sentence(facts)]
+    if facts.summary["exchanges"] and not facts.shared:
+        sentences.append("But no client sent anything that another received: the difference is one of initialisation.")
     if judged and facts.one_metric:
         sentences.append(_mean_sentence(facts))
     losers = [client.name for client in judged if client.gain is not None and client.gain < 0]

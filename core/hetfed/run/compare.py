@@ -93,9 +93,7 @@ def settle(launcher: Launcher, plan: Plan, file: str, *, algorithms: Sequence[st
         for name in wanted:
             variant = _variant(plan, name)
             try:
-                composition = variant.composition().over(plan.federation.rounds)
-                composition.check_within(plan.federation.rounds)
-                seat(composition, clients)
+                seat(variant.composition().over(plan.federation.rounds), clients)
             except PlanError as error:
                 if EVERY not in algorithms:
                     raise error if name == OWN else error.seen_from(key=name) from error

@@ -77,7 +77,6 @@ def prepare(plan: Plan, vertical: Vertical, data_dir: Path | None, file: str) ->
     """
     try:
         composition = plan.composition().over(plan.federation.rounds)
-        composition.check_within(plan.federation.rounds)
         clients = load_clients(plan, vertical, data_dir)
         return Prepared(plan, clients, seat(composition, clients))
     except PlanError as error:
