@@ -149,8 +149,7 @@ class ControlVariates(Exchange):
         return group_of_client(client, self.declare(client).shapes)
 
     def _names(self, client: Client) -> list[str]:
-        parameters = {name for name, _ in client.module.named_parameters()}
-        return [name for name in part_names(client.module, self.part, exclude=self.exclude) if name in parameters]
+        return part_names(client.module, self.part, exclude=self.exclude, buffers=False)
 
 
 def _counted(client: str) -> str:
