@@ -72,14 +72,21 @@ class Client:
     @cached_property
     def module(self) -> nn.Module:
         """The live module that a turn works with; between turns its tensors mean nothing, and it may be built anew."""
+        # Any weights do: whoever cares for them loads a state first. It is built before it queues up, since an exchange may
+        # look at the modules of other clients meanwhile.
+        module = self.new_model("module", self.name)
         # A weak reference: the queue must not keep the clients of an earlier federation alive.
         _live.append(ref(self))
         if len(_live) > LIVE:
             oldest = _live.popleft()()
             if oldest is not None:
                 vars(oldest).pop("module", None)
-        # Any weights do: whoever cares for them loads a state first.
-        return self.new_model("module", self.name)
+        return module
+
+    @cached_property
+    def parameters(self) -> int:
+        """How many parameters its model has."""
+        return sum(parameter.numel() for parameter in self.module.parameters())
 
     @cached_property
     def probe(self) -> Output:

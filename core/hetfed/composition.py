@@ -137,6 +137,9 @@ def seat(composition: Composition, clients: Sequence[Client]) -> Seating:
         PlanError: a client that a step names cannot take part; nobody can; or those who can do not fit together.
     """
     steps, left_out = [], {}
+    # First, since a client's own phases also hold where it trains alone, without what an exchange adds.
+    for client in clients:
+        _check_paths(client.training.phases, [client], f"the model of {client.name!r} has no such part", "training.phases")
     for step in composition:
         reasons = {client.name: reason for client in clients if (reason := step.exchange.missing(client))}
         _check_named(step, reasons, clients)
@@ -162,8 +165,8 @@ def seat(composition: Composition, clients: Sequence[Client]) -> Seating:
         # Extended before the next step is looked at: SharedParameters("companion") must find the companion that the step before
         # it has added.
         clients = [_extended(client, step.exchange, seated) if client in seated else client for client in clients]
-    # Last, since a phase may name what an exchange adds to a model.
-    _check_phases(composition, clients)
+    # Last, since a phase of the composition may name what an exchange adds to a model.
+    _check_paths(composition.phases, clients, "no client's model has this part", "phase")
     return Seating(replace(composition, steps=tuple(steps)), tuple(clients), left_out)
 
 
@@ -185,12 +188,6 @@ def _extended(client: Client, exchange: Exchange, seated: Sequence[Client]) -> C
         return model
 
     return replace(client, blueprint=blueprint)
-
-
-def _check_phases(composition: Composition, clients: Sequence[Client]) -> None:
-    _check_paths(composition.phases, clients, "no client's model has this part", "phase")
-    for client in clients:
-        _check_paths(client.training.phases, [client], f"the model of {client.name!r} has no such part", "training.phases")
 
 
 def _check_paths(phases: Sequence[Phase], clients: Sequence[Client], problem: str, key: str) -> None:

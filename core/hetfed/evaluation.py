@@ -123,7 +123,7 @@ def together(outputs: Sequence[Output], clients: Sequence[Client]) -> float | No
 def rescaled(logits: Tensor, task: Task, other: Task) -> Tensor:
     """The logits of `task` as `other`, which asks the same, would scale them."""
     (mean, scale), (its_mean, its_scale) = task.scaling, other.scaling
-    return logits if task is other or other.scaling == (0.0, 1.0) else (logits * scale + mean - its_mean) / its_scale
+    return logits if task is other else (logits * scale + mean - its_mean) / its_scale
 
 
 def _finite_or_none(value: float | None) -> float | None:

@@ -338,8 +338,10 @@ def _row(round_number: int, name: str, turn: Turn, bytes_down: int) -> Row:
 
 
 def _failed(federation: Federation, this: Round, name: str, failure: Failure, bytes_down: int) -> Row:
+    # Some errors have no text, such as that of a memory that is full.
+    why = str(failure.error) or repr(failure.error)
     if not federation.participation.tolerate_failures:
-        raise RunError(f"client {name!r} failed in round {this.number}: {failure.error}") from failure.error
+        raise RunError(f"client {name!r} failed in round {this.number}: {why}") from failure.error
     nan = float("nan")
     return Row(
         this.number,
@@ -351,7 +353,7 @@ def _failed(federation: Federation, this: Round, name: str, failure: Failure, by
         bytes_up=0,
         bytes_down=bytes_down,
         refused=0,
-        failed=str(failure.error) or repr(failure.error),
+        failed=why,
     )
 
 

@@ -70,8 +70,8 @@ def test_teachers_are_sent_once_and_stay_as_they_were_when_sent() -> None:
     frozen = {f"t/{key}": tensor for key, tensor in then.clients["t"].model.items()}
     assert toy.same(now.clients["a"].exchanges[LABEL], frozen)
     assert not toy.same(now.clients["t"].model, then.clients["t"].model)
-    assert [(row.round, row.client) for row in now.rows if row.bytes_down] == [(3, "a")]
-    assert now.clients["t"].exchanges == {LABEL: {"sent": torch.ones(())}}
+    assert [(row.round, row.client) for row in now.rows if row.bytes_down] == [(3, "a"), (3, "t")]
+    assert now.clients["t"].exchanges == {LABEL: {"sent": torch.ones(1)}}
 
 
 def test_only_the_students_are_taught_and_only_after_the_teachers_have_trained() -> None:

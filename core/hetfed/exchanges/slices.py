@@ -262,7 +262,7 @@ def measure_statistics(bench: Bench) -> None:
 
 def _widest(clients: Sequence[Client]) -> Client:
     """The member with most parameters, the first by name among equals."""
-    return min(clients, key=lambda client: (-sum(p.numel() for p in client.module.parameters()), client.name))
+    return min(clients, key=lambda client: (-client.parameters, client.name))
 
 
 def _shapes(module: nn.Module) -> list[torch.Size]:

@@ -25,7 +25,7 @@ from hetfed.payload import Declaration, Payload
 PROJECTORS = "projectors"
 """The path of a student's own projectors in its model."""
 SENT = "sent"
-"""Where a teacher remembers that it has been sent."""
+"""Where a teacher hears, and remembers, that it has arrived."""
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -89,6 +89,9 @@ class TeacherDistillation(Exchange):
         teachers = [name for name in desk.members if self._teaches(name, client) and _arrival(name) in state]
         new = [name for name in teachers if self.after is None or int(state[_arrival(name)]) >= desk.reached]
         mine = {key: tensor for name in new for key, tensor in within(name, of_group(name, state)).items()}
+        if self.after is not None and int(state.get(_arrival(client.name), -1)) >= desk.reached:
+            # An upload may be refused, late or short of a quorum: only now may the teacher stop.
+            mine[SENT] = torch.ones(1)
         return Payload(mine) if mine else None
 
     def apply(self, bench: Bench, payload: Payload) -> None:
@@ -130,8 +133,6 @@ class TeacherDistillation(Exchange):
         name = bench.client.name
         if (self.teachers and name not in self.teachers) or bench.round < (self.after or 0) or SENT in bench.memory:
             return None
-        if self.after is not None:
-            bench.memory[SENT] = torch.ones(())
         tensors = {key: tensor.clone() for key, tensor in _own_tensors(name, bench.model).items()}
         return Payload(tensors, weight=len(bench.client.data.train))
 

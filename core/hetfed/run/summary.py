@@ -83,7 +83,7 @@ def _client(client: Client, outcomes: Mapping[str, Outcome], kept: str | None) -
         "n_validation": len(client.data.validation),
         "n_test": len(client.data.test),
         "n_public": None if client.public is None else len(client.public),
-        "parameters": sum(parameter.numel() for parameter in client.module.parameters()),
+        "parameters": client.parameters,
         **{arm: finite(outcome.value) for arm, outcome in found.items()},
         "kept": None if kept is None else {"arm": kept, "value": finite(outcomes[kept].value)},
         "validation": {arm: finite(outcome.validation) for arm, outcome in found.items()},

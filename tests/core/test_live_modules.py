@@ -1,0 +1,73 @@
+"""One law: how many clients have a live module at a time changes nothing."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import replace
+
+import conformance
+import pytest
+import toy
+from torch import nn
+
+from hetfed.client import Client
+from hetfed.composition import seat
+from hetfed.data import Facts
+from hetfed.federation import Federation, FederationState, advance, conclude, start
+from hetfed.participation import Participation
+from hetfed.plan import named_algorithm
+
+ROUNDS = 3
+
+
+def common(facts: Facts) -> nn.Module:
+    return toy.Net(facts["inputs"], 3)
+
+
+def frozen(facts: Facts) -> nn.Module:
+    """A model that comes with a first layer that does not learn."""
+    model = toy.Net(facts["inputs"], 4)
+    model.encoder[0].requires_grad_(False)
+    return model
+
+
+def clients(name: str) -> list[Client]:
+    found = [replace(toy.client(n, width=w), common=common) for n, w in zip("abcd", (4, 4, 6, 6), strict=True)]
+    if name in {"heterofl", "fedrolex"}:
+        return found
+    return [replace(found[0], blueprint=frozen), *found[1:]]
+
+
+def run(name: str) -> tuple[FederationState, list[Client]]:
+    """An algorithm to its end, and the clients that have a live module then."""
+    seating = seat(named_algorithm(name, {}).over(ROUNDS), clients(name))
+    federation = Federation.of(seating.clients, seating.composition, ROUNDS, 0, participation=Participation(fraction=0.75))
+    state = start(federation)
+    for _ in range(ROUNDS):
+        state = advance(federation, state)
+    conclude(federation, state)
+    return state, [client for client in seating.clients if "module" in vars(client)]
+
+
+NAMES = [
+    "alone", "fedavg", "scaffold", "fedbabu", "fedrep", "ditto", "apfl", "heterofl", "fedrolex", "fedmd", "feddf", "fedproto",
+    "fedkd", "fedgen", "fedmrl", "peers",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_with_one_live_module_at_a_time_a_run_has_the_same_bits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, live = run(name)
+    monkeypatch.setattr("hetfed.client.LIVE", 1)
+    # None that is alive from elsewhere: each new one makes room for itself by one other.
+    monkeypatch.setattr("hetfed.client._live", deque())
+    found, fewer = run(name)
+    assert len(fewer) <= len(live) == 4
+    assert conformance.same(found, expected)
+
+
+def test_there_are_no_more_live_modules_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    for most in (1, 2, 3):
+        monkeypatch.setattr("hetfed.client.LIVE", most)
+        monkeypatch.setattr("hetfed.client._live", deque())
+        assert len(run("fedavg")[1]) == most

@@ -1,0 +1,103 @@
+"""Who would share with nobody but itself sends nothing, by whatever exchange; and lessons are digested at the round's rate."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import toy
+from sklearn.naive_bayes import GaussianNB
+from torch import nn
+
+from hetfed.algorithms import fedmd
+from hetfed.client import Client, Tensors
+from hetfed.composition import Step, compose, seat
+from hetfed.data import Facts
+from hetfed.errors import PlanError
+from hetfed.exchanges import KINDS, Exchange
+from hetfed.exchanges.companions import Companion
+from hetfed.federation import Federation, advance, start
+from hetfed.learner import Learner
+from hetfed.training import Training
+
+OWN = sorted(kind for kind, found in KINDS.items() if found.__module__.startswith("hetfed."))
+COMPANIONS = [kind for kind in OWN if issubclass(KINDS[kind], Companion)]
+SHARING = [kind for kind in OWN if kind not in COMPANIONS]
+
+
+def common(facts: Facts) -> nn.Module:
+    return toy.Net(facts["inputs"], 3)
+
+
+def able(name: str) -> Client:
+    return replace(toy.client(name), common=common)
+
+
+def unable(name: str) -> Client:
+    """One that learns without gradients, and holds no public inputs."""
+    client = replace(toy.client(name), public=None)
+    return replace(client, blueprint=lambda facts: Learner(GaussianNB(), client.task, client.data.train))
+
+
+def new(kind: str) -> Exchange:
+    return KINDS[kind]()
+
+
+def test_there_are_exchanges_of_both_sorts() -> None:
+    assert set(COMPANIONS) == {"mixed-models", "mutual-learning", "nested-features", "proximal-copy"}
+    assert {"trained-head", "trained-prototypes", "feature-generator", "teacher-distillation"} <= set(SHARING)
+
+
+@pytest.mark.parametrize("kind", SHARING)
+def test_who_is_there_alone_is_lonely(kind: str) -> None:
+    assert new(kind).lonely([able("a")]) == {"a": "nobody else can take part"}
+    assert new(kind).lonely([able("a"), able("b")]) == {}
+
+
+@pytest.mark.parametrize("kind", SHARING)
+def test_where_only_one_of_several_can_take_part_nobody_does(kind: str) -> None:
+    with pytest.raises(PlanError, match=rf"{kind}: no client can take part.*a: nobody else can take part") as raised:
+        seat(compose(new(kind)), [able("a"), unable("b"), unable("c")])
+    assert "b, c: " in str(raised.value)
+    two = seat(compose(new(kind)), [able("a"), unable("b"), able("c")])
+    assert two.composition.steps[0].clients == ("a", "c")
+    assert set(two.left_out[kind]) == {"b"}
+
+
+@pytest.mark.parametrize("kind", SHARING)
+def test_who_is_named_alone_is_lonely_too(kind: str) -> None:
+    with pytest.raises(PlanError, match=rf"{kind}: no client can take part.*nobody else can take part"):
+        seat(compose(Step(new(kind), clients=("a",))), [able("a"), able("b")])
+
+
+@pytest.mark.parametrize("kind", COMPANIONS)
+def test_a_companion_is_of_use_to_one_by_itself(kind: str) -> None:
+    assert new(kind).lonely([able("a")]) == {}
+    seating = seat(compose(new(kind)), [able("a"), unable("b")])
+    assert seating.composition.steps[0].clients == ("a",)
+    assert seating.left_out == {kind: {"b": "its model does not learn by gradients"}}
+
+
+def digested(rounds: int, **training: object) -> list[Tensors]:
+    """How far two clients' models are moved in the second round by nothing but the lesson, in one step of gradient descent."""
+    settings = Training.model_validate({"optimizer": "sgd", "lr": 0.5, "epochs": 0, **training})
+    clients = [toy.client(name, training=settings) for name in "ab"]
+    composition = fedmd().over(rounds)
+    seating = seat(composition, clients)
+    federation = Federation.of(seating.clients, seating.composition, rounds, 0)
+    first = advance(federation, start(federation))
+    second = advance(federation, first)
+    return [
+        {key: second.clients[name].model[key] - tensor for key, tensor in first.clients[name].model.items() if "head" in key}
+        for name in "ab"
+    ]
+
+
+@pytest.mark.parametrize("rounds", [2, 3, 10])
+def test_a_lesson_is_digested_at_the_rate_of_the_round(rounds: int) -> None:
+    share = 0.5 * (1 + math.cos(math.pi / rounds))
+    for constant, cosine in zip(digested(rounds), digested(rounds, schedule="cosine"), strict=True):
+        for name, step in constant.items():
+            assert step.abs().max() > 1e-4
+            assert float((cosine[name] - share * step).abs().max()) < 1e-6

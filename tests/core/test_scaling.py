@@ -1,0 +1,188 @@
+"""Numbers in units of their own: what a logit stands for at one client is not what it stands for at another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import toy
+from sklearn.linear_model import LinearRegression
+from sklearn.naive_bayes import GaussianNB
+from torch import Tensor
+
+from hetfed.algorithms import alone, fedmd
+from hetfed.client import Client
+from hetfed.composition import compose, seat
+from hetfed.data import ClientData, Examples
+from hetfed.errors import PlanError
+from hetfed.evaluation import predict, together
+from hetfed.exchanges import DistilledParameters, Exchange, LogitDistillation
+from hetfed.federation import Federation
+from hetfed.learner import Learner
+from hetfed.model import Output
+from hetfed.payload import Payload
+from hetfed.pooled import train_pooled
+from hetfed.seeding import generator
+from hetfed.tasks import Classification, Forecasting, Regression
+from hetfed.training import Training
+
+
+class Numbers(toy.Net):
+    """Answers with one number."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 6, classes=1)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Output:
+        output = super().forward(inputs)
+        return Output(output.logits[:, 0], output.features)
+
+
+def told(examples: Examples, mean: float = 100.0, scale: float = 5.0) -> Examples:
+    """The same points, and of each a number that lies around `mean`."""
+    point = examples.inputs["point"]
+    return replace(examples, target=mean + scale * (point[:, 0] - point[:, 1]))
+
+
+def numbers(name: str, task: Regression, training: Training | None = None) -> Client:
+    client = toy.client(name, training=training)
+    data = ClientData(told(client.data.train), told(client.data.validation), told(client.data.test), client.data.facts)
+    return replace(client, data=data, task=task, blueprint=lambda facts: Numbers(), kind="numbers")
+
+
+TASKS = {"a": Regression(mean=100.0, scale=5.0), "b": Regression(mean=90.0, scale=2.0), "c": Regression()}
+
+
+def off(client: Client, by: float) -> Output:
+    """Logits that stand for predictions which are off by so much in the unit of the target."""
+    task = client.task
+    assert isinstance(task, Regression | Forecasting)
+    return Output((client.data.test.target + by - task.mean) / task.scale)
+
+
+@pytest.mark.parametrize("names", ["ab", "ba", "abc", "cab", "bc"])
+def test_all_test_data_together_are_judged_in_one_unit(names: str) -> None:
+    clients = [numbers(name, TASKS[name]) for name in names]
+    assert together([off(client, 0.0) for client in clients], clients) == pytest.approx(0, abs=1e-4)
+    outputs = [off(client, float(by)) for by, client in enumerate(clients, 1)]
+    expected = (sum(by**2 for by in range(1, len(names) + 1)) / len(names)) ** 0.5
+    assert together(outputs, clients) == pytest.approx(expected, rel=1e-4)
+
+
+def city(name: str, sensors: int, mean: float, scale: float) -> Client:
+    """One whose forecasts are scaled sensor by sensor."""
+    target = mean + scale * torch.randn(12, 2, sensors, generator=generator(name))
+    examples = Examples({"x": torch.zeros(12, 1)}, target, [f"{name}-{i}" for i in range(12)])
+    task = Forecasting("mph", 15, (15, 30), mean + torch.arange(sensors), torch.full((sensors,), scale))
+    return replace(toy.client(name), data=ClientData(examples, examples, examples), task=task)
+
+
+@pytest.mark.parametrize("sensors", [1, 3])
+def test_forecasts_of_many_sensors_are_judged_in_one_unit(sensors: int) -> None:
+    clients = [city("a", sensors, 50.0, 5.0), city("b", sensors, 40.0, 2.0)]
+    assert together([off(client, 1.0) for client in clients], clients) == pytest.approx(1, rel=1e-4)
+
+
+def test_classes_have_no_scale() -> None:
+    clients = [toy.client("a"), toy.client("b")]
+    outputs = [predict(client.module, client.data.test) for client in clients]
+    assert together(outputs, clients) == together(outputs[::-1], clients[::-1])
+
+
+@pytest.mark.parametrize("exchange", [LogitDistillation(), DistilledParameters()], ids=lambda e: type(e).__name__)
+def test_logits_of_other_scales_are_not_distilled(exchange: Exchange) -> None:
+    for other in (Regression(mean=90.0, scale=5.0), Regression(mean=100.0, scale=2.0)):
+        clients = [numbers("a", TASKS["a"]), numbers("b", other)]
+        with pytest.raises(PlanError, match=r"clients 'a' and 'b' cannot distil logits.*the same mean and scale"):
+            seat(compose(exchange), clients)
+    alike = [numbers("a", TASKS["a"]), numbers("b", Regression(mean=100.0, scale=5.0))]
+    assert seat(compose(exchange), alike).composition.steps[0].clients == ("a", "b")
+
+
+def test_a_pooled_model_is_judged_by_the_scale_that_it_was_trained_with() -> None:
+    """Both tell numbers around 100; a's task scales them, and b's takes them as they are."""
+    training = Training(lr=0.05, batch_size=8, epochs=8)
+    clients = [numbers("a", TASKS["a"], training), numbers("b", TASKS["c"], training)]
+    outcomes = train_pooled(Federation.of(clients, alone(), 6, 0), clients)
+    for client in clients:
+        deviation = float(client.data.test.target.std())
+        value = outcomes[client.name].value
+        assert value is not None and value < deviation
+
+
+def learner(task: Classification | Regression, train: Examples, estimator: object, public: Examples) -> Client:
+    """A client whose model is a scikit-learn estimator."""
+    client = toy.client("a")
+    data = ClientData(train, train, train)
+    return replace(client, data=data, task=task, public=public,
+                   blueprint=lambda facts: Learner(estimator, task, train, public))  # type: ignore[arg-type]  # fmt: skip
+
+
+PUBLIC = toy.examples(10, "public")
+
+
+def lesson(client: Client, logits: Tensor, temperature: float) -> Tensor:
+    """What the client's learner makes of these logits."""
+    LogitDistillation(temperature=temperature).apply(toy.bench(client), Payload({"logits": logits}))
+    assert isinstance(client.module, Learner)
+    return client.module.lesson
+
+
+def test_a_temperature_softens_classes_and_divides_no_numbers() -> None:
+    task = Regression(mean=100.0, scale=5.0)
+    train = told(toy.examples(24, "x"))
+    client = learner(task, train, LinearRegression(), PUBLIC)
+    said = torch.linspace(-2, 2, 10)
+    assert torch.equal(lesson(client, said, 4.0).flatten(), said)
+    # What it has been taught is what it says then, where the lesson outweighs its own examples by far.
+    points = PUBLIC.inputs["point"]
+    plane = (points[:, 0] - points[:, 1]) / 2
+    LogitDistillation(temperature=4.0, weight=1e6).apply(toy.bench(client), Payload({"logits": plane}))
+    assert torch.allclose(client.module({"point": points}).logits, plane, atol=1e-2)
+    classes = learner(Classification(("low", "high")), toy.examples(24, "x"), GaussianNB(), PUBLIC)
+    logits = torch.randn(10, 2, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(lesson(classes, logits, 4.0), logits / 4)
+
+
+def test_a_temperature_changes_nothing_where_everybody_tells_numbers() -> None:
+    def consensus(temperature: float) -> Tensor:
+        task, train = Regression(mean=100.0, scale=5.0), told(toy.examples(24, "x"))
+        clients = [learner(task, train, LinearRegression(), PUBLIC), numbers("b", task)]
+        state, _ = toy.federate(clients, fedmd(temperature=temperature), 3)
+        return state.server["logit-distillation"]["logits"]
+
+    assert torch.equal(consensus(1.0), consensus(8.0))
+
+
+def test_learners_built_around_one_estimator_do_not_answer_for_each_other() -> None:
+    estimator, test = GaussianNB(), toy.examples(20, "test")
+    task = Classification(("low", "high"))
+    first = Learner(estimator, task, toy.examples(24, "x"))
+    before = predict(first, test).logits
+    swapped = toy.examples(24, "y")
+    second = Learner(estimator, task, replace(swapped, target=1 - swapped.target))
+    other = predict(second, test).logits
+    assert torch.equal(predict(first, test).logits, before)
+    assert torch.equal(predict(second, test).logits, other)
+    assert not torch.equal(before, other)
+    # And what was handed in stays unfitted.
+    assert not hasattr(estimator, "classes_")
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_classes_of_every_sensor_are_distilled_one_by_one(temperature: float) -> None:
+    """Logits are (b, s, classes): the mean over all b s answers of the divergence of each."""
+    chance = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(5, 4, 3, generator=chance) for _ in range(2))
+    task = Classification(("a", "b", "c"))
+    p = (teacher / temperature).softmax(dim=2).double().numpy()
+    q = (student / temperature).softmax(dim=2).double().numpy()
+    expected = temperature**2 * float((p * np.log(p / q)).sum(axis=2).mean())
+    assert float(task.distillation_loss(student, teacher, temperature)) == pytest.approx(expected, rel=1e-5)
+    assert float(task.distillation_loss(teacher, teacher, temperature)) == pytest.approx(0, abs=1e-6)
+    # As if every answer were an example.
+    flat = task.distillation_loss(student.view(20, 3), teacher.view(20, 3), temperature)
+    assert torch.allclose(task.distillation_loss(student, teacher, temperature), flat)
