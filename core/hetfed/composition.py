@@ -148,8 +148,9 @@ def seat(composition: Composition, clients: Sequence[Client]) -> Seating:
         seated = [client for client in able if client.name not in lonely]
         reasons |= lonely
         if not seated:
-            nobody_named = step.clients is not None and not lonely
-            remedy = "Name at least one under `clients`, or leave that key out." if nobody_named else _why(reasons)
+            remedy = "; ".join(by_reason(reasons)) + "."
+            if step.clients is not None and not lonely:
+                remedy = "Name at least one under `clients`, or leave that key out."
             raise PlanError("no client can take part", key=step.label, remedy=remedy)
         try:
             step.exchange.check(seated)
@@ -168,10 +169,10 @@ def seat(composition: Composition, clients: Sequence[Client]) -> Seating:
     return Seating(replace(composition, steps=tuple(steps)), tuple(clients), left_out)
 
 
-def _why(reasons: Mapping[str, str]) -> str:
+def by_reason(reasons: Mapping[str, str]) -> list[str]:
     """Each reason once, behind the names of those whom it keeps away."""
     names = {reason: [name for name in sorted(reasons) if reasons[name] == reason] for _, reason in sorted(reasons.items())}
-    return "; ".join(f"{', '.join(who)}: {reason}" for reason, who in names.items()) + "."
+    return [f"{', '.join(who)}: {reason}" for reason, who in names.items()]
 
 
 def _extended(client: Client, exchange: Exchange, seated: Sequence[Client]) -> Client:

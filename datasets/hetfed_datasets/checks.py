@@ -44,7 +44,7 @@ def require_file(folder: Path, name: str) -> Path:
     file = folder / name
     if not file.is_file():
         entry = ENTRIES.get(folder.name)
-        way = "Put it there" if entry is None else entry.way_to(name)
+        way = "Put it there" if entry is None else entry.way_to(name, folder.parent)
         remedy = f"{way}, or point --data-dir (or HETFED_DATA) at the folder above {folder.name}."
         raise DataError("no such data file", file=file, remedy=remedy)
     return file

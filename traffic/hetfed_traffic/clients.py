@@ -91,7 +91,10 @@ def _check_sizes(table: CityModelTable) -> None:
 
 
 def _series(table: CityData, data_dir: Path | None) -> Series:
-    entry = entry_of(table.dataset)
+    try:
+        entry = entry_of(table.dataset)
+    except PlanError as error:
+        raise error.seen_from(key="data") from error
     if entry.kind != "series":
         raise PlanError("not a traffic data set", key="data.dataset", value=table.dataset, remedy="Name a series.")
     options = {} if table.city is None else {"city": table.city}
