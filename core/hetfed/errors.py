@@ -18,7 +18,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Self
 
-
 MANY, FEW = 40, 12
 """A list of more than so many words is cut to so many."""
 

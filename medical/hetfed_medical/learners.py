@@ -15,7 +15,6 @@ from hetfed.errors import PlanError
 from hetfed.learner import Estimator
 from hetfed.seeding import derive
 
-
 EXAMPLES = 20
 """So many of each class serve to try out a classifier."""
 

@@ -107,11 +107,13 @@ def _print_plans(vertical: Vertical) -> None:
     """A table of the shipped plans."""
     import tomllib
 
-    table = Table(Column("plan", no_wrap=True), "clients", "rounds", "data sets", "what it does", box=None)
+    what = Column("what it does (on which data sets)", overflow="fold")
+    table = Table(Column("plan", no_wrap=True), "clients", "rounds", what, box=None)
     for name, file in shipped(vertical.plans).items():
         plan = tomllib.loads(file.read_text(encoding="utf-8"))
         rounds = plan.get("federation", {}).get("rounds", "")
-        table.add_row(name, str(len(plan["client"])), str(rounds), ", ".join(_data_sets(plan)), plan.get("title", ""))
+        does = f"{plan.get('title', '')} ({', '.join(_data_sets(plan))})"
+        table.add_row(name, str(len(plan["client"])), str(rounds), does)
     Console().print(table)
     Console().print(f"Print one with: hetfed {vertical.name} plans PLAN", highlight=False)
 
