@@ -15,6 +15,7 @@ from hetfed.data import ClientData, Examples, Facts
 from hetfed.evaluation import predict
 from hetfed.model import Output
 from hetfed.participation import Presence
+from hetfed.parts import copy_of
 from hetfed.seeding import isolated
 from hetfed.tasks import Metrics, Task
 from hetfed.training import Augment, Training
@@ -108,4 +109,4 @@ def new_state(client: Client, seed: int) -> ClientState:
     """The state before the first round."""
     # Seeded by the client's name: clients of one architecture start apart, unless an exchange sends them a common start.
     model = client.new_model(seed, client.name, "initial")
-    return ClientState(model={name: tensor.detach().clone() for name, tensor in model.state_dict().items()})
+    return ClientState(copy_of(model))

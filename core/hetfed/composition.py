@@ -12,7 +12,7 @@ from hetfed.client import Client
 from hetfed.compression import Compression, decode
 from hetfed.data import Facts
 from hetfed.errors import PlanError
-from hetfed.exchanges import KINDS, Exchange
+from hetfed.exchanges import Exchange, kind_of
 from hetfed.parts import has_part, parts_near
 from hetfed.payload import Payload
 from hetfed.training import Phase, last_round
@@ -105,8 +105,7 @@ def compose(*parts: Exchange | Step, name: str = "composed", phases: Sequence[Ph
         PlanError: two steps have the same label.
     """
     steps = [part if isinstance(part, Step) else Step(part) for part in parts]
-    kinds = {kind: word for word, kind in KINDS.items()}
-    words = [kinds.get(type(step.exchange), type(step.exchange).__name__) for step in steps]
+    words = [kind_of(step.exchange) for step in steps]
     seen: Counter[str] = Counter()
     labelled = []
     for step, word in zip(steps, words, strict=True):

@@ -43,6 +43,10 @@ class Examples:
             {name: tensor[index] for name, tensor in self.further.items()},
         )
 
+    def whole(self) -> Batch:
+        """All examples as one batch."""
+        return Batch(self.inputs, self.target, self.further)
+
     def batches(self, size: int, order: Tensor | None = None) -> Iterator[Batch]:
         """Batches of `size` examples in the given order (n,), the last one smaller.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from hetfed.data import Batch, Examples
+from hetfed.data import Examples
 from hetfed.model import Output
 from hetfed.tasks import Metrics, Task
 
@@ -38,6 +38,8 @@ def predict(model: nn.Module, examples: Examples) -> Output:
     )
 
 
+UNREADABLE = (KeyError, RuntimeError, ValueError, TypeError, IndexError)
+"""What a model raises that is given inputs for which it was not made."""
 DIVERGED = (-math.inf, -math.inf)
 """The score of a model whose predictions are not finite: below every other."""
 
@@ -96,7 +98,7 @@ def judge(output: Output, task: Task, examples: Examples) -> Evaluation:
         reason = {task.metric: "the model's predictions are not finite"}
         return Evaluation(Metrics({task.metric: None}, reason), math.inf, None, DIVERGED)
     metrics = task.metrics(output, examples)
-    loss = task.loss(output, Batch(examples.inputs, examples.target, examples.further))
+    loss = task.loss(output, examples.whole())
     loss_value = math.nan if loss is None else float(loss)
     value = metrics.values[task.metric]
     # The same for every model where the metric is undefined, so that the second half, the loss, decides.

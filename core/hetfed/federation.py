@@ -327,10 +327,10 @@ def _row(round_number: int, name: str, turn: Turn, bytes_down: int) -> Row:
     return Row(
         round_number,
         name,
-        report.train_loss,
-        report.validation,
-        report.validation_loss,
-        report.seconds,
+        train_loss=report.train_loss,
+        validation=report.validation,
+        validation_loss=report.validation_loss,
+        seconds=report.seconds,
         bytes_up=sum(map(len, turn.outbox.values())),
         bytes_down=bytes_down,
         refused=0,
@@ -341,7 +341,18 @@ def _failed(federation: Federation, this: Round, name: str, failure: Failure, by
     if not federation.participation.tolerate_failures:
         raise RunError(f"client {name!r} failed in round {this.number}: {failure.error}") from failure.error
     nan = float("nan")
-    return Row(this.number, name, nan, None, nan, 0.0, 0, bytes_down, 0, failed=str(failure.error) or repr(failure.error))
+    return Row(
+        this.number,
+        name,
+        train_loss=nan,
+        validation=None,
+        validation_loss=nan,
+        seconds=0.0,
+        bytes_up=0,
+        bytes_down=bytes_down,
+        refused=0,
+        failed=str(failure.error) or repr(failure.error),
+    )
 
 
 def _with_refusals(rows: Sequence[Row], uploads: Sequence[Upload]) -> list[Row]:

@@ -78,8 +78,10 @@ def local_parts(model: nn.Module) -> tuple[str, ...]:
     )
 
 
-def part_names(model: nn.Module, path: str, *, exclude: Collection[str] = (), with_norm: bool = True) -> list[str]:
-    """Sorted names of the floating-point tensors (parameters and buffers) under `path`.
+def part_names(
+    model: nn.Module, path: str, *, exclude: Collection[str] = (), with_norm: bool = True, buffers: bool = True
+) -> list[str]:
+    """Sorted names of the floating-point tensors (parameters and, unless told otherwise, buffers) under `path`.
 
     Left out are what lies under a path of `exclude`, the model's own local parts and, unless `with_norm`, the normalisation
     layers, found by their type. Integer buffers (the step counts of batch normalisation) are never in: they have no mean. Where
@@ -91,11 +93,17 @@ def part_names(model: nn.Module, path: str, *, exclude: Collection[str] = (), wi
     left_out = [*exclude, *(local for local in local_parts(model) if not inside(path, local))]
     if not with_norm:
         left_out += [name for name, module in model.named_modules() if isinstance(module, NORM_LAYERS)]
+    tensors = model.state_dict() if buffers else dict(model.named_parameters())
     return sorted(
         name
-        for name, tensor in model.state_dict().items()
+        for name, tensor in tensors.items()
         if inside(name, path) and tensor.is_floating_point() and not any(inside(name, out) for out in left_out)
     )
+
+
+def copy_of(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of all tensors of `model`, which its further training does not change."""
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
 def read_tensors(model: nn.Module, names: Collection[str]) -> dict[str, Tensor]:

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from hetfed.client import Client, Tensors
 from hetfed.data import Batch, Examples
-from hetfed.evaluation import DIVERGED, Outcome, evaluate, predict
+from hetfed.evaluation import DIVERGED, UNREADABLE, Outcome, evaluate, predict
 from hetfed.federation import Federation
 from hetfed.learner import Learner
-from hetfed.parts import inside, local_parts
+from hetfed.parts import copy_of, inside, local_parts
 from hetfed.seeding import generator, isolated
 from hetfed.tasks import Task
 from hetfed.training import Augment, Loss, Phase, Select, Training, descend, set_training_mode, shuffled, training_only
@@ -160,7 +160,7 @@ def _tied_model(kind: Client, client: Client, worlds: Sequence[World]) -> nn.Mod
         model = kind.blueprint(client.data.facts)
         predict(model, client.data.train.take(torch.arange(1)))
     # A model fails in its own way on data that are not for it, and whatever it raises says that it cannot be built for these.
-    except (KeyError, RuntimeError, ValueError, TypeError, IndexError):
+    except UNREADABLE:
         return None
     return model if tie(model, worlds[0].model) else None
 
@@ -214,7 +214,7 @@ def _keep_best(worlds: Sequence[World], best: dict[str, Best], round_number: int
         for client in (c for c in world.clients if c.name in best):
             score, found = evaluate(world.model, world.task, client.data.validation).score, best[client.name]
             if found.score is None or score > found.score or (select == "last" and score > DIVERGED):
-                tensors = {name: tensor.detach().clone() for name, tensor in world.model.state_dict().items()}
+                tensors = copy_of(world.model)
                 best[client.name] = Best(tensors, score, round_number)
 
 

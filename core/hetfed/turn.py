@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from hetfed.bench import Bench, Work
 from hetfed.client import Client, ClientState, Tensors
@@ -16,6 +16,7 @@ from hetfed.composition import Composition, Step
 from hetfed.data import Batch
 from hetfed.evaluation import DIVERGED, Evaluation, evaluate
 from hetfed.learner import Learner
+from hetfed.parts import copy_of
 from hetfed.payload import Payload
 from hetfed.seeding import isolated
 from hetfed.training import (
@@ -104,7 +105,7 @@ def take_turn(job: Job, this: Round) -> Turn:
         train_loss, optimizer = _train(bench, seats, state.optimizer, this)
         outbox = _upload(seats, received, memories, this)
     after, state = _judged(bench, state, this)
-    trained = _tensors(bench.model)
+    trained = copy_of(bench.model)
     if not all(tensor.isfinite().all() for tensor in trained.values()):
         # What the server sends but once must not be lost with the rest.
         (trained, memories), optimizer = _received(job, this), {}
@@ -121,7 +122,7 @@ def take_in(job: Job, this: Round) -> Turn:
     with isolated(this.seed, job.client.name, this.number, "turn"):
         _apply(seats, job.inbox)
     after, state = _judged(bench, job.state, this)
-    state = replace(state, model=_tensors(bench.model), exchanges=memories)
+    state = replace(state, model=copy_of(bench.model), exchanges=memories)
     return Turn(state, {}, Report(math.nan, after.value, after.loss, time.perf_counter() - began))
 
 
@@ -163,7 +164,7 @@ def _received(job: Job, this: Round) -> tuple[Tensors, dict[str, Tensors]]:
     bench, seats = _sit_down(job, this, this.composition.of(job.client), memories)
     with isolated(this.seed, job.client.name, this.number, "turn"):
         _apply(seats, job.inbox)
-    return _tensors(bench.model), memories
+    return copy_of(bench.model), memories
 
 
 def _judged(bench: Bench, state: ClientState, this: Round) -> tuple[Evaluation, ClientState]:
@@ -171,12 +172,8 @@ def _judged(bench: Bench, state: ClientState, this: Round) -> tuple[Evaluation, 
     equally well, the earliest."""
     evaluation = evaluate(bench.model, bench.client.task, bench.client.data.validation)
     if state.score is None or evaluation.score > state.score or (this.select == "last" and evaluation.score > DIVERGED):
-        state = replace(state, best=_tensors(bench.model), score=evaluation.score, best_round=bench.round)
+        state = replace(state, best=copy_of(bench.model), score=evaluation.score, best_round=bench.round)
     return evaluation, state
-
-
-def _tensors(model: nn.Module) -> Tensors:
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
 def _train(bench: Bench, seats: list[tuple[Step, Bench]], moments: Tensors, this: Round) -> tuple[float, Tensors]:

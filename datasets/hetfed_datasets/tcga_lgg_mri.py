@@ -13,7 +13,7 @@ from hetfed.errors import DataError
 from hetfed_datasets.checks import FETCH_AGAIN, expect_images, expect_length, read_npz, require_file
 from hetfed_datasets.records import Cohort
 
-SLICES, SLICES_LARGE = "lgg_mri_slices_64.npz", "lgg_mri_top3_128.npz"
+SLICES = "lgg_mri_slices_64.npz"
 ARRAYS = ("images", "tumour_fraction", "patient_index", "patients", "patient_site")
 SIDE = 64
 

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from torch import nn
-
 from hetfed.client import Client
-from hetfed.data import ClientData, Facts
+from hetfed.data import ClientData
 from hetfed.errors import PlanError
 from hetfed.plan import ClientTable, Plan, validate
 from hetfed.tasks import Classification, Forecasting, Task, WithFurther
@@ -56,7 +54,7 @@ def _client(table: ClientTable, seed: int, data_dir: Path | None) -> Client:
     kind = json.dumps([data_table.predict, table.model, table.training.model_dump()], sort_keys=True)
     if data_table.predict == "congestion":
         data = congestion_data(series, data_table, seed)
-        blueprint = partial(_congestion_model, table=model_table)
+        blueprint = partial(CongestionModel, table=model_table)
         return Client(table.name, data, Classification(CONGESTION), blueprint, table.training, kind=kind, about=about)
     _check_sizes(model_table)
     data = forecasting_data(series, data_table)
@@ -69,7 +67,7 @@ def _client(table: ClientTable, seed: int, data_dir: Path | None) -> Client:
         table.name,
         data,
         task,
-        partial(_city_model, table=model_table),
+        partial(CityModel, table=model_table),
         table.training,
         kind=kind,
         about=about,
@@ -108,11 +106,3 @@ def _series(table: CityData, data_dir: Path | None) -> Series:
 def _forecasting(series: Series, table: CityData, model: CityModelTable, data: ClientData) -> Forecasting:
     mean, scale = data.facts["target_mean"], data.facts["target_scale"]
     return Forecasting(series.unit, series.interval, table.horizons, mean, scale, loss_kind=model.loss)
-
-
-def _city_model(facts: Facts, table: CityModelTable) -> nn.Module:
-    return CityModel(facts, table)
-
-
-def _congestion_model(facts: Facts, table: CityModelTable) -> nn.Module:
-    return CongestionModel(facts, table)

@@ -36,6 +36,12 @@ KINDS: dict[str, type[Exchange]] = {
 AnyExchange = TypeVar("AnyExchange", bound=type[Exchange])
 
 
+def kind_of(exchange: Exchange) -> str:
+    """The `kind` of an exchange; the name of its class where it has not been registered."""
+    words = {found: word for word, found in KINDS.items()}
+    return words.get(type(exchange), type(exchange).__name__)
+
+
 def exchange(kind: str) -> Callable[[AnyExchange], AnyExchange]:
     """Register an exchange that is written outside of this package, so that plans know it as `kind`.
 
@@ -69,4 +75,5 @@ __all__ = [
     "TrainedHead",
     "TrainedPrototypes",
     "exchange",
+    "kind_of",
 ]

@@ -153,8 +153,7 @@ class ControlVariates(Exchange):
         return question_of(client, self._names(client))
 
     def _names(self, client: Client) -> list[str]:
-        parameters = {name for name, _ in client.module.named_parameters()}
-        return [name for name in part_names(client.module, self.part, exclude=self.exclude) if name in parameters]
+        return part_names(client.module, self.part, exclude=self.exclude, buffers=False)
 
 
 def _counted(client: str) -> str:

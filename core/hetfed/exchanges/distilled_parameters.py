@@ -15,9 +15,9 @@ from hetfed.data import Batch, Examples
 from hetfed.evaluation import predict
 from hetfed.exchanges.base import Exchange, without_gradients
 from hetfed.exchanges.groups import group_of, of_group, within
-from hetfed.exchanges.logit_distillation import LogitDistillation
+from hetfed.exchanges.logit_distillation import LogitDistillation, public_of
 from hetfed.exchanges.shared_parameters import SharedParameters
-from hetfed.parts import local_parts, read_tensors, write_tensors
+from hetfed.parts import copy_of, local_parts, read_tensors, write_tensors
 from hetfed.payload import Declaration, Payload
 from hetfed.seeding import isolated
 from hetfed.training import descend, set_training_mode, shuffled
@@ -91,7 +91,7 @@ class DistilledParameters(Exchange):
         after = SHARED.aggregate(desk, state, uploads)
         clients = {name: desk.members[name] for name in uploads}
         # The ensemble is of the uploaded models themselves and not of the groups' means, as in the paper.
-        said = [predict(_model(client, uploads[name].tensors), _public(client)).logits for name, client in clients.items()]
+        said = [predict(_model(client, uploads[name].tensors), public_of(client)).logits for name, client in clients.items()]
         lesson = torch.stack(said).mean(dim=0)
         for group, sent in SHARED.grouped(desk, uploads).items():
             client = clients[next(iter(sent))]
@@ -105,7 +105,7 @@ class DistilledParameters(Exchange):
 
     def _distil(self, desk: Desk, student: nn.Module, client: Client, lesson: Tensor) -> None:
         """Train `student` towards `lesson` (public inputs, ...), and leave it as it was after its best pass."""
-        public = _public(client)
+        public = public_of(client)
         lessons = Examples(public.inputs, lesson, public.ids)
         # The same order for every group: all are stopped by the same inputs that were held back.
         order = torch.randperm(len(lessons), generator=desk.generator("held back"))
@@ -119,7 +119,7 @@ class DistilledParameters(Exchange):
 
         optimizer = torch.optim.Adam(student.parameters(), lr=self.lr)
         # The mean itself is the first candidate: distillation that only makes it worse is undone.
-        best, tensors, waited = held_distance(), _copy(student), 0
+        best, tensors, waited = held_distance(), copy_of(student), 0
         for epoch in range(self.epochs):
             if waited >= self.patience or len(train) < 2:
                 break
@@ -128,12 +128,8 @@ class DistilledParameters(Exchange):
             found = held_distance()
             waited = waited + 1
             if found < best:
-                best, tensors, waited = found, _copy(student), 0
+                best, tensors, waited = found, copy_of(student), 0
         student.load_state_dict(tensors)
-
-
-def _copy(model: nn.Module) -> Tensors:
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
 def _model(client: Client, tensors: Mapping[str, Tensor]) -> nn.Module:
@@ -141,8 +137,3 @@ def _model(client: Client, tensors: Mapping[str, Tensor]) -> nn.Module:
     model = client.new_model("shape only")
     write_tensors(model, tensors)
     return model
-
-
-def _public(client: Client) -> Examples:
-    assert client.public is not None  # `missing` saw to it
-    return client.public

@@ -16,7 +16,7 @@ from hetfed.data import Batch
 from hetfed.exchanges.base import Exchange
 from hetfed.exchanges.prototypes import Prototypes, classes_and_features
 from hetfed.model import Output
-from hetfed.parts import HEAD, part_names, read_tensors, without_part, write_tensors
+from hetfed.parts import HEAD, copy_of, part_names, read_tensors, without_part, write_tensors
 from hetfed.payload import Declaration, Payload
 from hetfed.seeding import isolated
 
@@ -97,7 +97,7 @@ class FeatureGenerator(Exchange):
     def upload(self, bench: Bench) -> Payload | None:
         """The trained head, and how many examples of each class trained it."""
         train = bench.client.data.train
-        classes = bench.client.task.classes(train.batch(torch.arange(len(train))))
+        classes = bench.client.task.classes(train.whole())
         assert classes is not None
         counts = torch.bincount(classes[classes >= 0], minlength=bench.client.task.class_count).float()
         head = read_tensors(bench.model, part_names(bench.model, HEAD))
@@ -124,7 +124,7 @@ class FeatureGenerator(Exchange):
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()
-        return {COUNTS: total, **{name: tensor.detach().clone() for name, tensor in net.state_dict().items()}}
+        return {COUNTS: total, **copy_of(net)}
 
     def _net(self, state: Tensors) -> _Generator:
         """The generator with the parameters of `state`."""

@@ -14,7 +14,7 @@ from hetfed.bench import Bench, Desk
 from hetfed.client import Client, Tensors
 from hetfed.data import Batch, Examples
 from hetfed.errors import PlanError
-from hetfed.evaluation import predict
+from hetfed.evaluation import UNREADABLE, predict
 from hetfed.exchanges.base import Exchange
 from hetfed.exchanges.groups import check_question
 from hetfed.learner import Learner
@@ -58,7 +58,7 @@ class LogitDistillation(Exchange):
             # A model fails in its own way on inputs that are not its own: whatever it raises is the reason why it cannot take
             # part.
             predict(client.module, client.public.take(torch.arange(1)))
-        except (KeyError, RuntimeError, ValueError, TypeError, IndexError) as error:
+        except UNREADABLE as error:
             return f"its model cannot read the public inputs: {error}"
         return None
 
@@ -72,7 +72,7 @@ class LogitDistillation(Exchange):
                     f"are {_shape(first)} and {_shape(client)}",
                     remedy="Give both the same public inputs and the same classes.",
                 )
-            if list(_public(client).ids) != list(_public(first).ids):
+            if list(public_of(client).ids) != list(public_of(first).ids):
                 raise PlanError(
                     f"clients {first.name!r} and {client.name!r} cannot distil logits: their public inputs are not the same "
                     "examples in the same order",
@@ -95,7 +95,7 @@ class LogitDistillation(Exchange):
         if isinstance(bench.model, Learner):
             bench.model.digest(payload.tensors["logits"], self.weight, self.temperature)
             return
-        public, training = _public(bench.client), bench.client.training
+        public, training = public_of(bench.client), bench.client.training
         task, teacher = bench.client.task, payload.tensors["logits"]
         lessons = Examples(public.inputs, teacher, public.ids)
         optimizer = training.new_optimizer(bench.model.parameters(), bench.work.lr)
@@ -116,7 +116,7 @@ class LogitDistillation(Exchange):
     def upload(self, bench: Bench) -> Payload | None:
         """What the trained model says of the public inputs."""
         weight = len(bench.client.data.train) if self.mean == "examples" else 1.0
-        return Payload({"logits": bench.predict(_public(bench.client)).logits}, weight)
+        return Payload({"logits": bench.predict(public_of(bench.client)).logits}, weight)
 
     def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
         """The merged logits."""
@@ -124,7 +124,8 @@ class LogitDistillation(Exchange):
         return {n: desk.mixed(state.get(n, mean), mean, uploads.values(), len(desk.members)) for n, mean in merged.items()}
 
 
-def _public(client: Client) -> Examples:
+def public_of(client: Client) -> Examples:
+    """The public inputs of a client that takes part."""
     assert client.public is not None  # `missing` saw to it
     return client.public
 
@@ -135,4 +136,4 @@ def _scaling(client: Client) -> list[torch.Tensor]:
 
 def _shape(client: Client) -> tuple[int, ...]:
     """The shape (public inputs, ...) of the client's predictions."""
-    return (len(_public(client)), *client.probe.logits.shape[1:])
+    return (len(public_of(client)), *client.probe.logits.shape[1:])

@@ -116,7 +116,7 @@ class Prototypes(Exchange):
 def class_means(bench: Bench) -> Payload:
     """The mean feature of each class over the client's training data (classes, features), and counts (classes,)."""
     train, task = bench.client.data.train, bench.client.task
-    features, classes = bench.predict(train).features, task.classes(train.batch(torch.arange(len(train))))
+    features, classes = bench.predict(train).features, task.classes(train.whole())
     assert features is not None and classes is not None
     known = classes >= 0
     one_hot = F.one_hot(classes[known], task.class_count).float()

@@ -182,8 +182,7 @@ class Slices(Exchange):
         return after
 
     def _names(self, client: Client) -> list[str]:
-        parameters = {name for name, _ in client.module.named_parameters()}
-        return [name for name in part_names(client.module, self.part, exclude=self.exclude) if name in parameters]
+        return part_names(client.module, self.part, exclude=self.exclude, buffers=False)
 
 
 def _index(shape: tuple[int, ...], whole: Tensor, window: int, channels: Channels) -> Index:
@@ -281,7 +280,7 @@ def _width(module: nn.Module) -> int | None:
 def _absent_classes(client: Client) -> Tensor | None:
     """Which classes the training data lacks (classes,); None where the task has no classes."""
     train = client.data.train
-    classes = client.task.classes(train.batch(torch.arange(len(train))))
+    classes = client.task.classes(train.whole())
     if classes is None:
         return None
     return torch.bincount(classes[classes >= 0], minlength=client.task.class_count) == 0

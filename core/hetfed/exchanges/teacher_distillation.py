@@ -15,7 +15,7 @@ from hetfed.bench import Bench, Desk
 from hetfed.client import Client, Tensors
 from hetfed.data import Batch
 from hetfed.errors import PlanError
-from hetfed.evaluation import predict
+from hetfed.evaluation import UNREADABLE, predict
 from hetfed.exchanges.base import Exchange
 from hetfed.exchanges.groups import check_question, of_group, within
 from hetfed.model import Output
@@ -151,7 +151,7 @@ class _Teachers(NamedTuple):
 def _losses(bench: Bench, teachers: Iterable[nn.Module]) -> Tensor:
     """The loss of each teacher on the student's own training data (teachers,)."""
     train = bench.client.data.train
-    whole = train.batch(torch.arange(len(train)))
+    whole = train.whole()
     losses = [bench.client.task.loss(predict(teacher, train), whole) for teacher in teachers]
     # Without a single known label no teacher has a loss, and all weigh the same.
     return torch.tensor([0.0 if loss is None else float(loss) for loss in losses])
@@ -201,7 +201,7 @@ def _check_readable(teacher: Client, student: Client) -> None:
     try:
         # A model fails in its own way on inputs that are not its own: whatever it raises is the reason.
         logits = predict(teacher.module, student.data.train.take(torch.arange(1))).logits
-    except (KeyError, RuntimeError, ValueError, TypeError, IndexError) as error:
+    except UNREADABLE as error:
         why = str(error).rstrip(".")
         problem = f"teacher {teacher.name!r} cannot read the data of student {student.name!r} ({why})"
         raise PlanError(problem, remedy=remedy) from error

@@ -14,7 +14,7 @@ from hetfed.client import Client, Tensors
 from hetfed.errors import PlanError
 from hetfed.exchanges.base import Exchange
 from hetfed.exchanges.prototypes import Prototypes, class_means, class_points
-from hetfed.parts import HEAD, part_names, read_tensors, without_part, write_tensors
+from hetfed.parts import HEAD, copy_of, part_names, read_tensors, without_part, write_tensors
 from hetfed.payload import Declaration, Payload
 
 
@@ -90,7 +90,7 @@ class TrainedHead(Exchange):
                 optimizer.zero_grad()
                 torch.autograd.backward(F.cross_entropy(head(points[rows]), classes[rows]))
                 optimizer.step()
-        return {f"{HEAD}.{name}": tensor.detach().clone() for name, tensor in head.state_dict().items()}
+        return {f"{HEAD}.{name}": tensor for name, tensor in copy_of(head).items()}
 
     def _shapes(self, client: Client) -> dict[str, tuple[int, ...]]:
         state = client.module.state_dict()

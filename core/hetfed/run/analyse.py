@@ -118,20 +118,20 @@ def _algorithm(name: str, rows: pd.DataFrame, relative: bool) -> AlgorithmResult
     gain = _mean_by_seed(rows, "gain")
     totals = rows.groupby("seed")[["bytes", "seconds"]].first()
     return AlgorithmResult(
-        name,
-        clients,
-        Estimate(0.0, 0.0) if relative else _mean_by_seed(rows, "alone"),
-        score,
-        kept,
-        pooled,
-        gain,
-        _worst(judged, float(sign.iloc[0]), relative),
-        sum(client.gain.mean > 0 for client in judged),
-        len(judged),
-        _p_value(gain.values),
-        _median(rows.groupby("seed")["overall"].first().astype(float)),
-        float(totals["bytes"].mean()),
-        float(totals["seconds"].mean()),
+        algorithm=name,
+        clients=clients,
+        alone=Estimate(0.0, 0.0) if relative else _mean_by_seed(rows, "alone"),
+        score=score,
+        kept=kept,
+        pooled=pooled,
+        gain=gain,
+        worst=_worst(judged, float(sign.iloc[0]), relative),
+        gained=sum(client.gain.mean > 0 for client in judged),
+        judged=len(judged),
+        p=_p_value(gain.values),
+        overall=_median(rows.groupby("seed")["overall"].first().astype(float)),
+        bytes=float(totals["bytes"].mean()),
+        seconds=float(totals["seconds"].mean()),
     )
 
 

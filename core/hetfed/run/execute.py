@@ -27,7 +27,7 @@ from hetfed.run.checkpoint import load_state, save_state
 from hetfed.run.folder import LEDGER, ROUNDS, SUMMARY, RunFolder, write_bytes, write_json
 from hetfed.run.ledger import Ledger
 from hetfed.run.progress import Listener
-from hetfed.run.summary import summarise
+from hetfed.run.summary import Results, summarise
 from hetfed.vertical import Vertical
 
 
@@ -119,9 +119,7 @@ def execute(prepared: Prepared, name: str, folder: RunFolder, listener: Listener
         clients=prepared.clients,
         seating=prepared.seating,
         federated=federated,
-        outcomes=by_client,
-        kept=kept,
-        overall={name: arm.overall() for name, arm in arms.items()},
+        results=Results(by_client, kept, {name: arm.overall() for name, arm in arms.items()}),
     )
     summary["seconds"] = round(time.perf_counter() - began, 2)
     write_json(folder.path / SUMMARY, summary)

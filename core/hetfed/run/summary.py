@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from hetfed.client import Client
 from hetfed.composition import Seating, Step
 from hetfed.evaluation import Outcome
-from hetfed.exchanges import KINDS
+from hetfed.exchanges import kind_of
 from hetfed.federation import FederationState
 from hetfed.plan import Plan
 from hetfed.run.arms import ARMS
+
+
+@dataclass(frozen=True)
+class Results:
+    """What came out: for each client by arm, the arm whose model it keeps, and for all test data together by arm."""
+
+    outcomes: Mapping[str, Mapping[str, Outcome]]
+    kept: Mapping[str, str | None]
+    overall: Mapping[str, float | None]
 
 
 def summarise(
@@ -23,9 +32,7 @@ def summarise(
     clients: Sequence[Client],
     seating: Seating,
     federated: FederationState,
-    outcomes: Mapping[str, Mapping[str, Outcome]],
-    kept: Mapping[str, str | None],
-    overall: Mapping[str, float | None],
+    results: Results,
 ) -> dict[str, Any]:
     """The summary of a run; every number in it is finite, a value that is not there is None with the reason under `notes`."""
     first = clients[0].task
@@ -48,16 +55,15 @@ def summarise(
         "turns_failed": sum(bool(row.failed) for row in federated.rows),
         "turn_seconds": round(sum(row.seconds for row in federated.rows), 2),
         "exchanges": [_exchange(step, seating) for step in seating.composition],
-        "clients": [_client(client, outcomes[client.name], kept[client.name]) for client in clients],
-        "overall": _finite_values(overall),
+        "clients": [_client(client, results.outcomes[client.name], results.kept[client.name]) for client in clients],
+        "overall": _finite_values(results.overall),
     }
 
 
 def _exchange(step: Step, seating: Seating) -> dict[str, Any]:
-    kinds = {kind: word for word, kind in KINDS.items()}
     return {
         "label": step.label,
-        "kind": kinds.get(type(step.exchange), type(step.exchange).__name__),
+        "kind": kind_of(step.exchange),
         "every": step.every,
         "until": step.until,
         "compression": None if step.compression is None else asdict(step.compression),
