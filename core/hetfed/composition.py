@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hetfed.client import Client
 from hetfed.compression import Compression, decode
 from hetfed.data import Facts
-from hetfed.errors import PlanError
+from hetfed.errors import PlanError, among
 from hetfed.exchanges import Exchange, kind_of
 from hetfed.parts import has_part, parts_near
 from hetfed.payload import Payload
@@ -223,7 +223,7 @@ def _check_named(step: Step, reasons: dict[str, str], clients: Sequence[Client])
     names = [client.name for client in clients]
     for name in step.clients or ():
         if name not in names:
-            raise PlanError("no such client", key=f"{step.label}.clients", value=name, remedy=f"There are: {', '.join(names)}.")
+            raise PlanError("no such client", key=f"{step.label}.clients", value=name, remedy=among(name, names, "There are"))
         if name in reasons:
             raise PlanError(
                 f"client {name!r} cannot take part: {reasons[name]}",

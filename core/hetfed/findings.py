@@ -91,7 +91,8 @@ def _problem(one: ErrorDetails) -> str:
     if one["loc"] == ("client",) and one["type"] in {"missing", "too_short"}:
         return "the plan has no [[client]]"
     words = re.sub(r"^(Value error|Assertion failed), ", "", one["msg"])
-    return (words[:1].lower() + words[1:]).replace("array", "list").replace("an object", "a valid table")
+    words = re.sub("(?i)array|tuple", "list", words).replace("an object", "a valid table")
+    return words[:1].lower() + words[1:]
 
 
 def _remedy(one: ErrorDetails, keys: Keys) -> str:

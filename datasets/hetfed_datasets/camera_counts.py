@@ -45,10 +45,10 @@ def _levels(frame: pd.DataFrame, file: Path) -> NDArray[np.int64]:
     words = frame["Traffic Situation"].astype(str)
     unknown = ~words.isin(LEVELS)
     if unknown.any():
-        line = int(unknown.idxmax())
-        key = f"line {line}, column 'Traffic Situation'"
+        row = int(unknown.to_numpy().argmax())
+        key = f"line {frame.index[row]}, column 'Traffic Situation'"
         remedy = f"Known: {', '.join(LEVELS)}. Mend the label."
-        raise DataError("label outside the classes", file=file, key=key, value=words[line], remedy=remedy)
+        raise DataError("label outside the classes", file=file, key=key, value=words.iloc[row], remedy=remedy)
     return np.array([LEVELS.index(word) for word in words], dtype=np.int64)
 
 
@@ -60,7 +60,7 @@ def _check_calendar(frame: pd.DataFrame, time: pd.DatetimeIndex, file: Path) -> 
     clock = pd.to_datetime(frame["Time"], format="%I:%M:%S %p", errors="coerce")
     wrong = (clock.dt.hour != time.hour) | (clock.dt.minute != time.minute) | (frame["Date"] != time.day)
     if wrong.any():
-        line = int(wrong.idxmax())
-        value = f"{frame['Time'][line]}, {frame['Date'][line]}"
+        row = int(wrong.to_numpy().argmax())
+        value = f"{frame['Time'].iloc[row]}, {frame['Date'].iloc[row]}"
         remedy = "One row every 15 minutes, in order, none left out."
-        raise DataError("time does not go on regularly", file=file, key=f"line {line}", value=value, remedy=remedy)
+        raise DataError("time does not go on regularly", file=file, key=f"line {frame.index[row]}", value=value, remedy=remedy)

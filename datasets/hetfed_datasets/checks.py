@@ -137,9 +137,9 @@ def _refuse_cell(wrong: pd.DataFrame, frame: pd.DataFrame, file: Path, problem: 
         raise DataError(problem, file=file, key=key, value=value, remedy=remedy)
 
 
-def _place(line: object, column: object) -> str:
+def _place(line: object, column: Any) -> str:
     # Without a header pandas counts columns from 0.
-    return f"line {line}, column {column + 1 if isinstance(column, int) else repr(column)}"
+    return f"line {line}, column {repr(column) if isinstance(column, str) else column + 1}"
 
 
 def expect_labels(
@@ -230,8 +230,7 @@ def expect_regular(time: pd.DatetimeIndex, minutes: int, file: Path, lines: Sequ
     wrong = steps != minutes
     if wrong.any():
         row = int(wrong.argmax()) + 1
+        key = f"line {lines[row]}"
         remedy = f"One row every {minutes} minutes, in order, none twice and none left out."
-        raise DataError(
-            "time does not go on regularly", file=file, key=f"line {lines[row]}", value=str(time[row]), remedy=remedy
-        )
+        raise DataError("time does not go on regularly", file=file, key=key, value=str(time[row]), remedy=remedy)
     return time

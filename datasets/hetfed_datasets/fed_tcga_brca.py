@@ -26,8 +26,8 @@ def load(folder: Path) -> Cohort:
     expect_columns(split, splits, names=["pid", "fold", "fold2"])
     known = split["fold2"].str.extract(r"^(train|test)_([0-5])$")
     if known.isna().any(axis=None):
-        line = int(known.isna().any(axis=1).idxmax())
-        key, value = f"line {line}, column 'fold2'", str(split["fold2"][line])
+        row = int(known.isna().any(axis=1).to_numpy().argmax())
+        key, value = f"line {split.index[row]}, column 'fold2'", str(split["fold2"].iloc[row])
         raise DataError("neither train_0..5 nor test_0..5", file=splits, key=key, value=value, remedy=FETCH_AGAIN)
     # A few patients come from hospitals without a region; the publisher leaves them out.
     parts = split.assign(part=known[0], region=known[1].astype(int)).set_index("pid")

@@ -13,7 +13,7 @@ from rich.console import Console
 from hetfed.cli.again import command, stoppable
 from hetfed.cli.tables import outcome_table
 from hetfed.cli.vertical import DataDir, Seed, default_folder
-from hetfed.errors import PlanError
+from hetfed.errors import PlanError, among
 from hetfed.vertical import Vertical, shipped, verticals
 
 if TYPE_CHECKING:
@@ -37,13 +37,14 @@ def reproduce(
         _list(found, Console())
         return
     if name is not None and name not in found:
-        raise PlanError("no such case study", key="NAME", value=name, remedy=f"There are: {', '.join(sorted(found))}.")
+        raise PlanError("no such case study", key="NAME", value=name, remedy=among(name, sorted(found), "There are"))
     # A new folder: with --out, the one that was named holds half a study now.
     anew = command(
         "reproduce", *([] if name is None else [name]), *(["--all"] if everything else []), data_dir=data_dir, seed=seed
     )
     chosen = {study: found[study] for study in (sorted(found) if name is None else [name])}
     with stoppable(lambda: f"a case study does not go on from where it was. Start it in a new folder with: {anew}"):
+        # Imported here, since torch takes seconds to load.
         from hetfed.run.launch import Launcher
 
         plans = {study: _plans(study, *each, data_dir=data_dir, seed=seed) for study, each in chosen.items()}

@@ -40,7 +40,7 @@ def commands_of(vertical: Vertical) -> typer.Typer:
 
     what = "List the shipped plans; with a name, print that plan, as a start for one of your own."
 
-    @app.command("plans", help=example(what, "plans sample > my-plan.toml"))
+    @app.command("plans", help=example(what, "plans sample"))
     def plans(name: Shown = None) -> None:
         if name is None:
             _print_plans(vertical)
