@@ -274,7 +274,7 @@ PLANS = {
     ),
     "too few samples": (
         HEART.replace('["va"]', '["va"], limit = 1'),
-        ["client 'VA'.data.limit: of 1 samples of uci-heart-4hospitals, none is left for validation (value: 1). Take more"],
+        ["client 'VA'.data.limit: no sample is left for validation (uci-heart-4hospitals: 1 in all) (value: 1). Take more"],
     ),
     "a name with a slash": (XRAY.replace('"two"', '"a/b"'), ["client 'a/b'.name: a name begins with a letter, a digit or _"]),
     "all of a part excluded": (
@@ -298,7 +298,7 @@ PLANS = {
     ),
     "a word for a setting": (
         HEART.replace('["va"] }', '["va"] }\nmodel = { learner = "svm", settings = { C = "many" } }'),
-        ["client 'VA'.model.settings: The 'C' parameter of SVC must be a float", "'many'"],
+        ["client 'VA'.model.settings: The 'C' parameter of SVC must be", "'many'"],
     ),
     "a data set of the other vertical": (
         XRAY.replace("pneumoniamnist", "camera-counts"),

@@ -85,6 +85,7 @@ def among(word: object, known: Iterable[str], lead: str = "Known") -> str:
     """The remedy of a word that is none of `known`: the nearest of them, then all, or the first few of very many."""
     words = list(known)
     # A word that is long by its ending alone, as `TP53_rnaseq` is, does not count as close to its beginning.
-    near = get_close_matches(str(word), words, n=1) or [one for one in words if one.startswith(str(word))][:1]
+    longer = sorted((one for one in words if one.startswith(str(word))), key=len)
+    near = get_close_matches(str(word), words, n=1) or longer[:1]
     shown = words if len(words) <= MANY else [*words[:FEW], f"... and {len(words) - FEW} more"]
     return f"{''.join(f'Did you mean {one!r}? ' for one in near)}{lead}: {', '.join(shown) or 'none'}."

@@ -63,7 +63,7 @@ def hospital(cohort: Cohort, table: HospitalData, seed: int, key: str) -> Hospit
     parts = _split(own, table, label, seed)
     for name, part in zip(("train", "validation", "test"), parts, strict=True):
         if not len(part):
-            problem = f"of {len(own)} samples of {cohort.name}, none is left for {name}"
+            problem = f"no sample is left for {name} ({cohort.name}: {len(own)} in all)"
             limit = {"key": f"{key}.data.limit", "value": table.limit} if table.limit else {"key": f"{key}.data"}
             remedy = "Take more sites or a larger part or limit, or change train and validation."
             raise PlanError(problem, **limit, remedy=remedy)

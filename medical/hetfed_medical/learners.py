@@ -61,7 +61,11 @@ def try_out(estimator: Estimator, columns: int, classes: int, *, settings: Mappi
         PlanError: it refuses what a plan has set under `key`.
     """
     from sklearn.base import clone
+    from sklearn.calibration import CalibratedClassifierCV
 
+    if isinstance(estimator, CalibratedClassifierCV):
+        # Itself, so that a message names it and not the function that calibrates it.
+        estimator = estimator.estimator
     rng, target = np.random.default_rng(0), np.arange(EXAMPLES * classes) % classes
     try:
         with warnings.catch_warnings():

@@ -301,9 +301,9 @@ def test_a_date_of_a_vertical_is_text() -> None:
 
 def test_of_very_many_words_the_nearest_and_a_few_are_named() -> None:
     many = [f"G{number}_rnaseq" for number in range(1000, 1100)]
-    said = among("G1099", many)
-    assert said.startswith("Did you mean 'G1099_rnaseq'? Known: G1000_rnaseq, ")
-    assert said.endswith("G1011_rnaseq, ... and 88 more.")
+    said = among("G1099", ["G1099RK_rnaseq", *many])
+    assert said.startswith("Did you mean 'G1099_rnaseq'? Known: G1099RK_rnaseq, G1000_rnaseq, ")
+    assert said.endswith("G1010_rnaseq, ... and 89 more.")
     assert "more" not in among("x", many[:40])
 
 
@@ -336,9 +336,7 @@ def test_what_is_wrong_with_the_defaults_does_not_hide_what_is_wrong_with_the_la
 
 @pytest.mark.parametrize("name", ["..", ".", "../x", "a/b", "a|b", "", " a", "-a", "a\\n", "x\\u0000"])
 def test_a_client_s_name_can_be_that_of_a_folder(name: str) -> None:
-    with pytest.raises(
-        PlanError, match="name: (a name begins with a letter, a digit or _, and has|string should have at least 1)"
-    ):
+    with pytest.raises(PlanError, match=r"name: (a name begins with a letter|string should have)"):
         read(f'[[client]]\nname = "{name}"')
 
 

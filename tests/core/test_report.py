@@ -38,6 +38,10 @@ training = { optimizer = "sgd", lr = 1e30 }
 """
 
 
+ODD = {"d": 4, "e": 4, "f": 5, "g": 6}
+"""Clients by the width of their model: two agree, and two have nobody to average with."""
+
+
 class DescribedVertical(ToyVertical):
     """The toy with a description of each client, and a reference method."""
 
@@ -135,7 +139,7 @@ def test_the_page_says_what_is_exchanged_in_the_words_of_a_plan(plain: RunFolder
     assert " aggregation mean " in text
     assert "Uploads of prototypes also say how many training examples of each class a client has." in text
     one = SAMPLE.replace("rounds = 3", 'rounds = 1\nalgorithm = "fedavg"').split("[[exchange]]")
-    odd = "".join(f'[[client]]\nname = "{name}"\nmodel = {{ width = {width} }}\n' for name, width in zip("defg", (4, 4, 5, 6)))
+    odd = "".join(f'[[client]]\nname = "{name}"\nmodel = {{ width = {width} }}\n' for name, width in ODD.items())
     text = parse(page(run(ToyVertical(), one[0] + odd, tmp_path / "run"))).text
     assert "Plan sample · algorithm fedavg · 4 clients · 1 round ·" in text
     assert " left out f, g: nobody else has the same tensors there, to answer the same question " in text

@@ -100,7 +100,7 @@ def test_the_join_takes_the_slice_with_most_tumour(tmp_path: Path) -> None:
 def test_mutation_labels(tmp_path: Path) -> None:
     assert tcga_glioma_genomics.load(molecules(tmp_path, [0, 1, None])).labels["idh1"].tolist() == [0, 1, MISSING_LABEL]
     for wrong, problem in (
-        (0.5, r"line 3, column 'IDH1_mut': label outside the classes \(value: 0.5\)"),
+        (0.5, r"line 3, column 'IDH1_mut': label outside .* \(value: 0.5\)"),
         ("yes", "not numbers"),
     ):
         with pytest.raises(DataError, match=problem):
