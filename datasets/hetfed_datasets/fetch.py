@@ -60,7 +60,7 @@ def _reading(entry: Entry, root: Path) -> str:
     try:
         entry.load(root)
     except DataError as error:
-        return f"To read it fails: {error}"
+        return f"Reading it fails: {error}"
     return f"It can be read all the same. {FETCH_AGAIN}"
 
 

@@ -124,7 +124,7 @@ def test_check_of_a_damaged_file(shop: Path, tmp_path: Path, hetfed) -> None:
     answer = hetfed("datasets", "check", HEART, "--data-dir", tmp_path)
     assert answer.status == 2
     assert f"{file}: other bytes than those tested (SHA-256)" in answer.complaint
-    assert f" To read it fails: {file}: line " in answer.complaint
+    assert f" Reading it fails: {file}: line " in answer.complaint
 
 
 def test_what_is_generated(tmp_path: Path, hetfed) -> None:
