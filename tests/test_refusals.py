@@ -244,7 +244,7 @@ PLANS = {
     ),
     "distillation without public inputs": (
         XRAY.replace('kind = "shared-parameters"\npart = "encoders.image"', 'kind = "logit-distillation"'),
-        ["logit-distillation", "no public inputs"],
+        ["logit-distillation", "one, two: it holds no public inputs (add a [public] table to the plan)."],
     ),
     "a client that is not there": (
         XRAY.replace('kind = "shared', 'clients = ["three"]\nkind = "shared'),
@@ -260,7 +260,46 @@ PLANS = {
     ),
     "no rounds": (XRAY.replace("rounds = 1", "rounds = 0"), ["federation.rounds", "greater than 0", "0"]),
     "unknown backbone": (XRAY.replace("small-conv", "huge-conv"), ["client 'one'.model.image", "'huge-conv'", "small-conv"]),
-    "unknown data set": (XRAY.replace("pneumoniamnist", "mnist"), ["unknown data set", "'mnist'", "Known: breastmnist"]),
+    "unknown data set": (
+        XRAY.replace("pneumoniamnist", "pneumonia-mnist"),
+        ["client 'one'.data.dataset: unknown data set", "Did you mean 'pneumoniamnist'? Known: breastmnist"],
+    ),
+    "unknown data set of a city": (
+        CITIES.replace("camera-counts", "camera-count"),
+        ["client 'Camera'.data.dataset: unknown data set", "Did you mean 'camera-counts'?"],
+    ),
+    "too many parts": (
+        XRAY.replace("clients = 2, part = 1", "clients = 200, part = 0"),
+        ["client 'two'.data.partition.clients: too few samples (value: 200). 64 samples are at most 6 clients of 10."],
+    ),
+    "too few samples": (
+        HEART.replace('["va"]', '["va"], limit = 1'),
+        ["client 'VA'.data.limit: no sample is left for validation (uci-heart-4hospitals: 1 in all) (value: 1). Take more"],
+    ),
+    "a name with a slash": (XRAY.replace('"two"', '"a/b"'), ["client 'a/b'.name: a name begins with a letter, a digit or _"]),
+    "all of a part excluded": (
+        XRAY.replace("[defaults.data]", 'exclude = ["encoders"]\n[defaults.data]'),
+        ["everything in part 'encoders.image' of its model is excluded or stays local"],
+    ),
+    "whole models that differ": (
+        XRAY.replace('part = "encoders.image"', "").replace('name = "two"', 'name = "two"\nmodel = { features = 8 }'),
+        ["'one' and 'two' cannot share the whole model: "],
+    ),
+    "settings of no learner": (
+        HEART.replace('["va"] }', '["va"] }\nmodel = { settings = { n_estimators = 5 } }'),
+        ["client 'VA'.model.settings: settings are those of a learner, which is not named"],
+    ),
+    "a setting out of range": (
+        HEART.replace('["va"] }', '["va"] }\nmodel = { learner = "random-forest", settings = { n_estimators = -50 } }'),
+        [
+            "client 'VA'.model.settings: The 'n_estimators' parameter of RandomForestClassifier must be an int",
+            "lists what it takes",
+        ],
+    ),
+    "a word for a setting": (
+        HEART.replace('["va"] }', '["va"] }\nmodel = { learner = "svm", settings = { C = "many" } }'),
+        ["client 'VA'.model.settings: The 'C' parameter of SVC must be", "'many'"],
+    ),
     "a data set of the other vertical": (
         XRAY.replace("pneumoniamnist", "camera-counts"),
         ["client 'one'.data.dataset", "not a cohort", "'camera-counts'"],
@@ -341,22 +380,22 @@ DATA: dict[str, tuple[str, str, Callable[[Path], None], list[str]]] = {
         HEART,
         CLEVELAND,
         lambda f: rewrite(f, lambda text: text[: text.rindex(",") - 10]),
-        ["column 14[302]", "(value: nan)"],
+        ["line 303, column 14", "(value: nan)"],
     ),
     "a word in a table": (
         HEART,
         CLEVELAND,
         lambda f: rewrite(f, cell(4, 2, "high")),
-        ["row 5, column 3", "not a number", "'high'"],
+        ["line 5, column 3", "not a number", "'high'"],
     ),
-    "an infinite cell": (HEART, CLEVELAND, lambda f: rewrite(f, cell(4, 2, "inf")), ["row 5, column 3", "finite", "inf"]),
+    "an infinite cell": (HEART, CLEVELAND, lambda f: rewrite(f, cell(4, 2, "inf")), ["line 5, column 3", "finite", "inf"]),
     "a grade that there is none of": (
         HEART,
         CLEVELAND,
         lambda f: rewrite(f, cell(4, 13, "9")),
-        ["column 14[4]", "label outside the classes", "(value: 9)", "Known: 0 = none"],
+        ["line 5, column 14: label outside the classes", "(value: 9)", "Known: 0 = none", "or write -1 where it is not known"],
     ),
-    "a reading that is a word": (CITIES, SPEED, lambda f: rewrite(f, cell(9, 3, "fast")), ["row 9, column '2'", "'fast'"]),
+    "a reading that is a word": (CITIES, SPEED, lambda f: rewrite(f, cell(9, 3, "fast")), ["line 10, column '2'", "'fast'"]),
     "a road missing": (
         CITIES,
         SPEED,
@@ -367,9 +406,9 @@ DATA: dict[str, tuple[str, str, Callable[[Path], None], list[str]]] = {
         CITIES,
         SPEED,
         lambda f: rewrite(f, cell(5, 0, "01/01/2015 00:45")),
-        ["row 5", "time does not go on regularly", "2015-01-01 00:45", "every 15 minutes"],
+        ["line 6", "time does not go on regularly", "2015-01-01 00:45", "every 15 minutes"],
     ),
-    "no time": (CITIES, SPEED, lambda f: rewrite(f, cell(5, 0, "noon")), ["date, row 5", "not a time", "'noon'"]),
+    "no time": (CITIES, SPEED, lambda f: rewrite(f, cell(5, 0, "noon")), ["line 6, column 'date'", "not a time", "'noon'"]),
     "a negative link": (CITIES, LINKS, lambda f: rewrite(f, cell(5, 0, "-1")), ["negative", "from 0 upwards"]),
     "a graph of fewer roads": (
         CITIES,
@@ -381,13 +420,13 @@ DATA: dict[str, tuple[str, str, Callable[[Path], None], list[str]]] = {
         CITIES,
         CAMERA,
         lambda f: rewrite(f, cell(7, 8, "awful")),
-        ["Traffic Situation, row 7", "label outside the classes", "'awful'", "Known: low, normal, high, heavy"],
+        ["line 8, column 'Traffic Situation'", "label outside the classes", "'awful'", "Known: low, normal, high, heavy"],
     ),
     "rows out of order": (
         CITIES,
         CAMERA,
         lambda f: rewrite(f, cell(7, 0, "02:15:00 AM")),
-        ["row 7", "time does not go on regularly", "02:15:00 AM"],
+        ["line 8", "time does not go on regularly", "02:15:00 AM"],
     ),
 }
 
@@ -406,6 +445,11 @@ def test_a_data_folder_that_is_not_there(bench: Bench) -> None:
     said = bench.refused(XRAY, "--data-dir", bench.home / "elsewhere")
     assert f"{bench.home / 'elsewhere'}" in said
     assert "no such data file" in said
+
+
+def test_a_data_folder_that_lacks_what_is_served(bench: Bench) -> None:
+    (bench.data / CAMERA).unlink()
+    assert f"Get it with `hetfed datasets fetch camera-counts --data-dir {bench.data}`, or point" in bench.refused(CITIES)
 
 
 def test_an_output_folder_that_holds_another_run(bench: Bench) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Literal, TypeVar
 
-from pydantic import NonNegativeInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from hetfed.composition import Composition, Step, compose
 from hetfed.compression import Compression
@@ -49,31 +49,31 @@ def fedavg(among: Among = SAME) -> Composition:
     return compose(SharedParameters(among=among))
 
 
-def fedprox(mu: float = 0.01, among: Among = SAME) -> Composition:
+def fedprox(mu: NonNegativeFloat = 0.01, among: Among = SAME) -> Composition:
     """FedAvg with mu/2 times the squared distance to the server's model in the local loss (Li et al. 2020)."""
     return compose(SharedParameters(proximal=mu, among=among))
 
 
 def fedadam(lr: float = 0.1, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3, among: Among = SAME) -> Composition:
     """FedAvg whose mean change is a gradient for Adam at the server (Reddi et al. 2021)."""
-    return compose(SharedParameters(server=ServerOptimizer("adam", lr, beta1, beta2, tau), among=among))
+    return compose(SharedParameters(server=ServerOptimizer("adam", lr=lr, beta1=beta1, beta2=beta2, tau=tau), among=among))
 
 
 def fedyogi(lr: float = 0.01, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3, among: Among = SAME) -> Composition:
     """The same with Yogi (Reddi et al. 2021)."""
-    return compose(SharedParameters(server=ServerOptimizer("yogi", lr, beta1, beta2, tau), among=among))
+    return compose(SharedParameters(server=ServerOptimizer("yogi", lr=lr, beta1=beta1, beta2=beta2, tau=tau), among=among))
 
 
 def fedadagrad(lr: float = 0.1, tau: float = 1e-3, among: Among = SAME) -> Composition:
     """The same with Adagrad (Reddi et al. 2021)."""
     # Without momentum, as the paper runs it.
-    return compose(SharedParameters(server=ServerOptimizer("adagrad", lr, beta1=0.0, tau=tau), among=among))
+    return compose(SharedParameters(server=ServerOptimizer("adagrad", lr=lr, beta1=0.0, tau=tau), among=among))
 
 
 def scaffold(lr: float = 1.0, among: Among = SAME) -> Composition:
     """FedAvg with control variates against client drift; lr is the server's (Karimireddy et al. 2020)."""
     # With a rate of 1 the optimiser does plain averaging: left out, so that the server keeps no moments.
-    server = None if lr == 1 else ServerOptimizer("sgd", lr, beta1=0.0)
+    server = None if lr == 1 else ServerOptimizer("sgd", lr=lr, beta1=0.0)
     return compose(SharedParameters(among=among, server=server), ControlVariates(among=among))
 
 
@@ -87,7 +87,7 @@ def fedper(head: str = "head", among: Among = SAME) -> Composition:
     return compose(SharedParameters(exclude=(head,), among=among))
 
 
-def fedrep(head: str = "head", head_epochs: int = 5, body_epochs: int = 1, among: Among = SAME) -> Composition:
+def fedrep(head: str = "head", head_epochs: PositiveInt = 5, body_epochs: PositiveInt = 1, among: Among = SAME) -> Composition:
     """FedPer in which the head trains first and alone, then the body (Collins et al. 2021)."""
     phases = (Phase(epochs=head_epochs, only=(head,)), Phase(epochs=body_epochs, frozen=(head,)))
     return compose(SharedParameters(exclude=(head,), among=among), phases=phases)
@@ -180,7 +180,7 @@ def fedmrl(size: int | None = None, among: Among = SAME) -> Composition:
 
 
 def peers(
-    temperature: float = 2.0, weight: float = 1.0, every: int = 2, weighting: Literal["equal", "fit"] = "fit"
+    temperature: float = 2.0, weight: float = 1.0, every: PositiveInt = 2, weighting: Literal["equal", "fit"] = "fit"
 ) -> Composition:
     """Everybody's model teaches everybody else on the learner's own data (after Anil et al. 2018, codistillation)."""
     return compose(Step(TeacherDistillation(temperature=temperature, weight=weight, weighting=weighting), every=every))

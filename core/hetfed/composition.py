@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hetfed.client import Client
 from hetfed.compression import Compression, decode
 from hetfed.data import Facts
-from hetfed.errors import PlanError
+from hetfed.errors import PlanError, among
 from hetfed.exchanges import Exchange, kind_of
 from hetfed.parts import has_part, parts_near
 from hetfed.payload import Payload
@@ -150,8 +150,9 @@ def seat(composition: Composition, clients: Sequence[Client]) -> Seating:
         seated = [client for client in able if client.name not in lonely]
         reasons |= lonely
         if not seated:
-            nobody_named = step.clients is not None and not lonely
-            remedy = "Name at least one under `clients`, or leave that key out." if nobody_named else _why(reasons)
+            remedy = "; ".join(by_reason(reasons)) + "."
+            if step.clients is not None and not lonely:
+                remedy = "Name at least one under `clients`, or leave that key out."
             raise PlanError("no client can take part", key=step.label, remedy=remedy)
         try:
             step.exchange.check(seated)
@@ -170,10 +171,10 @@ def seat(composition: Composition, clients: Sequence[Client]) -> Seating:
     return Seating(replace(composition, steps=tuple(steps)), tuple(clients), left_out)
 
 
-def _why(reasons: Mapping[str, str]) -> str:
+def by_reason(reasons: Mapping[str, str]) -> list[str]:
     """Each reason once, behind the names of those whom it keeps away."""
     names = {reason: [name for name in sorted(reasons) if reasons[name] == reason] for _, reason in sorted(reasons.items())}
-    return "; ".join(f"{', '.join(who)}: {reason}" for reason, who in names.items()) + "."
+    return [f"{', '.join(who)}: {reason}" for reason, who in names.items()]
 
 
 def _extended(client: Client, exchange: Exchange, seated: Sequence[Client]) -> Client:
@@ -219,7 +220,7 @@ def _check_named(step: Step, reasons: dict[str, str], clients: Sequence[Client])
     names = [client.name for client in clients]
     for name in step.clients or ():
         if name not in names:
-            raise PlanError("no such client", key=f"{step.label}.clients", value=name, remedy=f"There are: {', '.join(names)}.")
+            raise PlanError("no such client", key=f"{step.label}.clients", value=name, remedy=among(name, names, "There are"))
         if name in reasons:
             raise PlanError(
                 f"client {name!r} cannot take part: {reasons[name]}",

@@ -18,6 +18,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Self
 
+MANY, FEW = 40, 12
+"""A list of more than so many words is cut to so many."""
+
 
 class HetfedError(Exception):
     """Root of every error that hetfed raises on purpose."""
@@ -79,7 +82,10 @@ class Stopped(HetfedError):
 
 
 def among(word: object, known: Iterable[str], lead: str = "Known") -> str:
-    """The remedy of a word that is none of `known`: the nearest of them, then all."""
+    """The remedy of a word that is none of `known`: the nearest of them, then all, or the first few of very many."""
     words = list(known)
-    nearest = "".join(f"Did you mean {near!r}? " for near in get_close_matches(str(word), words, n=1))
-    return f"{nearest}{lead}: {', '.join(words) or 'none'}."
+    # A word that is long by its ending alone, as `TP53_rnaseq` is, does not count as close to its beginning.
+    longer = sorted((one for one in words if one.startswith(str(word))), key=len)
+    near = get_close_matches(str(word), words, n=1) or longer[:1]
+    shown = words if len(words) <= MANY else [*words[:FEW], f"... and {len(words) - FEW} more"]
+    return f"{''.join(f'Did you mean {one!r}? ' for one in near)}{lead}: {', '.join(shown) or 'none'}."

@@ -85,13 +85,14 @@ def _name_of(client: object) -> str | None:
 
 
 def _problem(one: ErrorDetails) -> str:
-    """What is wrong, in the words of TOML instead of Python's."""
+    """What is wrong, in the words of TOML instead of JSON's."""
     if one["type"] in UNKNOWN:
         return "unknown key"
     if one["loc"] == ("client",) and one["type"] in {"missing", "too_short"}:
         return "the plan has no [[client]]"
-    words = re.sub(r"^(Value error|Assertion failed), | or instance of \w+", "", one["msg"])
-    return (words[:1].lower() + words[1:]).replace("tuple", "list").replace("dictionary", "table")
+    words = re.sub(r"^(Value error|Assertion failed), ", "", one["msg"])
+    words = re.sub("(?i)array|tuple", "list", words).replace("an object", "a valid table")
+    return words[:1].lower() + words[1:]
 
 
 def _remedy(one: ErrorDetails, keys: Keys) -> str:

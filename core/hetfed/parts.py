@@ -46,10 +46,16 @@ def parts_near(model: nn.Module, path: str) -> list[str]:
     return sorted({above + name.removeprefix(above).partition(".")[0] for name in names})
 
 
+def part_words(path: str) -> str:
+    """What a path stands for, in words."""
+    return f"part {path!r}" if path else "the whole model"
+
+
 def without_part(model: nn.Module, path: str) -> str:
     """In words, that there is nothing to share under `path`, and what there is instead."""
-    near = "" if has_part(model, path) else f" (it has: {', '.join(parts_near(model, path)) or 'none'})"
-    return f"its model has no part {path!r}{near}"
+    if has_part(model, path):
+        return f"everything in {part_words(path)} of its model is excluded or stays local"
+    return f"its model has no part {path!r} (it has: {', '.join(parts_near(model, path)) or 'none'})"
 
 
 def answers(model: nn.Module, names: Collection[str]) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import json
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,6 +14,7 @@ from typing import Annotated, Any, TypeVar
 
 import tomli_w
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -35,6 +38,8 @@ from hetfed.training import Phase, Select, Training
 Table = dict[str, Any]
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
 ALGORITHM = "federation.algorithm"
+EXACTLY = ConfigDict(strict=True, allow_inf_nan=False)
+"""Neither text nor true stands for a number."""
 
 
 class _Strict(BaseModel):
@@ -44,6 +49,17 @@ class _Strict(BaseModel):
 def _named(value: object) -> object:
     """`algorithm = "fedavg"` is short for `algorithm = { name = "fedavg" }`."""
     return {"name": value} if isinstance(value, str) else value
+
+
+def _plain(name: str) -> str:
+    # No slash: a client's name is part of paths, those of its files and those of tensors in a state.
+    if not re.fullmatch(r"(\w[\w .-]*)?", name):
+        raise ValueError("a name begins with a letter, a digit or _, and has nothing but these, spaces, dots and hyphens")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_plain)]
+"""What a client or an exchange may be called."""
 
 
 class AlgorithmTable(BaseModel):
@@ -78,14 +94,13 @@ class ExchangeTable(BaseModel):
     until: int | None = None
     compression: CompressionSetting | None = None
     clients: tuple[str, ...] | None = None
-    label: str = Field(default="", pattern=r"^[\w .-]*$")
+    label: Name = ""
 
 
 class ClientTable(_Strict):
     """One `[[client]]` table. The vertical knows what may stand under `data` and `model`."""
 
-    # No slash: a client's name is part of paths, those of its files and those of tensors in a state.
-    name: str = Field(min_length=1, pattern=r"^\w[\w .-]*$")
+    name: Name = Field(min_length=1)
     data: Table = Field(default_factory=dict)
     model: Table = Field(default_factory=dict)
     training: Training = Field(default_factory=Training)
@@ -189,7 +204,7 @@ def named_algorithm(name: str, settings: Mapping[str, Any], *, key: str = ALGORI
     check_algorithm(name, key)
     try:
         # Held against the function's own annotations: a named algorithm needs no table of its settings beside them.
-        composition: Composition = validate_call(NAMED[name])(**settings)
+        composition: Composition = validate_call(config=EXACTLY)(NAMED[name])(**settings)
     except ValidationError as error:
         raise plan_error(error, key, dict(inspect.signature(NAMED[name]).parameters)) from None
     return replace(composition, name=name)
@@ -219,7 +234,7 @@ def _step(table: ExchangeTable, index: int) -> Step:
             raise PlanError("unknown key", key=f"{where}.{name}", value=settings[name], remedy=remedy)
     try:
         # An exchange is a dataclass, which has no validation method of its own as models have.
-        exchange = TypeAdapter(kind).validate_python(settings)
+        exchange = TypeAdapter(kind).validate_json(_json(settings), strict=True)
     except ValidationError as error:
         raise plan_error(error, where, known) from None
     return Step(exchange, table.every, table.clients, table.label, table.until, table.compression)
@@ -232,9 +247,15 @@ def validate(table_class: type[AnyModel], table: Mapping[str, Any], *, key: str)
         PlanError: naming `key`, the value and the remedy.
     """
     try:
-        return table_class.model_validate(dict(table))
+        return table_class.model_validate_json(_json(table), strict=True)
     except ValidationError as error:
         raise plan_error(error, key, keys_of(table_class)) from None
+
+
+def _json(table: Mapping[str, Any]) -> str:
+    """A table as JSON. Of JSON, strict validation takes lists for tuples, and neither text nor true for a number."""
+    # What TOML has and JSON has not, dates and times, is text, which no key takes for anything else.
+    return json.dumps(table, default=str)
 
 
 def read_plan(text: str, file: str | Path) -> Plan:
@@ -253,7 +274,7 @@ def read_plan(text: str, file: str | Path) -> Plan:
     if isinstance(clients, list) and isinstance(defaults, dict):
         table["client"] = [_merged(defaults, client) if isinstance(client, dict) else client for client in clients]
     try:
-        plan = Plan.model_validate(table)
+        plan = Plan.model_validate_json(_json(table), strict=True)
     except ValidationError as error:
         raise plan_error(error, "", keys_of(Plan), file=file, clients=table.get("client", ())) from None
     _check_clients(plan, file)

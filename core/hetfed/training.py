@@ -10,7 +10,17 @@ from itertools import chain, islice
 from typing import Literal, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+)
 from torch import Tensor, nn
 
 from hetfed.data import Batch, Examples
@@ -86,6 +96,13 @@ class Training(BaseModel):
     clip_norm: PositiveFloat | None = None
     keep_optimizer: bool = True
     phases: tuple[Phase, ...] = ()
+
+    @field_validator("momentum")
+    @classmethod
+    def _has_momentum(cls, momentum: float, table: ValidationInfo) -> float:
+        if momentum and table.data.get("optimizer") in {"adam", "adamw"}:
+            raise ValueError('adam and adamw have none of it: set 0, or optimizer = "sgd" or "rmsprop"')
+        return momentum
 
     def lr_at(self, round_number: int, rounds: int) -> float:
         """The learning rate in round 1..rounds."""

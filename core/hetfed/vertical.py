@@ -8,7 +8,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
-from hetfed.errors import PlanError
+from hetfed.errors import PlanError, among
 
 if TYPE_CHECKING:
     from hetfed.client import Client
@@ -78,6 +78,5 @@ def plan_text(vertical: Vertical, name: str) -> tuple[str, str]:
             return path.read_text(encoding="utf-8"), str(path)
         except UnicodeDecodeError as error:
             raise PlanError(f"not text: {error}", file=path, remedy="A plan is TOML in UTF-8: save it so.") from None
-    raise PlanError(
-        "neither a shipped plan nor a file", key="PLAN", value=name, remedy=f"Shipped: {', '.join(plans)}; or give a TOML file."
-    )
+    remedy = f"{among(name, plans, 'Shipped')} Or give a TOML file."
+    raise PlanError("neither a shipped plan nor a file", key="PLAN", value=name, remedy=remedy)

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hetfed.errors import DataError
-from hetfed_datasets.checks import expect_columns, expect_regular, expect_rows, numbers, read_csv, require_file
+from hetfed_datasets.checks import expect_columns, expect_rows, numbers, read_csv, require_file
 from hetfed_datasets.records import Series
 
 STEPS, INTERVAL = 2976, 15
@@ -31,7 +31,7 @@ def load(folder: Path) -> Series:
     return Series(
         name="camera-counts",
         values=numbers(frame[list(CHANNELS)], file, complete=True)[:, np.newaxis, :],
-        time=expect_regular(time, INTERVAL, file),
+        time=time,
         sensors=("camera",),
         channels=tuple(channel.removesuffix("Count").lower() for channel in CHANNELS),
         unit="vehicles/15 min",
@@ -46,10 +46,9 @@ def _levels(frame: pd.DataFrame, file: Path) -> NDArray[np.int64]:
     unknown = ~words.isin(LEVELS)
     if unknown.any():
         row = int(unknown.to_numpy().argmax())
-        key = f"Traffic Situation, row {row + 1}"
-        raise DataError(
-            "label outside the classes", file=file, key=key, value=words[row], remedy=f"Known: {', '.join(LEVELS)}."
-        )
+        key = f"line {frame.index[row]}, column 'Traffic Situation'"
+        remedy = f"Known: {', '.join(LEVELS)}. Mend the label."
+        raise DataError("label outside the classes", file=file, key=key, value=words.iloc[row], remedy=remedy)
     return np.array([LEVELS.index(word) for word in words], dtype=np.int64)
 
 
@@ -62,6 +61,6 @@ def _check_calendar(frame: pd.DataFrame, time: pd.DatetimeIndex, file: Path) -> 
     wrong = (clock.dt.hour != time.hour) | (clock.dt.minute != time.minute) | (frame["Date"] != time.day)
     if wrong.any():
         row = int(wrong.to_numpy().argmax())
-        value = f"{frame['Time'][row]}, {frame['Date'][row]}"
+        value = f"{frame['Time'].iloc[row]}, {frame['Date'].iloc[row]}"
         remedy = "One row every 15 minutes, in order, none left out."
-        raise DataError("time does not go on regularly", file=file, key=f"row {row + 1}", value=value, remedy=remedy)
+        raise DataError("time does not go on regularly", file=file, key=f"line {frame.index[row]}", value=value, remedy=remedy)

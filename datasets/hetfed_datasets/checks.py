@@ -6,7 +6,7 @@ import zipfile
 import zlib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -44,25 +44,26 @@ def require_file(folder: Path, name: str) -> Path:
     file = folder / name
     if not file.is_file():
         entry = ENTRIES.get(folder.name)
-        way = "Put it there" if entry is None else entry.way_to(name)
+        way = "Put it there" if entry is None else entry.way_to(name, folder.parent)
         remedy = f"{way}, or point --data-dir (or HETFED_DATA) at the folder above {folder.name}."
         raise DataError("no such data file", file=file, remedy=remedy)
     return file
 
 
-def read_csv(file: Path, **options: Any) -> pd.DataFrame:
-    """A CSV file, zipped or not.
+def read_csv(file: Path, *, header: Literal[0] | None = 0, **options: Any) -> pd.DataFrame:
+    """A CSV file, zipped or not. The rows go by their lines in the file, by which every check names them.
 
     Raises:
         DataError: it cannot be read as one, or is empty.
     """
     try:
-        frame: pd.DataFrame = pd.read_csv(file, **options)
+        frame: pd.DataFrame = pd.read_csv(file, header=header, **options)
     except UNREADABLE as error:
         raise DataError(f"not readable as CSV, perhaps cut short: {error}", file=file, remedy=FETCH_AGAIN) from None
     if frame.empty:
         raise DataError("no rows", file=file, remedy=FETCH_AGAIN)
-    return frame
+    first = 1 if header is None else 2
+    return frame.set_axis(range(first, first + len(frame)), axis=0)
 
 
 def read_npz(file: Path, names: Collection[str]) -> Mapping[str, NDArray[Any]]:
@@ -112,7 +113,7 @@ def numbers(frame: pd.DataFrame, file: Path, *, complete: bool = False) -> NDArr
     """The values of `frame` (rows, columns); an empty cell is NaN. `complete`: the publisher's file has no empty cell.
 
     Raises:
-        DataError: a cell that is not a finite number, or empty where none may be, by row and column.
+        DataError: a cell that is not a finite number, or empty where none may be, by line and column.
     """
     converted = frame.apply(pd.to_numeric, errors="coerce")
     mend = "Mend the cell, or fetch the file again."
@@ -130,18 +131,25 @@ def _refuse_cell(wrong: pd.DataFrame, frame: pd.DataFrame, file: Path, problem: 
     if len(rows):
         row, column = int(rows[0]), int(columns[0])
         name = frame.columns[column]
-        # Without a header pandas counts columns from 0.
-        key = f"row {row + 1}, column {repr(name) if isinstance(name, str) else column + 1}"
+        key = _place(frame.index[row], name)
         cell = frame.iloc[row, column]
         value = cell.item() if isinstance(cell, np.generic) else cell
         raise DataError(problem, file=file, key=key, value=value, remedy=remedy)
 
 
-def expect_labels(labels: NDArray[np.generic], classes: Sequence[str], file: Path, key: str) -> NDArray[np.int64]:
+def _place(line: object, column: Any) -> str:
+    # Without a header pandas counts columns from 0.
+    return f"line {line}, column {repr(column) if isinstance(column, str) else column + 1}"
+
+
+def expect_labels(
+    labels: NDArray[np.generic] | pd.Series[Any], classes: Sequence[str], file: Path, key: str
+) -> NDArray[np.int64]:
     """The labels (n,) as integers.
 
     Raises:
-        DataError: one is none of 0..classes-1 and not MISSING_LABEL.
+        DataError: one is none of 0..classes-1 and not MISSING_LABEL, by its line where `labels` is a column of `read_csv`, else
+            by its place in the array.
     """
     try:
         values = np.asarray(labels, dtype=np.float64).reshape(-1)
@@ -153,7 +161,9 @@ def expect_labels(labels: NDArray[np.generic], classes: Sequence[str], file: Pat
         row = int(wrong.argmax())
         known = ", ".join(f"{index} = {name}" for index, name in enumerate(classes))
         value = int(values[row]) if values[row].is_integer() else float(values[row])
-        raise DataError("label outside the classes", file=file, key=f"{key}[{row}]", value=value, remedy=f"Known: {known}.")
+        where = _place(labels.index[row], labels.name) if isinstance(labels, pd.Series) else f"{key}[{row}]"
+        remedy = f"Known: {known}. Mend the label, or write {MISSING_LABEL} where it is not known."
+        raise DataError("label outside the classes", file=file, key=where, value=value, remedy=remedy)
     return values.astype(np.int64)
 
 
@@ -203,23 +213,24 @@ def expect_times(column: pd.Series[str], file: Path, *, form: str) -> pd.Datetim
     """The stamps of `column`, which are written as `form` (strftime) says.
 
     Raises:
-        DataError: one is not, by row.
+        DataError: one is not, by line.
     """
     stamps = pd.to_datetime(column, format=form, errors="coerce")
     wrong = stamps.isna().to_numpy()
     if wrong.any():
         row = int(wrong.argmax())
-        key = f"{column.name}, row {row + 1}"
+        key = _place(column.index[row], column.name)
         raise DataError("not a time", file=file, key=key, value=str(column.iloc[row]), remedy=f"Times are written {form}.")
     return pd.DatetimeIndex(stamps)
 
 
-def expect_regular(time: pd.DatetimeIndex, minutes: int, file: Path) -> pd.DatetimeIndex:
-    """Raise `DataError` unless the stamps follow each other every `minutes`."""
+def expect_regular(time: pd.DatetimeIndex, minutes: int, file: Path, lines: Sequence[int] | pd.Index[int]) -> pd.DatetimeIndex:
+    """Raise `DataError` unless the stamps, which stand in these lines of the file, follow each other every `minutes`."""
     steps = np.diff(time.to_numpy()).astype("timedelta64[m]").astype(int)
     wrong = steps != minutes
     if wrong.any():
         row = int(wrong.argmax()) + 1
+        key = f"line {lines[row]}"
         remedy = f"One row every {minutes} minutes, in order, none twice and none left out."
-        raise DataError("time does not go on regularly", file=file, key=f"row {row + 1}", value=str(time[row]), remedy=remedy)
+        raise DataError("time does not go on regularly", file=file, key=key, value=str(time[row]), remedy=remedy)
     return time

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from hetfed_datasets.registry import ENTRIES, Entry, data_root, entry_of
 
@@ -34,7 +34,8 @@ def list_all(data_dir: DataDir = None) -> None:
     Example: hetfed datasets list --data-dir data
     """
     root = data_root(data_dir)
-    table = Table("name", "kind", "here", "what", title=f"data sets in {root}", title_justify="left", box=None)
+    title = f"data sets in {root}"
+    table = Table(Column("name", no_wrap=True), "kind", "here", "what", title=title, title_justify="left", box=None)
     for entry in ENTRIES.values():
         table.add_row(entry.name, entry.kind, _whereabouts(entry, root), entry.title)
     Console().print(table)

@@ -27,10 +27,11 @@ def load(folder: Path) -> Cohort:
     known = split["fold2"].str.extract(r"^(train|test)_([0-5])$")
     if known.isna().any(axis=None):
         row = int(known.isna().any(axis=1).to_numpy().argmax())
-        value = str(split["fold2"].iloc[row])
-        raise DataError("neither train_0..5 nor test_0..5", file=splits, key=f"fold2[{row}]", value=value, remedy=FETCH_AGAIN)
+        key, value = f"line {split.index[row]}, column 'fold2'", str(split["fold2"].iloc[row])
+        raise DataError("neither train_0..5 nor test_0..5", file=splits, key=key, value=value, remedy=FETCH_AGAIN)
     # A few patients come from hospitals without a region; the publisher leaves them out.
-    joined = frame.merge(split.assign(part=known[0], region=known[1].astype(int)), on="pid")
+    parts = split.assign(part=known[0], region=known[1].astype(int)).set_index("pid")
+    joined = frame.join(parts, on="pid", how="inner")
     columns = tuple(frame.columns[1 : 1 + FEATURES])
     outcome = numbers(joined[["E", "T"]], file, complete=True)
     if not np.isin(outcome[:, 0], (0, 1)).all() or (outcome[:, 1] < 0).any():

@@ -29,7 +29,7 @@ def fetch(entry: Entry, root: Path) -> list[Path]:
     by_hand = [folder / name for name, file in entry.files.items() if file.url is None]
     for path in by_hand:
         if not path.is_file():
-            raise DataError("this file is prepared by hand", file=path, remedy=f"{entry.way_to(path.name)}.")
+            raise DataError("this file is prepared by hand", file=path, remedy=f"{entry.way_to(path.name, root)}.")
     return files + by_hand
 
 
@@ -46,13 +46,22 @@ def check(entry: Entry, root: Path) -> Cohort | Series:
     for name, file in entry.files.items():
         path = root / entry.name / name
         if not path.is_file():
-            remedy = f"{entry.way_to(name)}, or point --data-dir (or HETFED_DATA) at the data root."
+            remedy = f"{entry.way_to(name, root)}, or point --data-dir (or HETFED_DATA) at the data root."
             raise DataError("no such data file", file=path, remedy=remedy)
         found = pooch.file_hash(str(path), alg="sha256")
         if found != file.sha256:
-            remedy = f"Expected {file.sha256}. {FETCH_AGAIN}"
+            remedy = f"Expected {file.sha256}. {_reading(entry, root)}"
             raise DataError("other bytes than those tested (SHA-256)", file=path, value=found, remedy=remedy)
     return entry.load(root)
+
+
+def _reading(entry: Entry, root: Path) -> str:
+    """What comes of reading a data set whose files are not those that were tested, as a sentence."""
+    try:
+        entry.load(root)
+    except DataError as error:
+        return f"Reading it fails: {error}"
+    return f"It can be read all the same. {FETCH_AGAIN}"
 
 
 def _retrieve(path: Path, url: str, file: File) -> Path:

@@ -29,8 +29,8 @@ def load(folder: Path) -> Series:
     expect_rows(frame, file, ROWS)
     counts = frame.loc[:, "0:00":"23:45"]
     expect_columns(counts, file, count=PER_DAY)
-    volumes = pd.DataFrame(numbers(counts, file, complete=True))
-    day = pd.Series(expect_times(frame["Start Time"], file, form="%d/%m/%Y"))
+    volumes = pd.DataFrame(numbers(counts, file, complete=True), index=frame.index)
+    day = pd.Series(expect_times(frame["Start Time"], file, form="%d/%m/%Y"), index=frame.index)
     site = frame["SCATS Number"].astype(str) + " " + frame["Location"].astype(str)
     # One approach stands in the file twice; its first series counts.
     once = ~pd.DataFrame({"site": site, "day": day}).duplicated()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hetfed.errors import PlanError
+from hetfed.errors import PlanError, among
 
 if TYPE_CHECKING:
     from hetfed_datasets.records import Cohort, Series
@@ -47,11 +48,12 @@ class Entry:
         load: Callable[..., Cohort | Series] = getattr(import_module(f"hetfed_datasets.{module}"), function)
         return load(**options) if self.generated else load(root / self.name, **options)
 
-    def way_to(self, file_name: str) -> str:
-        """What to do about a file that is not there, as a sentence without its end."""
+    def way_to(self, file_name: str, root: Path) -> str:
+        """What to do about a file that is not there below `root`, as a sentence without its end."""
         file = self.files.get(file_name)
         if file is None or file.url is not None:
-            return f"Get it with `hetfed datasets fetch {self.name}`"
+            option = "" if root == data_root() else f" --data-dir {shlex.quote(str(root))}"
+            return f"Get it with `hetfed datasets fetch {self.name}{option}`"
         return f"No publisher serves it: prepare it from its source ({self.source}) and put it there, as docs/datasets.md says"
 
 
@@ -276,7 +278,7 @@ def entry_of(name: str) -> Entry:
         PlanError: there is none of that name.
     """
     if name not in ENTRIES:
-        raise PlanError("unknown data set", key="dataset", value=name, remedy=f"Known: {', '.join(sorted(ENTRIES))}.")
+        raise PlanError("unknown data set", key="dataset", value=name, remedy=among(name, sorted(ENTRIES)))
     return ENTRIES[name]
 
 

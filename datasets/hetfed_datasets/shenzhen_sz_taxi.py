@@ -32,7 +32,7 @@ def load(folder: Path) -> Series:
     return Series(
         name="shenzhen-sz-taxi",
         values=np.where(speed == 0, np.nan, speed).astype(np.float32)[:, :, np.newaxis],
-        time=expect_regular(expect_times(frame["date"], file, form="%m/%d/%Y %H:%M"), 15, file),
+        time=expect_regular(expect_times(frame["date"], file, form="%m/%d/%Y %H:%M"), 15, file, frame.index),
         sensors=tuple(str(column) for column in frame.columns[1:]),
         channels=("speed",),
         unit="km/h",

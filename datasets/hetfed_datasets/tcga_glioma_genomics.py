@@ -22,7 +22,7 @@ def load(folder: Path) -> Cohort:
     file = require_file(folder, FILE)
     frame = read_csv(file)
     expect_columns(frame, file, names=["case_id", MUTATION])
-    patients = frame.drop_duplicates("case_id").reset_index(drop=True)
+    patients = frame.drop_duplicates("case_id")
     genes = [column for column in patients.columns if column.endswith("_rnaseq")]
     expect_columns(patients[genes], file, count=1544)
     classes = ("wild type", "mutated")
@@ -33,7 +33,7 @@ def load(folder: Path) -> Cohort:
         # The tissue source site stands in the patient's name; the table's own `site` column has lost leading zeros.
         site=np.array([name[5:7] for name in names]),
         modalities={"genes": numbers(patients[genes], file, complete=True)},
-        labels={LABEL: expect_labels(patients[MUTATION].fillna(MISSING_LABEL).to_numpy(), classes, file, MUTATION)},
+        labels={LABEL: expect_labels(patients[MUTATION].fillna(MISSING_LABEL), classes, file, MUTATION)},
         classes={LABEL: classes},
         columns={"genes": tuple(genes)},
         present={},

@@ -24,7 +24,7 @@ def load(folder: Path) -> Cohort:
         expect_columns(frame, file, count=len(COLUMNS) + 1)
         expect_rows(frame, file, patients)
         values = numbers(frame, file)
-        grade = expect_labels(values[:, -1], ("none", "1", "2", "3", "4"), file, "column 14")
+        grade = expect_labels(frame.iloc[:, -1], ("none", "1", "2", "3", "4"), file, "column 14")
         tables.append(values[:, :-1])
         labels.append(np.where(grade == MISSING_LABEL, MISSING_LABEL, grade > 0).astype(np.int64))
         sites.append(np.full(len(frame), hospital))

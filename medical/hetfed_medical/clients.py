@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -22,7 +23,7 @@ from hetfed_datasets.registry import entry_of, load
 from hetfed_medical.augmentation import flip_and_shift
 from hetfed_medical.backbones import SCALABLE
 from hetfed_medical.cohort_data import Hospital, hospital, public_inputs, public_patients, unreadable
-from hetfed_medical.learners import new_learner
+from hetfed_medical.learners import new_learner, try_out
 from hetfed_medical.model import HospitalNet
 from hetfed_medical.tables import HospitalData, HospitalModel, PublicData
 
@@ -63,7 +64,11 @@ class Cohorts:
 
     def get(self, name: str, key: str) -> Cohort:
         """The cohort called `name`, which a plan asks for under `key`."""
-        if entry_of(name).kind != "cohort":
+        try:
+            entry = entry_of(name)
+        except PlanError as error:
+            raise error.seen_from(key=key) from error
+        if entry.kind != "cohort":
             raise PlanError("not a cohort of patients", key=f"{key}.dataset", value=name, remedy="Name a medical data set.")
         if name not in self._loaded:
             record = load(name, self._data_dir)
@@ -112,6 +117,8 @@ def _client(table: ClientTable, seed: int, cohorts: Cohorts, public: PublicData 
             remedy = "Leave it out, or ask for a label with classes."
             raise PlanError("learners tell classes apart", key=f"{key}.model.learner", value=model_table.learner, remedy=remedy)
         estimator = new_learner(model_table.learner, model_table.settings, key, seed, table.name, "learner")
+        columns = sum(math.prod(shape) for shape in shapes.values())
+        try_out(estimator, columns, home.task.class_count, settings=model_table.settings, key=f"{key}.model.settings")
         settings = {name: str(value) for name, value in model_table.settings.items()}
         model, blueprint = {"learner": model_table.learner, **settings}, _learner(estimator, home.task, home.data.train, shown)
     return Client(
@@ -141,7 +148,7 @@ def _public(
 ) -> tuple[Examples | None, str]:
     """The public inputs as the hospital reads them, and why it cannot where it cannot."""
     if public is None:
-        return None, ""
+        return None, "holds no public inputs (add a [public] table to the plan)"
     cohort = cohorts.get(public.dataset, "public")
     return public_inputs(cohort, public, home, table, seed), unreadable(cohort, home, table)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hetfed.data import ClientData, Examples
-from hetfed.errors import DataError, PlanError
+from hetfed.errors import PlanError, among
 from hetfed.tasks import Classification, Survival, Task
 from hetfed_datasets import partition
 from hetfed_datasets.records import MISSING_LABEL, Cohort
@@ -49,19 +49,24 @@ def hospital(cohort: Cohort, table: HospitalData, seed: int, key: str) -> Hospit
     """The data of the hospital that `table` describes, split by patient.
 
     Raises:
-        PlanError: the table asks for what the cohort does not have. DataError: too few samples to split.
+        PlanError: the table asks for what the cohort does not have, or for too few samples to split.
     """
     label = _label(cohort, table, key)
     _check_known(cohort, table, key)
-    own = _own_samples(cohort, table, label, seed)
+    try:
+        own = _own_samples(cohort, table, label, seed)
+    except PlanError as error:
+        raise error.seen_from(key=f"{key}.data.partition") from error
     if not len(own):
-        remedy = "Take other sites, or modalities that they have."
-        raise DataError("no sample has a known label and one of the modalities", file=cohort.name, key=key, remedy=remedy)
+        problem = f"no sample of {cohort.name} has a known label and one of the modalities"
+        raise PlanError(problem, key=f"{key}.data", remedy="Take other sites, or modalities that they have.")
     parts = _split(own, table, label, seed)
     for name, part in zip(("train", "validation", "test"), parts, strict=True):
         if not len(part):
-            remedy = "Take more sites or a larger part, or change train and validation."
-            raise DataError(f"no sample left for {name}", file=cohort.name, key=key, remedy=remedy)
+            problem = f"no sample is left for {name} ({cohort.name}: {len(own)} in all)"
+            limit = {"key": f"{key}.data.limit", "value": table.limit} if table.limit else {"key": f"{key}.data"}
+            remedy = "Take more sites or a larger part or limit, or change train and validation."
+            raise PlanError(problem, **limit, remedy=remedy)
     scales: dict[str, Scale] = {name: _scale(own, name, parts[0], table) for name in table.modalities}
     train, validation, test = (_examples(own, part, table, scales, label) for part in parts)
     shapes = {name: tuple(tensor.shape[1:]) for name, tensor in train.inputs.items()}
@@ -143,15 +148,13 @@ def _check_known(cohort: Cohort, table: HospitalData, key: str) -> None:
     known = {column for columns in cohort.columns.values() for column in columns}
     for column in table.columns:
         if column not in known:
-            raise PlanError(
-                "no such column", key=f"{key}.data.columns", value=column, remedy=f"Known: {', '.join(sorted(known))}."
-            )
+            raise PlanError("no such column", key=f"{key}.data.columns", value=column, remedy=among(column, sorted(known)))
 
 
 def _check_sites(cohort: Cohort, sites: tuple[str, ...], key: str) -> None:
     for site in sites:
         if site not in cohort.site:
-            remedy = f"{cohort.name} has: {', '.join(sorted(set(cohort.site.tolist())))}."
+            remedy = among(site, sorted(set(cohort.site.tolist())), f"{cohort.name} has")
             raise PlanError("no such site", key=key, value=site, remedy=remedy)
 
 

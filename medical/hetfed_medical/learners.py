@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -13,6 +14,9 @@ from numpy.typing import NDArray
 from hetfed.errors import PlanError
 from hetfed.learner import Estimator
 from hetfed.seeding import derive
+
+EXAMPLES = 20
+"""So many of each class serve to try out a classifier."""
 
 
 class Row(NamedTuple):
@@ -48,6 +52,29 @@ def new_learner(name: str, settings: Mapping[str, Any], key: str, *seed_path: ob
         remedy = f"scikit-learn's documentation of {row.name} lists what it takes."
         raise PlanError(str(error), key=f"{key}.model.settings", value=dict(settings), remedy=remedy) from None
     return _with_probabilities(estimator, seed) if name == "svm" else estimator
+
+
+def try_out(estimator: Estimator, columns: int, classes: int, *, settings: Mapping[str, Any], key: str) -> None:
+    """Fit a copy to a few examples of so many columns and classes: scikit-learn looks at what is set when it fits.
+
+    Raises:
+        PlanError: it refuses what a plan has set under `key`.
+    """
+    from sklearn.base import clone
+    from sklearn.calibration import CalibratedClassifierCV
+
+    if isinstance(estimator, CalibratedClassifierCV):
+        # Itself, so that a message names it and not the function that calibrates it.
+        estimator = estimator.estimator
+    rng, target = np.random.default_rng(0), np.arange(EXAMPLES * classes) % classes
+    try:
+        with warnings.catch_warnings():
+            # What it thinks of noise does not matter.
+            warnings.simplefilter("ignore")
+            clone(estimator).fit(rng.normal(size=(len(target), columns)), target, sample_weight=np.ones(len(target)))
+    except (TypeError, ValueError) as error:
+        remedy = "scikit-learn's documentation of this classifier lists what it takes."
+        raise PlanError(str(error).rstrip("."), key=key, value=dict(settings), remedy=remedy) from None
 
 
 def _with_probabilities(estimator: Estimator, seed: int) -> Estimator:

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 Modality = Literal["image", "genes", "clinical"]
 Backbone = Literal[
@@ -92,6 +102,13 @@ class HospitalModel(_Strict):
     width: PositiveFloat = 1.0
     learner: LearnerName | None = None
     settings: dict[str, float | int | str | bool] = Field(default_factory=dict)
+
+    @field_validator("settings")
+    @classmethod
+    def _are_a_learners(cls, settings: dict[str, Any], table: ValidationInfo) -> dict[str, Any]:
+        if settings and table.data.get("learner") is None:
+            raise ValueError("settings are those of a learner, which is not named: add learner, or remove them")
+        return settings
 
 
 class PublicData(_Strict):

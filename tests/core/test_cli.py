@@ -125,13 +125,34 @@ def test_plans_are_listed(hetfed) -> None:
         answer = hetfed(vertical, "plans")
         assert answer.status == 0
         for name in names:
-            assert re.search(rf"^ *{name} +\d+ +\S", answer.out, flags=re.MULTILINE)
+            assert re.search(rf"^ *{name} +\d+ +\d+ +\S", answer.out, flags=re.MULTILINE)
+    assert re.search(r"^ *glioma-mixed +5 +18 +.* \(tcga-glioma\) *$", hetfed("medical", "plans").out, flags=re.MULTILINE)
+
+
+def test_a_shipped_plan_is_printed_as_a_start_for_another(toy_installed: Path, tmp_path: Path, hetfed) -> None:
+    answer = hetfed("toy", "plans", "sample")
+    assert (answer.status, answer.out) == (0, toy.SAMPLE)
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+@pytest.mark.usefixtures("toy_installed")
+def test_a_narrow_terminal_shows_fewer_columns_and_whole_words(
+    width: int, quick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hetfed
+) -> None:
+    name = "hospital of many words"
+    quick.write_text(quick.read_text(encoding="utf-8").replace('name = "b"', f'name = "{name}"'), encoding="utf-8")
+    monkeypatch.setenv("COLUMNS", str(width))
+    out = hetfed("toy", "run", quick, "--out", tmp_path / "out").out
+    assert re.search(rf"^ *{name} .*\d", out, flags=re.MULTILINE)
+    assert re.search(r"^ *client .*alone federated", out, flags=re.MULTILINE)
+    assert "…" not in out
+    assert ("also in report.html: train, test" in out) == (width < 80)
 
 
 def test_a_vertical_that_is_installed_has_its_commands(toy_installed: Path, hetfed) -> None:
     assert re.search(r"toy +A toy\.", hetfed("--help").out)
     assert "Example: hetfed toy run" in hetfed("toy", "run", "--help").out
-    assert re.search(r"sample +3 +A toy", hetfed("toy", "plans").out)
+    assert re.search(r"sample +3 +3 +A toy", hetfed("toy", "plans").out)
 
 
 def test_run_without_a_plan_runs_the_sample_into_a_new_folder(
@@ -254,6 +275,14 @@ def test_reproduce_lists_and_runs_studies(toy_installed: Path, tmp_path: Path, h
         assert (summary["plan"], summary["seed"]) == (f"tiny-{kind}", 3)
 
 
+def test_reproduce_tells_of_missing_data_before_it_trains(toy_installed: Path, tmp_path: Path, hetfed) -> None:
+    answer = hetfed("reproduce", "medical", "--data-dir", tmp_path / "nowhere", "--out", tmp_path / "out")
+    assert answer.status == 2
+    assert "no such data file" in answer.complaint
+    assert "round" not in answer.out
+    assert not (tmp_path / "out").exists()
+
+
 def test_reproduce_all_gives_every_study_a_folder(
     toy_installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hetfed
 ) -> None:
@@ -323,6 +352,7 @@ def test_an_interruption_before_anything_is_written(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("hetfed.run.launch.Launcher.run", interrupt)
+    monkeypatch.setattr("hetfed.run.execute.prepare", interrupt)
     answer = hetfed(*words)
     assert answer.status == 130
     (line,) = answer.err.splitlines()
@@ -356,6 +386,8 @@ def test_a_failing_client_ends_with_status_1(toy_installed: Path, tmp_path: Path
     ("words", "said"),
     [
         (["toy", "run", "nothing"], ["PLAN", "'nothing'", "Shipped: sample"]),
+        (["toy", "run", "sampel"], ["PLAN", "Did you mean 'sample'? Shipped: sample. Or give a TOML file."]),
+        (["toy", "plans", "nothing"], ["PLAN", "'nothing'", "Shipped: sample"]),
         (["toy", "compare", "nothing"], ["PLAN", "'nothing'", "Shipped: sample"]),
         (["toy", "compare", "--algorithms", "fedfoo"], ["--algorithms", "'fedfoo'", "Known: plan, all, fedavg"]),
         (

@@ -96,7 +96,7 @@ def test_the_page_and_the_tables_say_what_the_analysis_found(real: Path) -> None
     results = analyse(frame)
     said = text((real / "comparison.html").read_text(encoding="utf-8"))
     assert " A toy " in said
-    assert "2 algorithms · 2 seeds · 1 rounds" in said
+    assert "2 algorithms · 2 seeds · 1 round " in said
     first = table((real / "comparison.md").read_text(encoding="utf-8"), 0)
     assert [cells[0] for cells in first[1:]] == [result.algorithm for result in results]
     for result, cells in zip(results, first[1:], strict=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import tomllib
 from itertools import permutations
 
@@ -14,7 +16,7 @@ from hetfed.aggregation import Aggregation
 from hetfed.algorithms import NAMED, fedper, fedprox
 from hetfed.composition import Step, compose
 from hetfed.compression import Compression
-from hetfed.errors import PlanError
+from hetfed.errors import PlanError, among
 from hetfed.exchanges import KINDS, LogitDistillation, Prototypes, SharedParameters, TeacherDistillation
 from hetfed.plan import FederationTable, Plan, named_algorithm, read_plan, validate
 from hetfed.server_optimizer import ServerOptimizer
@@ -149,8 +151,20 @@ WRONG = {
     "defaults that are no table": ("defaults = 3\n" + A, "defaults: input should be a valid table (value: 3)."),
     "negative learning rate": (training("lr = -0.1"), "client 'a'.training.lr: input should be greater than 0 (value: -0.1)"),
     "no learning rate": (training("lr = 0"), "client 'a'.training.lr: input should be greater than 0 (value: 0)"),
+    "a learning rate as text": (
+        training('lr = "0.02"'),
+        "client 'a'.training.lr: input should be a valid number (value: '0.02')",
+    ),
+    "momentum of an optimiser without": (
+        training("momentum = 0.9"),
+        'client \'a\'.training.momentum: adam and adamw have none of it: set 0, or optimizer = "sgd" or "rmsprop" (value: 0.9)',
+    ),
+    "true for a number": (federation("rounds = true") + A, "federation.rounds: input should be a valid integer (value: True)"),
     "infinite learning rate": (training("lr = inf"), "client 'a'.training.lr: input should be a finite number (value: inf)"),
-    "momentum of one": (training("momentum = 1"), "client 'a'.training.momentum: input should be less than 1 (value: 1)"),
+    "momentum of one": (
+        training('optimizer = "sgd", momentum = 1'),
+        "client 'a'.training.momentum: input should be less than 1 (value: 1)",
+    ),
     "unknown optimiser": (training('optimizer = "adamm"'), "should be 'adam', 'adamw', 'sgd' or 'rmsprop' (value: 'adamm')"),
     "an empty batch": (training("batch_size = 0"), "client 'a'.training.batch_size: input should be greater than 0 (value: 0)"),
     "no rounds": (federation("rounds = 0") + A, "federation.rounds: input should be greater than 0 (value: 0)"),
@@ -171,7 +185,7 @@ WRONG = {
         "exchange[0].kind: field required. Is 'kinds' meant to be it?",
     ),
     "no cadence": (exchange("prototypes", "every = 0") + A, "exchange[0].every: input should be greater than 0 (value: 0)"),
-    "a label of odd signs": (exchange("prototypes", 'label = "a|b"') + A, "exchange[0].label: string should match"),
+    "a label of odd signs": (exchange("prototypes", 'label = "a|b"') + A, "exchange[0].label: a name begins with a letter,"),
     "unknown key of a table of an exchange": (
         exchange("prototypes", 'compression = { kind = "top-k", shar = 0.5 }') + A,
         "exchange[0].compression.shar: unknown key (value: 0.5). Did you mean 'share'? Known keys here: both_ways, energy,",
@@ -228,6 +242,7 @@ WRONG_COMPOSITIONS = {
         "exchange[0].evry: unknown key (value: 2). Did you mean 'every'? Known keys here: aggregation, clients,",
     ),
     "negative weight": (exchange("prototypes", "weight = -1"), "weight: input should be greater than 0 (value: -1)"),
+    "a weight as text": (exchange("prototypes", 'weight = "1"'), "weight: input should be a valid number (value: '1')"),
     "infinite weight": (exchange("prototypes", "weight = inf"), "weight: input should be a finite number (value: inf)"),
     "unknown mean": (exchange("prototypes", 'mean = "any"'), "mean: input should be 'counted' or 'equal' (value: 'any')"),
     "the same label twice": (exchange("prototypes", 'label = "x"') * 2, "two exchanges have the same label (value: 'x')"),
@@ -245,7 +260,7 @@ WRONG_COMPOSITIONS = {
     ),
     "an argument out of range": (
         federation('algorithm = { name = "fedprox", mu = -1 }'),
-        "federation.algorithm.proximal: input should be greater than or equal to 0",
+        "federation.algorithm.mu: input should be greater than or equal to 0",
     ),
     "both": (
         federation('algorithm = "fedavg"') + exchange("prototypes"),
@@ -262,6 +277,34 @@ def test_a_wrong_composition_is_one_message_with_key_value_and_remedy(text: str,
     assert said in str(raised.value)
     assert raised.value.key
     assert raised.value.remedy.endswith(".")
+
+
+NUMBERS = [
+    (name, argument)
+    for name in NAMED
+    for argument, parameter in inspect.signature(NAMED[name]).parameters.items()
+    if re.search("int|float", str(parameter.annotation), flags=re.IGNORECASE)
+]
+
+
+@pytest.mark.parametrize("value", [-1, float("nan"), "1", True])
+@pytest.mark.parametrize(("name", "argument"), NUMBERS)
+def test_an_argument_at_fault_goes_by_the_name_that_it_has_in_the_plan(name: str, argument: str, value: object) -> None:
+    with pytest.raises(PlanError) as raised:
+        named_algorithm(name, {argument: value})
+    assert raised.value.key == f"federation.algorithm.{argument}"
+
+
+def test_a_date_of_a_vertical_is_text() -> None:
+    assert read(A + "data = { since = 2024-03-01 }").client[0].data == {"since": "2024-03-01"}
+
+
+def test_of_very_many_words_the_nearest_and_a_few_are_named() -> None:
+    many = [f"G{number}_rnaseq" for number in range(1000, 1100)]
+    said = among("G1099", ["G1099RK_rnaseq", *many])
+    assert said.startswith("Did you mean 'G1099_rnaseq'? Known: G1099RK_rnaseq, G1000_rnaseq, ")
+    assert said.endswith("G1010_rnaseq, ... and 89 more.")
+    assert "more" not in among("x", many[:40])
 
 
 def said_of(text: str) -> str:
@@ -293,7 +336,7 @@ def test_what_is_wrong_with_the_defaults_does_not_hide_what_is_wrong_with_the_la
 
 @pytest.mark.parametrize("name", ["..", ".", "../x", "a/b", "a|b", "", " a", "-a", "a\\n", "x\\u0000"])
 def test_a_client_s_name_can_be_that_of_a_folder(name: str) -> None:
-    with pytest.raises(PlanError, match="name: string should"):
+    with pytest.raises(PlanError, match=r"name: (a name begins with a letter|string should have)"):
         read(f'[[client]]\nname = "{name}"')
 
 
@@ -319,7 +362,7 @@ def test_the_digest_does_not_depend_on_the_order_of_clients_and_on_everything_el
     assert len(digests) == 7
 
 
-VALUES = st.one_of(st.integers(-9, 9), st.booleans(), st.floats(allow_nan=False), st.dates(), st.text(max_size=5))
+VALUES = st.one_of(st.integers(-9, 9), st.booleans(), st.floats(allow_nan=False), st.text(max_size=5))
 FEDERATIONS = st.builds(
     "rounds = {}\nseed = {}\n{}".format,
     st.integers(1, 99),

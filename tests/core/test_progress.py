@@ -44,7 +44,7 @@ def test_a_line_per_event() -> None:
         "federated: round 2/3  validation AUROC 0.625 (mean of 2)",
         "round 2: x from a refused: unknown name '[red]y'",
         "federated: round 3/3  validation AUROC 1.000 (mean of 1)",
-        "pooled for a, b: 1 rounds",
+        "pooled for a, b: 1 round",
         "pooled for a, b: round 1/1",
     ]
 

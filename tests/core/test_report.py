@@ -21,7 +21,7 @@ from hetfed.plan import Plan, read_plan
 from hetfed.report import write_report
 from hetfed.report.facts import ClientFacts, read_facts
 from hetfed.report.sent import by_exchange, repeated
-from hetfed.report.words import arm_name, duration, headline, number, size, undefined, verdict
+from hetfed.report.words import arm_name, duration, headline, number, setting, size, undefined, verdict
 from hetfed.run.arms import ARMS
 from hetfed.run.folder import ENVIRONMENT, SUMMARY, RunFolder
 from hetfed.run.launch import Launcher
@@ -36,6 +36,10 @@ data = { one_class = true }
 name = "diverges"
 training = { optimizer = "sgd", lr = 1e30 }
 """
+
+
+ODD = {"d": 4, "e": 4, "f": 5, "g": 6}
+"""Clients by the width of their model: two agree, and two have nobody to average with."""
 
 
 class DescribedVertical(ToyVertical):
@@ -119,10 +123,32 @@ def test_every_client_is_named_with_its_numbers(plain: RunFolder) -> None:
 
 def test_the_page_says_how_many_public_inputs_each_client_holds(plain: RunFolder, tmp_path: Path) -> None:
     assert [client["n_public"] for client in plain.summary()["clients"]] == [10, 10, 10]
-    assert parse(page(plain)).text.count(" public inputs 10, without labels ") == 3
+    # Nobody reads them here.
+    assert "public inputs" not in parse(page(plain)).text
+    asked = SAMPLE.replace("rounds = 3", "rounds = 1").replace("[[client]]", '[public]\nsites = ["EZ"]\n[[client]]', 1)
+    reading = run(ToyVertical(), asked.replace("prototypes", "logit-distillation"), tmp_path / "reading")
+    assert parse(page(reading)).text.count(" public inputs 10, without labels (sites = EZ) ") == 3
     without = run(WithoutPublicInputs(), SAMPLE.replace("rounds = 3", "rounds = 1"), tmp_path / "run")
     assert [client["n_public"] for client in without.summary()["clients"]] == [None] * 3
     assert "public inputs" not in parse(page(without)).text
+
+
+def test_the_page_says_what_is_exchanged_in_the_words_of_a_plan(plain: RunFolder, tmp_path: Path) -> None:
+    text = parse(page(plain)).text
+    assert "Plan sample · its own exchanges · 3 clients · 3 rounds" in text
+    assert " aggregation mean " in text
+    assert "Uploads of prototypes also say how many training examples of each class a client has." in text
+    one = SAMPLE.replace("rounds = 3", 'rounds = 1\nalgorithm = "fedavg"').split("[[exchange]]")
+    odd = "".join(f'[[client]]\nname = "{name}"\nmodel = {{ width = {width} }}\n' for name, width in ODD.items())
+    text = parse(page(run(ToyVertical(), one[0] + odd, tmp_path / "run"))).text
+    assert "Plan sample · algorithm fedavg · 4 clients · 1 round ·" in text
+    assert " left out f, g: nobody else has the same tensors there, to answer the same question " in text
+    assert "examples of each class" not in text
+
+
+def test_a_share_is_shown_where_it_counts() -> None:
+    assert setting({"kind": "mean", "share": 0.2}) == "mean"
+    assert setting({"kind": "trimmed-mean", "share": 0.2}) == "kind = trimmed-mean, share = 0.2"
 
 
 def test_a_run_of_before_public_inputs_were_counted_has_its_page(plain: RunFolder, tmp_path: Path) -> None:

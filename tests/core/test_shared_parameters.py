@@ -156,7 +156,9 @@ def test_everybody_starts_from_the_same_initialisation() -> None:
 
 def test_shapes_that_differ_are_an_error_that_names_both_clients_and_the_tensor() -> None:
     clients = [toy.client("a"), toy.client("b", width=5)]
-    with pytest.raises(PlanError, match=r"'a' and 'b' cannot share part ''.*encoder.0.bias.*\(4,\).*\(5,\).*same-shape"):
+    with pytest.raises(
+        PlanError, match=r"'a' and 'b' cannot share the whole model.*encoder.0.bias.*\(4,\).*\(5,\).*same-shape"
+    ):
         seat(fedavg("all"), clients)
 
 

@@ -93,6 +93,8 @@ def test_who_would_share_with_nobody_is_left_out_with_the_reason() -> None:
     assert seating.left_out == {"shared-parameters": {"c": alone}}
     listed = compose(Step(SharedParameters(among="same-shape"), clients=("b", "a", "c")))
     assert seat(listed, clients).left_out == seating.left_out
+    body = seat(fedper(), clients).left_out
+    assert body == {"shared-parameters": {"c": "nobody else has the same tensors there"}}
     assert seat(fedavg(), clients[2:]).composition.steps[0].clients == ("c",)
     with pytest.raises(PlanError, match=r"no client can take part.*b, c: nobody else has the same"):
         seat(fedavg(), clients[1:])

@@ -35,8 +35,8 @@ def refused(
     return str(error)
 
 
-def frame(text: str) -> pd.DataFrame:
-    return pd.read_csv(StringIO(text))
+def frame(text: str, **options: Any) -> pd.DataFrame:
+    return checks.read_csv(StringIO(text), **options)
 
 
 def test_a_file_that_is_there(tmp_path: Path) -> None:
@@ -51,7 +51,14 @@ def test_a_file_that_is_not_there(make: Callable[[Path], object], tmp_path: Path
     file = folder / "los_adj.csv"
     make(file)
     said = refused(lambda: checks.require_file(folder, file.name), problem="no such data file", file=file)
-    assert "Get it with `hetfed datasets fetch la-los-loop`, or point --data-dir" in said
+    assert f"Get it with `hetfed datasets fetch la-los-loop --data-dir {tmp_path}`, or point --data-dir" in said
+
+
+def test_where_data_lie_need_not_be_said_where_it_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HETFED_DATA", str(tmp_path))
+    file = tmp_path / "la-los-loop/los_adj.csv"
+    said = refused(lambda: checks.require_file(file.parent, file.name), problem="no such data file", file=file)
+    assert "Get it with `hetfed datasets fetch la-los-loop`, or" in said
 
 
 def test_a_file_that_nobody_serves_is_not_to_be_fetched(tmp_path: Path) -> None:
@@ -67,7 +74,7 @@ def test_csv_is_read_zipped_or_not(tmp_path: Path) -> None:
     table = pd.DataFrame({"a": [1, 2], "b": [0.5, 1.5]})
     for name in ("x.csv", "x.csv.zip"):
         table.to_csv(tmp_path / name, index=False)
-        pd.testing.assert_frame_equal(checks.read_csv(tmp_path / name), table)
+        pd.testing.assert_frame_equal(checks.read_csv(tmp_path / name), table.set_axis([2, 3], axis=0), check_index_type=False)
     assert checks.read_csv(tmp_path / "x.csv", header=None).shape == (3, 2)
 
 
@@ -155,10 +162,10 @@ def test_numbers_are_what_was_written(values: list[float | None]) -> None:
 @pytest.mark.parametrize(
     ("text", "problem", "key", "value"),
     [
-        ("a,b\n1,2\n3,x\ny,4\n", "not a number", "row 2, column 'b'", "x"),
-        ("a,b\n1,2\n3,inf\n", "not a finite number", "row 2, column 'b'", float("inf")),
-        ("a,b\n1e300,2\n", "not a finite number", "row 1, column 'a'", 1e300),
-        ("a,b\n1,2\n-inf,4\n", "not a finite number", "row 2, column 'a'", float("-inf")),
+        ("a,b\n1,2\n3,x\ny,4\n", "not a number", "line 3, column 'b'", "x"),
+        ("a,b\n1,2\n3,inf\n", "not a finite number", "line 3, column 'b'", float("inf")),
+        ("a,b\n1e300,2\n", "not a finite number", "line 2, column 'a'", 1e300),
+        ("a,b\n1,2\n-inf,4\n", "not a finite number", "line 3, column 'a'", float("-inf")),
     ],
 )
 def test_a_cell_that_is_no_number(text: str, problem: str, key: str, value: object) -> None:
@@ -169,13 +176,13 @@ def test_a_cell_that_is_no_number(text: str, problem: str, key: str, value: obje
 def test_an_empty_cell_is_refused_only_where_the_file_has_none() -> None:
     table = frame("a,b\n1,2\n3,\n")
     assert np.isnan(checks.numbers(table, FILE)[1, 1])
-    with pytest.raises(DataError, match="row 2, column 'b': empty cell"):
+    with pytest.raises(DataError, match="line 3, column 'b': empty cell"):
         checks.numbers(table, FILE, complete=True)
 
 
 def test_columns_without_names_count_from_one() -> None:
-    table = pd.read_csv(StringIO("1,2\n3,x\n"), header=None)
-    refused(lambda: checks.numbers(table, FILE), problem="not a number", key="row 2, column 2", value="x")
+    table = frame("1,2\n3,x\n", header=None)
+    refused(lambda: checks.numbers(table, FILE), problem="not a number", key="line 2, column 2", value="x")
 
 
 def test_labels() -> None:
@@ -194,6 +201,15 @@ def test_a_label_outside_the_classes(wrong: float, shown: float) -> None:
         value=shown,
     )
     assert "Known: 0 = no, 1 = yes." in said
+
+
+def test_a_label_of_a_table_goes_by_its_line() -> None:
+    table = frame("x,y\n1,0\n2,1\n3,7\n")
+    said = refused(
+        lambda: checks.expect_labels(table["y"], CLASSES, FILE, "y"), problem="label outside", key="line 4, column 'y'", value=7
+    )
+    assert "Mend the label, or write -1 where it is not known." in said
+    assert checks.expect_labels(table["y"][:2], CLASSES, FILE, "y").tolist() == [0, 1]
 
 
 def test_a_label_that_is_missing_without_being_marked() -> None:
@@ -282,16 +298,19 @@ def test_times() -> None:
 
 @pytest.mark.parametrize("wrong", ["13/13/2006", "noon", None, 7])
 def test_a_time_that_is_none(wrong: object) -> None:
-    column = pd.Series(["01/10/2006", wrong], name="when", dtype=object)
+    column = pd.Series(["01/10/2006", wrong], index=[2, 3], name="when", dtype=object)
     said = refused(
-        lambda: checks.expect_times(column, FILE, form="%d/%m/%Y"), problem="not a time", key="when, row 2", value=str(wrong)
+        lambda: checks.expect_times(column, FILE, form="%d/%m/%Y"),
+        problem="not a time",
+        key="line 3, column 'when'",
+        value=str(wrong),
     )
     assert "Times are written %d/%m/%Y." in said
 
 
 def test_time_goes_on() -> None:
     time = pd.date_range("2024-01-01", periods=5, freq="15min")
-    assert checks.expect_regular(time, 15, FILE) is time
+    assert checks.expect_regular(time, 15, FILE, range(2, 9)) is time
 
 
 @pytest.mark.parametrize(
@@ -300,8 +319,8 @@ def test_time_goes_on() -> None:
 def test_time_that_does_not_go_on(minutes: list[int], row: int) -> None:
     time = pd.DatetimeIndex([pd.Timestamp(2024, 1, 1) + pd.Timedelta(minutes=m) for m in minutes])
     refused(
-        lambda: checks.expect_regular(time, 15, FILE),
+        lambda: checks.expect_regular(time, 15, FILE, range(2, 9)),
         problem="time does not go on regularly",
-        key=f"row {row}",
+        key=f"line {row + 1}",
         value=str(time[row - 1]),
     )

@@ -99,7 +99,10 @@ def test_the_join_takes_the_slice_with_most_tumour(tmp_path: Path) -> None:
 
 def test_mutation_labels(tmp_path: Path) -> None:
     assert tcga_glioma_genomics.load(molecules(tmp_path, [0, 1, None])).labels["idh1"].tolist() == [0, 1, MISSING_LABEL]
-    for wrong, problem in ((0.5, r"IDH1_mut\[1\]: label outside the classes \(value: 0.5\)"), ("yes", "not numbers")):
+    for wrong, problem in (
+        (0.5, r"line 3, column 'IDH1_mut': label outside .* \(value: 0.5\)"),
+        ("yes", "not numbers"),
+    ):
         with pytest.raises(DataError, match=problem):
             tcga_glioma_genomics.load(molecules(tmp_path, [0, wrong]))
 
@@ -121,10 +124,10 @@ def test_melbourne_as_it_should_be(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"Start Time": (40, "32/10/2006")}, r"Start Time, row 41: not a time \(value: '32/10/2006'\)"),
-        ({"NB_LATITUDE": (40, "south")}, r"row 41, column 'NB_LATITUDE': not a number \(value: 'south'\)"),
-        ({"NB_LONGITUDE": (40, None)}, "row 41, column 'NB_LONGITUDE': empty cell"),
-        ({"7:15": (40, "many")}, r"row 41, column '7:15': not a number \(value: 'many'\)"),
+        ({"Start Time": (40, "32/10/2006")}, r"line 42, column 'Start Time': not a time \(value: '32/10/2006'\)"),
+        ({"NB_LATITUDE": (40, "south")}, r"line 42, column 'NB_LATITUDE': not a number \(value: 'south'\)"),
+        ({"NB_LONGITUDE": (40, None)}, "line 42, column 'NB_LONGITUDE': empty cell"),
+        ({"7:15": (40, "many")}, r"line 42, column '7:15': not a number \(value: 'many'\)"),
     ],
 )
 def test_melbourne_with_something_wrong(changes: dict[str, tuple[int, object]], problem: str, tmp_path: Path) -> None:

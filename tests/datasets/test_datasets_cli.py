@@ -64,6 +64,11 @@ def test_list_shows_every_set(tmp_path: Path, hetfed) -> None:
     assert whereabouts(answer.out) == here
 
 
+def test_on_a_narrow_terminal_names_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hetfed) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    assert set(whereabouts(hetfed("datasets", "list", "--data-dir", tmp_path).out)) == set(ENTRIES)
+
+
 def test_the_root_is_the_option_or_the_environment_or_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hetfed
 ) -> None:
@@ -119,6 +124,7 @@ def test_check_of_a_damaged_file(shop: Path, tmp_path: Path, hetfed) -> None:
     answer = hetfed("datasets", "check", HEART, "--data-dir", tmp_path)
     assert answer.status == 2
     assert f"{file}: other bytes than those tested (SHA-256)" in answer.complaint
+    assert f" Reading it fails: {file}: line " in answer.complaint
 
 
 def test_what_is_generated(tmp_path: Path, hetfed) -> None:
@@ -133,7 +139,7 @@ def test_what_is_generated(tmp_path: Path, hetfed) -> None:
 def test_an_unknown_name(command: str, hetfed) -> None:
     answer = hetfed("datasets", command, "mnist")
     assert answer.status == 2
-    assert "unknown data set (value: 'mnist'). Known: breastmnist, " in answer.complaint
+    assert "unknown data set (value: 'mnist'). Did you mean 'breastmnist'? Known: breastmnist, " in answer.complaint
 
 
 @pytest.mark.parametrize("name", ["la-los-loop", "pneumoniamnist", "camera-counts"])

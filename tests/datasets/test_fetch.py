@@ -206,6 +206,15 @@ def test_a_check_finds_other_bytes(publisher: Publisher, tmp_path: Path) -> None
     assert entry.files[IMAGES].sha256 in error.value.remedy
 
 
+def test_a_check_says_that_other_bytes_can_be_read(publisher: Publisher, tmp_path: Path) -> None:
+    path = tmp_path / "breastmnist" / IMAGES
+    path.parent.mkdir()
+    path.write_bytes(breast() + b" ")
+    with pytest.raises(DataError, match="other bytes than those tested") as error:
+        check(publisher.entry(breast()), tmp_path)
+    assert "It can be read all the same. Fetch it again, or" in error.value.remedy
+
+
 def test_a_check_reads_the_file(publisher: Publisher, tmp_path: Path) -> None:
     entry = publisher.entry(b"right by its digest, but no .npz")
     fetch(entry, tmp_path)

@@ -80,7 +80,10 @@ def test_public_inputs_go_to_those_who_can_read_them():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"dataset": "nowhere"}, r"dataset: unknown data set \(value: 'nowhere'\)\. Known: .*sample-hospitals"),
+        (
+            {"dataset": "nowhere"},
+            r"client 'a'\.data\.dataset: unknown data set \(value: 'nowhere'\)\. Known: .*sample-h",
+        ),
         ({"dataset": "sample-cities"}, r"client 'a'\.data\.dataset: not a cohort of patients \(value: 'sample-cities'\)"),
         ({"label": "grade"}, r"client 'a'\.data\.label: no such label \(value: 'grade'\)\. sample-hospitals has: subtype"),
         ({"modalities": ["clinical"]}, r"client 'a'\.data\.modalities: no such modality \(value: 'clinical'\)"),

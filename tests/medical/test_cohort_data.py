@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wards import COLUMNS, admit, parts, people, rows, same, table, ward
 
-from hetfed.errors import DataError, PlanError
+from hetfed.errors import PlanError
 from hetfed_datasets.records import MISSING_LABEL, Cohort
 from hetfed_datasets.registry import load
 from hetfed_medical.cohort_data import hospital, public_inputs, unreadable
@@ -317,7 +317,10 @@ def test_a_label_need_not_be_named_where_there_is_only_one():
     [
         ({"label": "fate"}, r"data\.label: no such label \(value: 'fate'\)\. ward has: outcome\."),
         ({"sites": ("left", "middle")}, r"data\.sites: no such site \(value: 'middle'\)\. ward has: left, right\."),
-        ({"columns": ("age", "height")}, r"data\.columns: no such column \(value: 'height'\)\. Known: age, dose, g0"),
+        (
+            {"columns": ("age", "height")},
+            r"data\.columns: no such column \(value: 'height'\)\. Did you mean 'weight'\? Known: age,",
+        ),
         ({"partition": {"clients": 90, "part": 0}}, r"clients: too few samples \(value: 90\)"),
         ({"partition": {"kind": "classes", "clients": 2, "part": 0, "classes": 3}}, "the classes cannot be dealt"),
     ],
@@ -337,10 +340,14 @@ def test_a_modality_that_a_cohort_does_not_have_is_a_plan_error():
 
 
 def test_a_hospital_without_samples_is_an_error_that_says_so(sample):
-    with pytest.raises(DataError, match="no sample has a known label and one of the modalities"):
+    with pytest.raises(PlanError, match="no sample of sample-hospitals has a known label and one of the modalities"):
         admit(sample, "genes", sites=("east",))
-    with pytest.raises(DataError, match="no sample left for validation"):
+    with pytest.raises(
+        PlanError, match=r"'ward'\.data\.limit: no sample is left for validation \(ward: 1 in all\) \(value: 1\)"
+    ):
         admit(ward(), limit=1)
+    with pytest.raises(PlanError, match=r"'ward'\.data\.partition\.clients: too few samples \(value: 99\)"):
+        admit(ward(), partition={"clients": 99, "part": 0})
 
 
 def test_public_inputs_are_the_same_examples_everywhere(sample):

@@ -40,7 +40,10 @@ def build_clients(plan: Plan, data_dir: Path | None) -> Sequence[Client]:
 def _client(table: ClientTable, seed: int, data_dir: Path | None) -> Client:
     data_table = validate(CityData, table.data, key="data")
     model_table = validate(CityModelTable, table.model, key="model")
-    series = _series(data_table, data_dir)
+    try:
+        series = _series(data_table, data_dir)
+    except PlanError as error:
+        raise error.seen_from(key="data") from error
     about = {
         "model": "linear" if data_table.predict == "congestion" else model_table.encoder,
         "data": series.name if data_table.city is None else f"{series.name}: {data_table.city}",
@@ -91,10 +94,10 @@ def _check_sizes(table: CityModelTable) -> None:
 def _series(table: CityData, data_dir: Path | None) -> Series:
     entry = entry_of(table.dataset)
     if entry.kind != "series":
-        raise PlanError("not a traffic data set", key="data.dataset", value=table.dataset, remedy="Name a series.")
+        raise PlanError("not a traffic data set", key="dataset", value=table.dataset, remedy="Name a series.")
     options = {} if table.city is None else {"city": table.city}
     if options and not entry.generated:
-        raise PlanError("this data set has one city", key="data.city", value=table.city, remedy="Remove the key.")
+        raise PlanError("this data set has one city", key="city", value=table.city, remedy="Remove the key.")
     series = load(table.dataset, data_dir, **options)
     assert isinstance(series, Series)  # its entry says so
     return series

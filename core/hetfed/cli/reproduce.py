@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -12,8 +13,12 @@ from rich.console import Console
 from hetfed.cli.again import command, stoppable
 from hetfed.cli.tables import outcome_table
 from hetfed.cli.vertical import DataDir, Seed, default_folder
-from hetfed.errors import PlanError
+from hetfed.errors import PlanError, among
 from hetfed.vertical import Vertical, shipped, verticals
+
+if TYPE_CHECKING:
+    from hetfed.plan import Plan
+    from hetfed.run.launch import Launcher
 
 Study = Annotated[str | None, typer.Argument(metavar="[NAME]", help="A case study; without one, all are listed.")]
 Everything = Annotated[bool, typer.Option("--all", help="Run every study.")]
@@ -32,15 +37,20 @@ def reproduce(
         _list(found, Console())
         return
     if name is not None and name not in found:
-        raise PlanError("no such case study", key="NAME", value=name, remedy=f"There are: {', '.join(sorted(found))}.")
+        raise PlanError("no such case study", key="NAME", value=name, remedy=among(name, sorted(found), "There are"))
     # A new folder: with --out, the one that was named holds half a study now.
     anew = command(
         "reproduce", *([] if name is None else [name]), *(["--all"] if everything else []), data_dir=data_dir, seed=seed
     )
+    chosen = {study: found[study] for study in (sorted(found) if name is None else [name])}
     with stoppable(lambda: f"a case study does not go on from where it was. Start it in a new folder with: {anew}"):
-        for study in sorted(found) if name is None else [name]:
+        # Imported here, since torch takes seconds to load.
+        from hetfed.run.launch import Launcher
+
+        plans = {study: _plans(study, *each, data_dir=data_dir, seed=seed) for study, each in chosen.items()}
+        for study, (vertical, _) in chosen.items():
             home = (out / study if everything else out) if out else default_folder("reproduce", study)
-            _run(study, *found[study], home, data_dir=data_dir, seed=seed)
+            _run(study, Launcher(vertical, Console(), data_dir), plans[study], home)
 
 
 def studies() -> dict[str, tuple[Vertical, Traversable]]:
@@ -60,15 +70,23 @@ def _list(found: dict[str, tuple[Vertical, Traversable]], console: Console) -> N
     console.print("Run one with: hetfed reproduce NAME, or all with: hetfed reproduce --all", highlight=False)
 
 
-def _run(study: str, vertical: Vertical, folder: Traversable, home: Path, *, data_dir: Path | None, seed: int | None) -> None:
+def _plans(study: str, vertical: Vertical, folder: Traversable, *, data_dir: Path | None, seed: int | None) -> dict[str, Plan]:
+    """The plans of a study by kind of input, once it is known that both can run: real data that is missing is to be told before
+    there has been training on random input."""
     from hetfed.plan import read_plan
-    from hetfed.run.launch import Launcher
+    from hetfed.run.execute import prepare
 
-    console = Console()
-    for kind in ("random", "real"):
-        name = f"{study}-{kind}"
-        plan = read_plan(shipped(folder)[kind].read_text(encoding="utf-8"), name).with_federation(seed=seed)
+    texts = {kind: shipped(folder)[kind].read_text(encoding="utf-8") for kind in ("random", "real")}
+    plans = {kind: read_plan(text, f"{study}-{kind}").with_federation(seed=seed) for kind, text in texts.items()}
+    for kind, plan in plans.items():
+        prepare(plan, vertical, data_dir, f"{study}-{kind}")
+    return plans
+
+
+def _run(study: str, launcher: Launcher, plans: Mapping[str, Plan], home: Path) -> None:
+    console = launcher.console
+    for kind, plan in plans.items():
         console.rule(f"{study}, {kind} input")
-        summary = Launcher(vertical, console, data_dir).run(plan, name, home / kind)
-        console.print(outcome_table(summary))
+        summary = launcher.run(plan, f"{study}-{kind}", home / kind)
+        console.print(outcome_table(summary, console))
         console.print(f"report: {home / kind / 'report.html'}", highlight=False, soft_wrap=True)

@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 
 # Written out, though `hetfed.run.arms` has them: to import that loads torch, and this module is loaded for --help.
 ARMS = ("alone", "federated", "finetuned", "pooled")
-SPARED = ("together", "worst client", "kept", "p", "MiB")
-"""The columns of a comparison that a narrow terminal goes without, the first one first."""
+SPARED = {
+    "report.html": ("train", "test", "gains", "pooled", "finetuned", "keeps"),
+    "comparison.md": ("together", "worst client", "kept", "p", "MiB", "gain over alone"),
+}
+"""The columns that a narrow terminal goes without, the first one first, by the file that has them all."""
 UNBOUNDED = 10_000
 
 
@@ -30,23 +33,19 @@ def signed(value: float) -> str:
     return "-" if isnan(value) else f"{value:+.4f}"
 
 
-def outcome_table(summary: Mapping[str, Any]) -> Table:
+def outcome_table(summary: Mapping[str, Any], console: Console) -> Table:
     """The test metric of every client alone, federated and pooled."""
-    table = Table(
-        "client",
-        "train",
-        "test",
-        *ARMS,
-        "gains",
-        "keeps",
-        title=f"{summary['plan']}: {_judged_by(summary['clients'])}",
-        box=None,
-        # Else a name of two words, and the model that is kept, do not fit a terminal of 80 columns.
-        padding=(0, 1, 0, 0),
-    )
-    for client in summary["clients"]:
-        values = [number(client[arm]) for arm in ARMS]
-        table.add_row(client["name"], str(client["n_train"]), str(client["n_test"]), *values, gain(client), kept(client))
+    clients = summary["clients"]
+    columns = {
+        "client": [client["name"] for client in clients],
+        "train": [str(client["n_train"]) for client in clients],
+        "test": [str(client["n_test"]) for client in clients],
+        **{arm: [number(client[arm]) for client in clients] for arm in ARMS},
+        "gains": [gain(client) for client in clients],
+        "keeps": [kept(client) for client in clients],
+    }
+    table = _fitted(columns, console, "report.html")
+    table.title = f"{summary['plan']}: {_judged_by(clients)}"
     return table
 
 
@@ -74,14 +73,15 @@ def kept(client: Mapping[str, Any]) -> str:
 
 
 def comparison_table(results: Sequence[AlgorithmResult], console: Console, *, relative: bool) -> Table:
-    """One row per algorithm, the best first; intervals are 95 % of the mean over seeds (Student's t).
+    """One row per algorithm, the best first; intervals are 95 % of the mean over seeds (Student's t)."""
+    return _fitted(_columns(results, relative=relative), console, "comparison.md")
 
-    Where the console is too narrow, the columns that are missed least are left to comparison.md.
-    """
-    columns = _columns(results, relative=relative)
-    left: list[str] = []
-    for name in ("", *SPARED):
-        if name:
+
+def _fitted(columns: Mapping[str, Sequence[str]], console: Console, file: str) -> Table:
+    """The columns by their heads; where the console is too narrow, those that are missed least are left to `file`."""
+    columns, left = dict(columns), list[str]()
+    for name in ("", *SPARED[file]):
+        if name in columns:
             left.append(name)
             del columns[name]
         table = _side_by_side(columns)
@@ -89,13 +89,13 @@ def comparison_table(results: Sequence[AlgorithmResult], console: Console, *, re
         if console.measure(table, options=console.options.update(width=UNBOUNDED)).maximum <= console.width:
             break
     if left:
-        table.caption, table.caption_justify = f"also in comparison.md: {', '.join(left)}", "left"
+        table.caption, table.caption_justify = f"also in {file}: {', '.join(left)}", "left"
     return table
 
 
 def _columns(results: Sequence[AlgorithmResult], *, relative: bool) -> dict[str, list[str]]:
     """The cells of every column by its head."""
-    mean = [f"{number(r.score.mean)} ± {number(r.score.half_width)}" for r in results]
+    mean = [number(r.score.mean) + ("" if isnan(r.score.half_width) else f" ± {number(r.score.half_width)}") for r in results]
     gain = {} if relative else {"gain over alone": [signed(r.gain.mean) for r in results]}
     return {
         "algorithm": [r.algorithm for r in results],
@@ -112,7 +112,8 @@ def _columns(results: Sequence[AlgorithmResult], *, relative: bool) -> dict[str,
 
 def _side_by_side(columns: Mapping[str, Sequence[str]]) -> Table:
     first, *others = columns
-    table = Table(Column(first, no_wrap=True), *others, box=None)
+    # With two blanks between columns, a name of two words and the model that is kept do not fit a terminal of 80.
+    table = Table(Column(first, no_wrap=True), *others, box=None, padding=(0, 1, 0, 0))
     for row in zip(*columns.values(), strict=True):
         table.add_row(*row)
     return table

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from hetfed.cli.again import command, outliving, stoppable
 from hetfed.cli.tables import comparison_table, outcome_table
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from hetfed.run.launch import Launcher
 
 PlanName = Annotated[str, typer.Argument(metavar="[PLAN]", help="A shipped plan, or a TOML file.")]
+Shown = Annotated[str | None, typer.Argument(metavar="[PLAN]", help="A shipped plan to print.")]
 Out = Annotated[Path | None, typer.Option(help="Folder for the run. Default: runs/<vertical>-<plan>-<time>.")]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of data sets. Default: $HETFED_DATA, else the user's cache.")]
 Rounds = Annotated[int | None, typer.Option(min=1, help="Instead of the plan's number of rounds.")]
@@ -36,9 +38,14 @@ def commands_of(vertical: Vertical) -> typer.Typer:
     def example(what: str, words: str) -> str:
         return f"{what}\n\nExample: hetfed {vertical.name} {words}"
 
-    @app.command("plans", help=example("List the shipped plans.", "plans"))
-    def plans() -> None:
-        _print_plans(vertical)
+    what = "List the shipped plans; with a name, print that plan, as a start for one of your own."
+
+    @app.command("plans", help=example(what, "plans sample"))
+    def plans(name: Shown = None) -> None:
+        if name is None:
+            _print_plans(vertical)
+        else:
+            typer.echo(plan_text(vertical, name)[0], nl=False)
 
     what = "Run a plan: federated, alone and pooled, with a report at the end."
 
@@ -65,7 +72,7 @@ def commands_of(vertical: Vertical) -> typer.Typer:
             text, file = plan_text(vertical, plan)
             chosen, console = read_plan(text, file).with_federation(rounds=rounds, seed=seed), Console()
             summary = Launcher(vertical, console, data_dir).run(chosen, file, where, resume=resume)
-            console.print(outcome_table(summary))
+            console.print(outcome_table(summary, console))
             console.print(f"report: {where / 'report.html'}", highlight=False, soft_wrap=True)
 
     what = "Run a plan under several algorithms and seeds, and set the results side by side. Run again to go on after a stop."
@@ -100,11 +107,22 @@ def _print_plans(vertical: Vertical) -> None:
     """A table of the shipped plans."""
     import tomllib
 
-    table = Table("plan", "clients", "what it does", box=None)
+    what = Column("what it does (on which data sets)", overflow="fold")
+    table = Table(Column("plan", no_wrap=True), "clients", "rounds", what, box=None)
     for name, file in shipped(vertical.plans).items():
         plan = tomllib.loads(file.read_text(encoding="utf-8"))
-        table.add_row(name, str(len(plan["client"])), plan.get("title", ""))
+        rounds = plan.get("federation", {}).get("rounds", "")
+        does = f"{plan.get('title', '')} ({', '.join(_data_sets(plan))})"
+        table.add_row(name, str(len(plan["client"])), str(rounds), does)
     Console().print(table)
+    Console().print(f"Print one with: hetfed {vertical.name} plans PLAN", highlight=False)
+
+
+def _data_sets(plan: Mapping[str, Any]) -> list[str]:
+    """The data sets that a plan names, in the order of its clients."""
+    default = plan.get("defaults", {}).get("data", {})
+    tables = [*({**default, **client.get("data", {})} for client in plan["client"]), plan.get("public", {})]
+    return list(dict.fromkeys(table["dataset"] for table in tables if "dataset" in table))
 
 
 def _compare(launcher: Launcher, plan: Plan, file: str, where: Path, *, algorithms: str, seeds: int, jobs: int | None) -> None:

@@ -22,6 +22,7 @@ from hetfed.exchanges.groups import (
     grouped,
     lonely,
     of_group,
+    question_of,
     within,
 )
 from hetfed.model import Output
@@ -64,7 +65,7 @@ class ControlVariates(Exchange):
 
     def lonely(self, clients: Sequence[Client]) -> Mapping[str, str]:
         """Who is the only one of its group."""
-        return lonely(clients, self._group if self.among == "same-shape" else everybody)
+        return lonely(clients, self._group if self.among == "same-shape" else everybody, self._question)
 
     def check(self, clients: Sequence[Client]) -> None:
         """Unless groups are formed, all hold the same, for the same question."""
@@ -147,6 +148,9 @@ class ControlVariates(Exchange):
 
     def _group(self, client: Client) -> str:
         return group_of_client(client, self.declare(client).shapes)
+
+    def _question(self, client: Client) -> str:
+        return question_of(client, self._names(client))
 
     def _names(self, client: Client) -> list[str]:
         return part_names(client.module, self.part, exclude=self.exclude, buffers=False)

@@ -47,12 +47,18 @@ def everybody(client: Client) -> str:
     return ""
 
 
-def lonely(clients: Sequence[Client], group: Callable[[Client], str] = everybody) -> dict[str, str]:
-    """Those who are the only one of their group, and what they lack."""
+def lonely(
+    clients: Sequence[Client], group: Callable[[Client], str] = everybody, question: Callable[[Client], str] = everybody
+) -> dict[str, str]:
+    """Those who are the only one of their group, and what they lack: `question` is what a client's tensors answer, if any."""
     sizes = Counter(map(group, clients))
-    same = "nobody else has the same tensors there, to answer the same question"
-    reason = "nobody else can take part" if group is everybody else same
-    return {client.name: reason for client in clients if sizes[group(client)] == 1}
+
+    def reason(client: Client) -> str:
+        if group is everybody:
+            return "nobody else can take part"
+        return f"nobody else has the same tensors there{', to answer the same question' if question(client) else ''}"
+
+    return {client.name: reason(client) for client in clients if sizes[group(client)] == 1}
 
 
 def within(group: str, tensors: Tensors) -> Tensors:

@@ -26,10 +26,11 @@ from hetfed.exchanges.groups import (
     grouped,
     lonely,
     of_group,
+    question_of,
     within,
 )
 from hetfed.model import Output
-from hetfed.parts import WHOLE, answers, has_part, part_names, parts_near, read_tensors, without_part, write_tensors
+from hetfed.parts import WHOLE, answers, has_part, part_names, part_words, parts_near, read_tensors, without_part, write_tensors
 from hetfed.payload import Declaration, Payload
 from hetfed.server_optimizer import ServerOptimizer
 
@@ -78,7 +79,7 @@ class SharedParameters(Exchange):
 
     def lonely(self, clients: Sequence[Client]) -> Mapping[str, str]:
         """Who is the only one of its group."""
-        return lonely(clients, self._group if self.among == "same-shape" else everybody)
+        return lonely(clients, self._group if self.among == "same-shape" else everybody, self._question)
 
     def check(self, clients: Sequence[Client]) -> None:
         """What is to stay personal must exist; and unless groups are formed, all hold the same, for the same question."""
@@ -92,7 +93,7 @@ class SharedParameters(Exchange):
                     remedy=f"Name the submodule that stays personal: {', '.join(sorted(found))}.",
                 )
         if self.among == "all":
-            check_same(clients, {client.name: self.declare(client) for client in clients}, f"part {self.part!r}")
+            check_same(clients, {client.name: self.declare(client) for client in clients}, part_words(self.part))
             check_question([client for client in clients if answers(client.module, self._names(client))], "a head")
 
     def start(self, desk: Desk) -> Tensors:
@@ -158,6 +159,9 @@ class SharedParameters(Exchange):
 
     def _group(self, client: Client) -> str:
         return group_of_client(client, self.declare(client).shapes)
+
+    def _question(self, client: Client) -> str:
+        return question_of(client, self._names(client))
 
     def _names(self, client: Client) -> list[str]:
         return part_names(client.module, self.part, exclude=self.exclude, with_norm=self.norm == "shared")

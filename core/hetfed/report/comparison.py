@@ -59,7 +59,7 @@ def write_comparison(out: Path, frame: pd.DataFrame, about: About) -> Path:
     (out / "plots").mkdir(exist_ok=True)
     for name, picture in pictures.items():
         (out / "plots" / name).write_text(picture, encoding="utf-8")
-    filters = (words.number, words.count, words.size, words.duration, words.listing, words.tone, estimate, signed)
+    filters = (words.number, words.counted, words.size, words.duration, words.listing, words.tone, estimate, signed)
     text = page(
         TEMPLATE,
         filters,

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 
-def page(template: str, filters: Sequence[Callable[..., str]], **facts: Any) -> str:
+def page(template: str, filters: Sequence[Callable[..., object]], **facts: Any) -> str:
     """The page of a template, which knows the functions `filters` by their names."""
     environment = Environment(
         loader=PackageLoader("hetfed.report", "."),

@@ -9,6 +9,8 @@ from hetfed.run.analyse import Estimate
 from hetfed.run.arms import ARMS
 
 DASH = "–"
+SHARELESS = {"mean", "median", "geometric-median"}
+"""The kinds of aggregation that have no use for their `share`."""
 SYNTHETIC = "Synthetic data."
 SYNTHETIC_MEANS = (
     "At least one client was trained and tested on generated data. These results show that the method runs; they say nothing "
@@ -51,6 +53,11 @@ def estimate(value: Estimate, form: Callable[[float], str] = number) -> str:
 def count(value: int) -> str:
     """A whole number with thousands separators."""
     return f"{value:,}"
+
+
+def counted(value: int, what: str) -> str:
+    """So many of something: `1 round`, `2 rounds`."""
+    return f"{count(value)} {what}{'' if value == 1 else 's'}"
 
 
 def size(bytes_: int) -> str:
@@ -98,6 +105,8 @@ def setting(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):
+        if value.get("kind") in SHARELESS and set(value) == {"kind", "share"}:
+            return str(value["kind"])
         return ", ".join(f"{key} = {setting(item)}" for key, item in value.items()) or "none"
     if isinstance(value, list | tuple):
         return ", ".join(setting(item) for item in value) or "none"

@@ -62,7 +62,7 @@ class Lines:
     def begin(self, arm: str, rounds: int, done: int) -> None:
         """Announce the arm."""
         self._rounds = rounds
-        self.say(f"{arm}: {rounds} rounds" + (f", going on after round {done}" if done else ""))
+        self.say(f"{arm}: {rounds} round{'' if rounds == 1 else 's'}" + (f", going on after round {done}" if done else ""))
 
     def round_done(self, arm: str, number: int, *, values: Mapping[str, float | None], metric: str) -> None:
         """One line a round."""

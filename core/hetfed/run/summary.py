@@ -41,6 +41,7 @@ def summarise(
         "title": plan.title,
         "description": plan.description,
         "algorithm": seating.composition.name,
+        "public": plan.public,
         "seed": plan.federation.seed,
         "rounds": plan.federation.rounds,
         "metric": first.metric,
