@@ -91,11 +91,9 @@ class Owners:
         """
         theirs = Counter(self._owners[dataset, patient] for patient in patients if (dataset, patient) in self._owners)
         for other, count in theirs.most_common(1):
-            raise PlanError(
-                f"{count} of its {len(patients)} patients are also those of {other}: one would learn what another tests on",
-                key=key,
-                remedy="Give each its own sites, or parts of one partition.",
-            )
+            shared = f"{count} of its {len(patients)} patients are also those of {other}"
+            remedy = "Give each its own sites, or parts of one partition."
+            raise PlanError(f"{shared}, and one would learn from what the other tests on", key=key, remedy=remedy)
         self._owners |= dict.fromkeys(((dataset, patient) for patient in patients), owner)
 
 

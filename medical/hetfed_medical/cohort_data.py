@@ -51,7 +51,7 @@ def hospital(cohort: Cohort, table: HospitalData, seed: int, key: str) -> Hospit
     Raises:
         PlanError: the table asks for what the cohort does not have, or for too few samples to split.
     """
-    label = _label(cohort, table, key)
+    label = _label(cohort, table.label, f"{key}.data.label")
     _check_known(cohort, table, key)
     try:
         own = _own_samples(cohort, table, label, seed)
@@ -104,8 +104,13 @@ def public_patients(cohort: Cohort, table: PublicData, seed: int) -> frozenset[s
 
 def _public_rows(cohort: Cohort, table: PublicData, seed: int) -> Index:
     """The samples whose inputs are public; the seed is the plan's alone, so that every hospital draws the same."""
-    _check_sites(cohort, table.sites, "public.sites")
+    _check_sites(cohort, table.sites or (), "public.sites")
     rows = np.flatnonzero(np.isin(cohort.site, table.sites)) if table.sites else np.arange(len(cohort))
+    if table.partition is not None:
+        label = _label(cohort, table.label, "public.label")
+        # As for the hospitals: parts are drawn among samples whose label is known, or they would be other parts.
+        rows = rows[cohort.strata(label)[rows] != MISSING_LABEL]
+        rows = rows[_part(cohort.take(rows), label, table.partition, seed)]
     if table.limit is not None and len(rows) > table.limit:
         rows = np.sort(np.random.default_rng(seed).choice(rows, table.limit, replace=False))
     return rows
@@ -130,13 +135,13 @@ def _lack(cohort: Cohort, modality: str, home: Hospital, like: HospitalData) -> 
     return "" if theirs == own else f"has images of shape {theirs} (channels, height, width), it of {own}"
 
 
-def _label(cohort: Cohort, table: HospitalData, key: str) -> str:
-    if table.label is None and len(cohort.questions) == 1:
+def _label(cohort: Cohort, asked: str | None, key: str) -> str:
+    if asked is None and len(cohort.questions) == 1:
         return cohort.questions[0]
-    if table.label is None or table.label not in cohort.questions:
+    if asked is None or asked not in cohort.questions:
         remedy = f"{cohort.name} has: {', '.join(cohort.questions)}."
-        raise PlanError("no such label", key=f"{key}.data.label", value=table.label, remedy=remedy)
-    return table.label
+        raise PlanError("no such label", key=key, value=asked, remedy=remedy)
+    return asked
 
 
 def _check_known(cohort: Cohort, table: HospitalData, key: str) -> None:

@@ -112,8 +112,13 @@ class HospitalModel(_Strict):
 
 
 class PublicData(_Strict):
-    """The `[public]` table: samples whose inputs every hospital holds; their labels are not read."""
+    """The `[public]` table: samples whose inputs every hospital holds.
+
+    Their labels are not read, but to deal a `partition`, by `label` as the hospitals do.
+    """
 
     dataset: str
-    sites: tuple[str, ...] = ()
+    sites: tuple[str, ...] | None = Field(default=None, min_length=1)
+    label: str | None = None
+    partition: Partition | None = None
     limit: PositiveInt | None = None

@@ -131,7 +131,7 @@ def test_the_report_says_who_gains_as_the_metric_goes(ended: tuple[Facts, dict[s
 
 def test_the_table_on_the_terminal_says_so_too(ended: tuple[Facts, dict[str, Any], str]) -> None:
     summary = ended[1]
-    table = outcome_table(summary)
+    table = outcome_table(summary, Console(width=200))
     assert str(table.title).endswith("each client's own test metric")
     columns = {str(column.header): [str(cell) for cell in column.cells] for column in table.columns}
     assert columns["gains"] == ["yes" if is_better(c["name"], c["federated"], c["alone"]) else "no" for c in summary["clients"]]

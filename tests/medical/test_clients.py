@@ -45,12 +45,12 @@ def test_augmentation_and_balance_are_asked_for():
 
 
 def test_hospitals_of_the_same_model_and_training_are_of_one_kind():
-    same = {"data": {**DATA, "sites": ["south"]}, "model": {"genes": "snn"}}
-    a, b, c = clients({"data": DATA}, same, {"data": DATA, "training": {"lr": 0.5}})
+    south, west = ({"data": {**DATA, "sites": [site]}} for site in ("south", "west"))
+    a, b, c = clients({"data": DATA}, {**south, "model": {"genes": "snn"}}, {**west, "training": {"lr": 0.5}})
     assert a.kind == b.kind != c.kind
-    a, b, c = clients({"data": DATA}, {"data": DATA, "model": {"genes": "mlp"}}, {"data": DATA, "model": {"features": 9}})
+    a, b, c = clients({"data": DATA}, {**south, "model": {"genes": "mlp"}}, {**west, "model": {"features": 9}})
     assert len({a.kind, b.kind, c.kind}) == 3
-    a, b = clients({"data": DATA}, {"data": DATA, "model": {"image": "conv"}})
+    a, b = clients({"data": DATA}, {**south, "model": {"image": "conv"}})
     assert a.kind == b.kind  # neither has an image
 
 
@@ -69,7 +69,9 @@ def test_all_hospitals_hold_the_same_public_inputs():
 
 
 def test_public_inputs_go_to_those_who_can_read_them():
-    a, b = clients({"data": DATA}, {"data": RANDOM}, public={"dataset": "random-table", "limit": 7})
+    parts = [{"kind": "quantity", "alpha": 5, "clients": 2, "part": part} for part in (0, 1)]
+    public = {"dataset": "random-table", "limit": 7, "partition": parts[1]}
+    a, b = clients({"data": DATA}, {"data": {**RANDOM, "partition": parts[0]}}, public=public)
     assert a.public is None and len(b.public) == 7
     assert (
         LogitDistillation().missing(a).startswith("it cannot read the public inputs: random-table lacks its modality genes (")
@@ -133,7 +135,10 @@ def test_an_identity_encoder_that_fits_is_accepted():
     [
         ({"dataset": "sample-cities"}, r"public\.dataset: not a cohort of patients"),
         ({"dataset": "sample-hospitals", "sites": ["moon"]}, r"public\.sites: no such site \(value: 'moon'\)"),
-        ({"dataset": "sample-hospitals", "label": "subtype"}, r"public\.label: unknown key"),
+        (
+            {"dataset": "sample-hospitals", "label": "grade", "partition": {"clients": 2, "part": 0}},
+            r"public\.label: no such label",
+        ),
     ],
     ids=["series", "site", "label"],
 )
