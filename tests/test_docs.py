@@ -80,8 +80,8 @@ def test_every_example_is_a_plan(example: str) -> None:
     plan = read_plan(example, "docs/plans.md")
     plan.composition()
     if "sample-hospitals" in example:
-        seating = prepare(plan, vertical, None, "docs/plans.md").seating
-        assert all(step.clients for step in seating.composition)
+        enrolment = prepare(plan, vertical, None, "docs/plans.md").enrolment
+        assert all(step.clients for step in enrolment.composition)
 
 
 def test_there_are_examples() -> None:

@@ -119,7 +119,7 @@ def compose(*parts: Exchange | Step, name: str = "composed", phases: Sequence[Ph
 
 
 @dataclass(frozen=True)
-class Seating:
+class Enrolment:
     """A composition in which each step names its clients; `left_out` says which client sits out which step, and why.
 
     `clients` are those given, their models extended by what the exchanges need.
@@ -130,7 +130,7 @@ class Seating:
     left_out: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
-def seat(composition: Composition, clients: Sequence[Client]) -> Seating:
+def enrol(composition: Composition, clients: Sequence[Client]) -> Enrolment:
     """Settle who takes part in what, before the first round.
 
     Raises:
@@ -147,28 +147,28 @@ def seat(composition: Composition, clients: Sequence[Client]) -> Seating:
         able = [client for client in clients if step.includes(client) and client.name not in reasons]
         # A client that is there by itself is what tests and trials have; among others, nobody sends what nobody shares.
         lonely = step.exchange.lonely(able) if len(clients) > 1 else {}
-        seated = [client for client in able if client.name not in lonely]
+        enrolled = [client for client in able if client.name not in lonely]
         reasons |= lonely
-        if not seated:
+        if not enrolled:
             remedy = "; ".join(by_reason(reasons)) + "."
             if step.clients is not None and not lonely:
                 remedy = "Name at least one under `clients`, or leave that key out."
             raise PlanError("no client can take part", key=step.label, remedy=remedy)
         try:
-            step.exchange.check(seated)
+            step.exchange.check(enrolled)
         except PlanError as error:
             raise error.seen_from(key=step.label) from error
-        steps.append(replace(step, clients=tuple(client.name for client in seated)))
+        steps.append(replace(step, clients=tuple(client.name for client in enrolled)))
         # Where a plan names the clients of a step, the others are no news; only those who share with nobody are.
         unasked = reasons if step.clients is None else dict(lonely)
         if unasked:
             left_out[step.label] = unasked
         # Extended before the next step is looked at: SharedParameters("companion") must find the companion that the step before
         # it has added.
-        clients = [_extended(client, step.exchange, seated) if client in seated else client for client in clients]
+        clients = [_extended(client, step.exchange, enrolled) if client in enrolled else client for client in clients]
     # Last, since a phase of the composition may name what an exchange adds to a model.
     _check_paths(composition.phases, clients, "no client's model has this part", "phase")
-    return Seating(replace(composition, steps=tuple(steps)), tuple(clients), left_out)
+    return Enrolment(replace(composition, steps=tuple(steps)), tuple(clients), left_out)
 
 
 def by_reason(reasons: Mapping[str, str]) -> list[str]:
@@ -177,7 +177,7 @@ def by_reason(reasons: Mapping[str, str]) -> list[str]:
     return [f"{', '.join(who)}: {reason}" for reason, who in names.items()]
 
 
-def _extended(client: Client, exchange: Exchange, seated: Sequence[Client]) -> Client:
+def _extended(client: Client, exchange: Exchange, enrolled: Sequence[Client]) -> Client:
     """The client with what `exchange` adds to its model."""
     # Who gets nothing new stays the same object, with its live module and its probe.
     if type(exchange).extend is Exchange.extend:
@@ -185,7 +185,7 @@ def _extended(client: Client, exchange: Exchange, seated: Sequence[Client]) -> C
 
     def blueprint(facts: Facts) -> nn.Module:
         model = client.blueprint(facts)
-        exchange.extend(client, model, seated)
+        exchange.extend(client, model, enrolled)
         return model
 
     return replace(client, blueprint=blueprint)

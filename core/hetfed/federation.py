@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from hetfed.bench import Desk
 from hetfed.client import Client, ClientState, Tensors, new_state
 from hetfed.composition import Composition, Step
+from hetfed.context import ServerContext
 from hetfed.engines.local import Engine, local
 from hetfed.errors import PayloadRefused, RunError
 from hetfed.participation import Participation, duration
@@ -69,10 +69,10 @@ class Federation:
         """What every turn of a round needs to know."""
         return Round(number, self.rounds, self.seed, self.composition, self.peers, self.select)
 
-    def desk(self, step: Step, round_number: int, reached: int = 0) -> Desk:
-        """The server's desk for `step` in a round."""
+    def server_context(self, step: Step, round_number: int, reached: int = 0) -> ServerContext:
+        """The server as the exchange of `step` sees it in a round."""
         asynchronous = self.participation.asynchronous
-        return Desk(self.members[step.label], self.seed, round_number, asynchronous=asynchronous, reached=reached)
+        return ServerContext(self.members[step.label], self.seed, round_number, asynchronous=asynchronous, reached=reached)
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ OnTurn = Callable[[int, str, Report], None]
 
 def start(federation: Federation) -> FederationState:
     """The state before the first round."""
-    server = {step.label: step.exchange.start(federation.desk(step, 0)) for step in federation.composition}
+    server = {step.label: step.exchange.start(federation.server_context(step, 0)) for step in federation.composition}
     return FederationState(0, server, {client.name: new_state(client, federation.seed) for client in federation.clients})
 
 
@@ -262,8 +262,8 @@ def _inbox(
     for step in federation.composition.of(client):
         if step.last_broadcast(round_number) > last_turn:
             reached = step.last_broadcast(last_turn) if last_turn else 0
-            desk = federation.desk(step, round_number, reached)
-            payload = step.exchange.broadcast(desk, state.server[step.label], client)
+            context = federation.server_context(step, round_number, reached)
+            payload = step.exchange.broadcast(context, state.server[step.label], client)
             if payload is not None:
                 inbox[step.label] = step.write(payload)
     return inbox
@@ -316,8 +316,8 @@ def _aggregate(
         accepted = {u.client: u.contents for u in mine if u.contents is not None and u.refused is None}
         # At least one, also where a script sets the quorum to 0: no exchange is asked to aggregate nothing.
         if len(accepted) >= max(federation.quorum, 1):
-            desk = federation.desk(step, round_number)
-            after[step.label] = step.exchange.aggregate(desk, after[step.label], accepted)
+            context = federation.server_context(step, round_number)
+            after[step.label] = step.exchange.aggregate(context, after[step.label], accepted)
     return after
 
 

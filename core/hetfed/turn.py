@@ -10,9 +10,9 @@ from itertools import count
 
 from torch import Tensor
 
-from hetfed.bench import Bench, Work
 from hetfed.client import Client, ClientState, Tensors
 from hetfed.composition import Composition, Step
+from hetfed.context import ClientContext, Work
 from hetfed.data import Batch
 from hetfed.evaluation import DIVERGED, Evaluation, evaluate
 from hetfed.learner import Learner
@@ -93,19 +93,19 @@ def take_turn(job: Job, this: Round) -> Turn:
     # Memories are copied, and the state is replaced as a whole at the end: a turn that fails or diverges must leave what the
     # client held as it was.
     state, memories = job.state, _memories(job)
-    bench, seats = _sit_down(job, this, this.composition.of(job.client), memories)
+    context, views = _set_up(job, this, this.composition.of(job.client), memories)
     # Dropout and the like draw from torch's default generator. It is seeded here, so that a turn does not depend on which
     # client ran before it.
     with isolated(this.seed, job.client.name, this.number, "turn"):
-        received = _apply(seats, job.inbox)
+        received = _apply(views, job.inbox)
         # What arrived may be better than what training on a few examples makes of it, and only a model that has been judged can
         # be kept.
         if job.inbox:
-            _, state = _judged(bench, state, this)
-        train_loss, optimizer = _train(bench, seats, state.optimizer, this)
-        outbox = _upload(seats, received, memories, this)
-    after, state = _judged(bench, state, this)
-    trained = copy_of(bench.model)
+            _, state = _judged(context, state, this)
+        train_loss, optimizer = _train(context, views, state.optimizer, this)
+        outbox = _upload(views, received, memories, this)
+    after, state = _judged(context, state, this)
+    trained = copy_of(context.model)
     if not all(tensor.isfinite().all() for tensor in trained.values()):
         # What the server sends but once must not be lost with the rest.
         (trained, memories), optimizer = _received(job, this), {}
@@ -118,11 +118,11 @@ def take_in(job: Job, this: Round) -> Turn:
     began = time.perf_counter()
     memories = _memories(job)
     steps = [step for step in this.composition.of(job.client) if step.label in job.inbox]
-    bench, seats = _sit_down(job, this, steps, memories)
+    context, views = _set_up(job, this, steps, memories)
     with isolated(this.seed, job.client.name, this.number, "turn"):
-        _apply(seats, job.inbox)
-    after, state = _judged(bench, job.state, this)
-    state = replace(state, model=copy_of(bench.model), exchanges=memories)
+        _apply(views, job.inbox)
+    after, state = _judged(context, job.state, this)
+    state = replace(state, model=copy_of(context.model), exchanges=memories)
     return Turn(state, {}, Report(math.nan, after.value, after.loss, time.perf_counter() - began))
 
 
@@ -131,67 +131,69 @@ def _memories(job: Job) -> dict[str, Tensors]:
     return {label: dict(memory) for label, memory in job.state.exchanges.items()}
 
 
-def _sit_down(
+def _set_up(
     job: Job, this: Round, steps: Sequence[Step], memories: dict[str, Tensors]
-) -> tuple[Bench, list[tuple[Step, Bench]]]:
-    """The client's bench with its model as it was left, and the same bench as each of `steps` sees it."""
+) -> tuple[ClientContext, list[tuple[Step, ClientContext]]]:
+    """The client's context with its model as it was left, and the same as each of `steps` sees it."""
     # The live module is a cache. It may have been built anew, or be left over from another round or run: the state decides what
     # is in it.
     model = job.client.module
     model.load_state_dict(job.state.model)
     lr = job.client.training.lr_at(this.number, this.rounds)
     in_part = any(phase.only or phase.frozen for phase in this.composition.phases_of(job.client, this.number, this.rounds))
-    bench = Bench(job.client, model, this.seed, this.number, {}, this.peers, work=Work(lr=lr, in_part=in_part))
-    return bench, [(step, bench.of(memories.setdefault(step.label, {}))) for step in steps]
+    context = ClientContext(job.client, model, this.seed, this.number, {}, this.peers, work=Work(lr=lr, in_part=in_part))
+    return context, [(step, context.of(memories.setdefault(step.label, {}))) for step in steps]
 
 
-def _apply(seats: list[tuple[Step, Bench]], inbox: Mapping[str, bytes]) -> dict[str, Payload]:
+def _apply(views: list[tuple[Step, ClientContext]], inbox: Mapping[str, bytes]) -> dict[str, Payload]:
     """Take in what arrived, and let every exchange begin; returns what arrived by step label."""
     # All payloads are decoded before any is applied, and all are applied before any exchange begins: where an exchange starts
     # from includes what the others have brought.
-    received = {step.label: step.read(inbox[step.label]) for step, _ in seats if step.label in inbox}
-    for step, bench in seats:
+    received = {step.label: step.read(inbox[step.label]) for step, _ in views if step.label in inbox}
+    for step, context in views:
         if step.label in received:
-            step.exchange.apply(bench, received[step.label])
-    for step, bench in seats:
-        step.exchange.begin(bench)
+            step.exchange.apply(context, received[step.label])
+    for step, context in views:
+        step.exchange.begin(context)
     return received
 
 
 def _received(job: Job, this: Round) -> tuple[Tensors, dict[str, Tensors]]:
     """The model and the memories as they were when what arrived had been taken in, and training had not begun."""
     memories = _memories(job)
-    bench, seats = _sit_down(job, this, this.composition.of(job.client), memories)
+    context, views = _set_up(job, this, this.composition.of(job.client), memories)
     with isolated(this.seed, job.client.name, this.number, "turn"):
-        _apply(seats, job.inbox)
-    return copy_of(bench.model), memories
+        _apply(views, job.inbox)
+    return copy_of(context.model), memories
 
 
-def _judged(bench: Bench, state: ClientState, this: Round) -> tuple[Evaluation, ClientState]:
+def _judged(context: ClientContext, state: ClientState, this: Round) -> tuple[Evaluation, ClientState]:
     """How the model as it stands does on validation data, and the state that keeps it if it is to be kept: of models that do
     equally well, the earliest."""
-    evaluation = evaluate(bench.model, bench.client.task, bench.client.data.validation)
+    evaluation = evaluate(context.model, context.client.task, context.client.data.validation)
     if state.score is None or evaluation.score > state.score or (this.select == "last" and evaluation.score > DIVERGED):
-        state = replace(state, best=copy_of(bench.model), score=evaluation.score, best_round=bench.round)
+        state = replace(state, best=copy_of(context.model), score=evaluation.score, best_round=context.round)
     return evaluation, state
 
 
-def _train(bench: Bench, seats: list[tuple[Step, Bench]], moments: Tensors, this: Round) -> tuple[float, Tensors]:
+def _train(
+    context: ClientContext, views: list[tuple[Step, ClientContext]], moments: Tensors, this: Round
+) -> tuple[float, Tensors]:
     """The local epochs of one round: the mean loss, and the optimiser's moments afterwards."""
-    client, model, training = bench.client, bench.model, bench.client.training
+    client, model, training = context.client, context.model, context.client.training
     if isinstance(model, Learner):
         # It would be fitted anyway when first asked for a prediction; here, its time and its failures belong to this turn.
         model.fitted()
         return math.nan, {}
-    optimizer = training.new_optimizer(model.parameters(), bench.work.lr)
+    optimizer = training.new_optimizer(model.parameters(), context.work.lr)
     # Moments of one channel mean nothing for the next one that stands in its place.
-    keep_optimizer = training.keep_optimizer and all(step.exchange.keeps_place for step, _ in seats)
+    keep_optimizer = training.keep_optimizer and all(step.exchange.keeps_place for step, _ in views)
     if keep_optimizer:
         load_optimizer_tensors(optimizer, model, moments)
 
     def loss(batch: Batch) -> Tensor | None:
         output = model(batch.inputs)
-        terms = [client.task.loss(output, batch), *(step.exchange.loss(seat, batch, output) for step, seat in seats)]
+        terms = [client.task.loss(output, batch), *(step.exchange.loss(view, batch, output) for step, view in views)]
         known = [term for term in terms if term is not None]
         return sum(known[1:], start=known[0]) if known else None
 
@@ -200,25 +202,25 @@ def _train(bench: Bench, seats: list[tuple[Step, Bench]], moments: Tensors, this
     done, epochs = Descent(0, 0.0), count()
     for phase in this.composition.phases_of(client, this.number, this.rounds):
         with training_only(model, phase):
-            done += descend(optimizer, _batches(bench, phase, epochs), loss, training.clip_norm)
-    bench.work.steps = done.steps
+            done += descend(optimizer, _batches(context, phase, epochs), loss, training.clip_norm)
+    context.work.steps = done.steps
     return done.loss, optimizer_tensors(optimizer, model) if keep_optimizer else {}
 
 
-def _batches(bench: Bench, phase: Phase, epochs: Iterator[int]) -> Iterator[Batch]:
+def _batches(context: ClientContext, phase: Phase, epochs: Iterator[int]) -> Iterator[Batch]:
     """The batches of a phase, each of its `epochs` in an order of its own."""
-    client, training = bench.client, bench.client.training
-    passes = (shuffled(client.data.train, training.batch_size, bench.generator("order", n), client.augment) for n in epochs)
+    client, training = context.client, context.client.training
+    passes = (shuffled(client.data.train, training.batch_size, context.generator("order", n), client.augment) for n in epochs)
     return training.enough(passes, phase)
 
 
 def _upload(
-    seats: list[tuple[Step, Bench]], received: Mapping[str, Payload], memories: dict[str, Tensors], this: Round
+    views: list[tuple[Step, ClientContext]], received: Mapping[str, Payload], memories: dict[str, Tensors], this: Round
 ) -> dict[str, bytes]:
     """What goes to the server, as bytes by step label."""
     outbox = {}
-    for step, bench in seats:
-        payload = step.exchange.upload(bench) if step.uploads(this.number) else None
+    for step, context in views:
+        payload = step.exchange.upload(context) if step.uploads(this.number) else None
         if payload is None:
             continue
         if step.compression:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from hetfed.algorithms import NAMED
 from hetfed.client import Client
-from hetfed.composition import seat
+from hetfed.composition import enrol
 from hetfed.data import ClientData, Examples
 from hetfed.federation import Federation, advance, start
 from hetfed.model import Output
@@ -67,8 +67,8 @@ def clients() -> list[Client]:
 
 def cost(name: str) -> tuple[float, float]:
     """Processor seconds and bytes of a round."""
-    seating = seat(named_algorithm(name, {}).over(ROUNDS + 2), clients())
-    federation = Federation.of(seating.clients, seating.composition, ROUNDS + 2, 0)
+    enrolment = enrol(named_algorithm(name, {}).over(ROUNDS + 2), clients())
+    federation = Federation.of(enrolment.clients, enrolment.composition, ROUNDS + 2, 0)
     state = advance(federation, advance(federation, start(federation)))  # warm up
     began, rows = time.process_time(), len(state.rows)
     for _ in range(ROUNDS):

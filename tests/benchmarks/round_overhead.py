@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from hetfed.algorithms import fedavg
 from hetfed.client import Client
-from hetfed.composition import seat
+from hetfed.composition import enrol
 from hetfed.data import ClientData, Examples
 from hetfed.federation import Federation, advance, start
 from hetfed.model import Output
@@ -123,7 +123,7 @@ def main() -> None:
     """Print the ratio."""
     torch.set_num_threads(1)
     participants, server = clients(), SmallCnn()
-    federation = Federation.of(participants, seat(fedavg(), participants).composition, ROUNDS, 0)
+    federation = Federation.of(participants, enrol(fedavg(), participants).composition, ROUNDS, 0)
     state, ratios, shares = start(federation), [], []
     for number in range(ROUNDS):
         engine = Doubled(server)

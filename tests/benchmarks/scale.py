@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from hetfed.client import Client
-from hetfed.composition import compose, seat
+from hetfed.composition import compose, enrol
 from hetfed.data import ClientData, Examples
 from hetfed.exchanges import Prototypes, SharedParameters
 from hetfed.federation import Federation, FederationState, advance, conclude, start
@@ -80,9 +80,9 @@ def measure(count: int) -> None:
     advance(warm_up, start(warm_up))
     before = peak()
     clients = [client(number) for number in range(count)]
-    seating = seat(compose(SharedParameters("encoder", among="same-shape"), Prototypes()), clients)
+    enrolment = enrol(compose(SharedParameters("encoder", among="same-shape"), Prototypes()), clients)
     asked = Participation(fraction=ASKED / count)
-    federation = Federation.of(seating.clients, seating.composition, ROUNDS, 0, participation=asked)
+    federation = Federation.of(enrolment.clients, enrolment.composition, ROUNDS, 0, participation=asked)
     state = start(federation)
     began = time.perf_counter()
     for _ in range(ROUNDS):

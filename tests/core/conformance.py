@@ -16,7 +16,7 @@ import toy
 from torch import Tensor
 
 from hetfed.client import Client, Tensors
-from hetfed.composition import seat
+from hetfed.composition import enrol
 from hetfed.data import Facts
 from hetfed.engines.local import Engine, local
 from hetfed.evaluation import evaluate
@@ -71,8 +71,8 @@ def clients(row: Row) -> list[Client]:
 def begin(name: str, row: Row, members: Sequence[Client], rounds: int) -> Federation:
     """A federation of `members` by this algorithm."""
     composition = named_algorithm(name, row.settings).over(rounds)
-    seating, tolerant = seat(composition, members), Participation(tolerate_failures=True)
-    return Federation.of(seating.clients, seating.composition, rounds, 0, participation=tolerant)
+    enrolment, tolerant = enrol(composition, members), Participation(tolerate_failures=True)
+    return Federation.of(enrolment.clients, enrolment.composition, rounds, 0, participation=tolerant)
 
 
 @dataclass(frozen=True)

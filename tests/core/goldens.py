@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hetfed.client import Client, Tensors
-from hetfed.composition import seat
+from hetfed.composition import enrol
 from hetfed.data import ClientData, Examples, Facts
 from hetfed.engines.local import Engine, local
 from hetfed.federation import Federation, FederationState, Upload, advance, start
@@ -44,9 +44,9 @@ class Done(NamedTuple):
 
 def run(name: str, clients: list[Client], rounds: int = 1, engine: Engine = local, **settings: object) -> Done:
     """So many rounds of an algorithm."""
-    seating = seat(named_algorithm(name, settings).over(rounds), clients)
+    enrolment = enrol(named_algorithm(name, settings).over(rounds), clients)
     tolerant = Participation(tolerate_failures=True)
-    federation = Federation.of(seating.clients, seating.composition, rounds, 0, participation=tolerant)
+    federation = Federation.of(enrolment.clients, enrolment.composition, rounds, 0, participation=tolerant)
     states, uploads = [start(federation)], []
     for _ in range(rounds):
         states.append(advance(federation, states[-1], engine, on_upload=uploads.append))

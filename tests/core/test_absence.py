@@ -9,7 +9,7 @@ import pytest
 import toy
 
 from hetfed.client import Client
-from hetfed.composition import Composition, Step, compose, seat
+from hetfed.composition import Composition, Step, compose, enrol
 from hetfed.engines.local import local
 from hetfed.exchanges import SharedParameters, TeacherDistillation
 from hetfed.federation import Federation, FederationState, Upload, advance, start
@@ -58,9 +58,9 @@ def run(
     clients: list[Client], composition: Composition, rounds: int, post: Post, quorum: int = 1
 ) -> tuple[FederationState, list[Upload]]:
     """So many rounds; what a failed turn did is tolerated."""
-    seating = seat(composition.over(rounds), clients)
+    enrolment = enrol(composition.over(rounds), clients)
     tolerant = Participation(tolerate_failures=True)
-    federation = Federation.of(seating.clients, seating.composition, rounds, 0, quorum=quorum, participation=tolerant)
+    federation = Federation.of(enrolment.clients, enrolment.composition, rounds, 0, quorum=quorum, participation=tolerant)
     uploads: list[Upload] = []
     state = start(federation)
     for _ in range(rounds):

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hetfed.algorithms import fedavg, fedmd, fedproto, heterofl
 from hetfed.client import Client
-from hetfed.composition import Composition, seat
+from hetfed.composition import Composition, enrol
 from hetfed.exchanges import Slices
 from hetfed.exchanges.groups import of_group
 from hetfed.federation import Federation, FederationState, Upload, advance, start
@@ -39,8 +39,8 @@ def run(
     clients: list[Client], composition: Composition, rounds: int, participation: Participation = NOT_WAITING
 ) -> tuple[list[FederationState], list[Upload]]:
     """The states after each round, the first one before all of them, and every upload."""
-    seating = seat(composition, clients)
-    federation = Federation.of(seating.clients, seating.composition, rounds, 0, participation=participation)
+    enrolment = enrol(composition, clients)
+    federation = Federation.of(enrolment.clients, enrolment.composition, rounds, 0, participation=participation)
     states, uploads = [start(federation)], list[Upload]()
     for _ in range(rounds):
         states.append(advance(federation, states[-1], on_upload=uploads.append))
@@ -79,13 +79,13 @@ def test_a_mean_goes_in_by_the_share_of_those_it_could_be_of() -> None:
 
 def test_a_late_slice_counts_for_less() -> None:
     clients = members({"a": 1.0, "b": 1.0})
-    desk, exchange = toy.desk(clients), Slices()
-    state = exchange.start(desk)
+    server, exchange = toy.server_context(clients), Slices()
+    state = exchange.start(server)
     ones = {name: torch.ones_like(tensor) for name, tensor in state.items() if name != "window"}
     window = {"window": state["window"]}
     fours = {name: 4 * tensor for name, tensor in ones.items()}
     uploads = {"a": Payload({**window, **ones}, discount=1.0), "b": Payload({**window, **fours}, discount=0.5)}
-    after = exchange.aggregate(desk, state, uploads)
+    after = exchange.aggregate(server, state, uploads)
     for name, tensor in ones.items():
         assert torch.allclose(after[name], 2 * tensor), name
 

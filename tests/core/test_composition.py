@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hetfed.algorithms import alone, fedavg, fedper, fedprox
 from hetfed.client import Client
-from hetfed.composition import Composition, Step, compose, every, seat
+from hetfed.composition import Composition, Step, compose, enrol, every
 from hetfed.errors import PlanError
 from hetfed.exchanges import (
     ControlVariates,
@@ -105,21 +105,21 @@ def test_a_seated_step_names_its_clients_and_who_is_left_out_and_why() -> None:
         replace(toy.client("c"), public=None),
         toy.client("d"),
     ]
-    seating = seat(compose(Prototypes(), SharedParameters("encoder"), LogitDistillation(), name="mix"), clients)
-    assert seating.composition.name == "mix"
-    assert [step.clients for step in seating.composition] == [("a", "c", "d"), ("a", "b", "c", "d"), ("a", "d")]
-    assert seating.left_out == {
+    enrolment = enrol(compose(Prototypes(), SharedParameters("encoder"), LogitDistillation(), name="mix"), clients)
+    assert enrolment.composition.name == "mix"
+    assert [step.clients for step in enrolment.composition] == [("a", "c", "d"), ("a", "b", "c", "d"), ("a", "d")]
+    assert enrolment.left_out == {
         "prototypes": {"b": "its task has no classes"},
         "logit-distillation": dict.fromkeys("bc", "it holds no public inputs"),
     }
-    assert seat(seating.composition, clients).composition == seating.composition
+    assert enrol(enrolment.composition, clients).composition == enrolment.composition
 
 
 def test_who_is_not_named_is_not_left_out() -> None:
     clients = [toy.client("a"), without_classes("b"), toy.client("c")]
-    seating = seat(compose(Step(Prototypes(), clients=("a", "c"))), clients)
-    assert seating.left_out == {}
-    assert seating.composition.steps[0].clients == ("a", "c")
+    enrolment = enrol(compose(Step(Prototypes(), clients=("a", "c"))), clients)
+    assert enrolment.left_out == {}
+    assert enrolment.composition.steps[0].clients == ("a", "c")
 
 
 MEANS = [
@@ -137,24 +137,24 @@ MEANS = [
 def test_nobody_among_others_shares_with_nobody_but_itself(exchange: Exchange) -> None:
     """A mean of one is no exchange, and would only look like a gain."""
     with pytest.raises(PlanError, match=r"no client can take part.*a: nobody else"):
-        seat(compose(Step(exchange, clients=("a",))), [toy.client(name) for name in "abc"])
-    assert seat(compose(exchange), [toy.client("a")]).composition.steps[0].clients == ("a",)
+        enrol(compose(Step(exchange, clients=("a",))), [toy.client(name) for name in "abc"])
+    assert enrol(compose(exchange), [toy.client("a")]).composition.steps[0].clients == ("a",)
 
 
 def test_who_is_left_because_the_others_cannot_sends_nothing_either() -> None:
     clients = [toy.client("a"), replace(toy.client("b"), public=None)]
     with pytest.raises(PlanError, match=r"a: nobody else can take part; b: it holds no public inputs\."):
-        seat(compose(LogitDistillation()), clients)
+        enrol(compose(LogitDistillation()), clients)
 
 
 def test_a_composition_of_nothing_seats_nobody() -> None:
-    assert seat(alone(), [toy.client("a")]).composition == Composition()
+    assert enrol(alone(), [toy.client("a")]).composition == Composition()
 
 
 def test_a_named_client_that_cannot_take_part_is_an_error_that_says_what_it_lacks() -> None:
     composition = compose(Step(Prototypes(), clients=("a", "b")))
     with pytest.raises(PlanError) as raised:
-        seat(composition, [toy.client("a"), without_classes("b")])
+        enrol(composition, [toy.client("a"), without_classes("b")])
     assert raised.value.key == "prototypes.clients"
     assert "client 'b' cannot take part: its task has no classes" in str(raised.value)
     assert raised.value.remedy
@@ -162,7 +162,7 @@ def test_a_named_client_that_cannot_take_part_is_an_error_that_says_what_it_lack
 
 def test_a_named_client_that_does_not_exist_is_an_error_with_the_names_that_do() -> None:
     with pytest.raises(PlanError, match=r"prototypes.clients: no such client \(value: 'x'\). There are: a, b"):
-        seat(compose(Step(Prototypes(), clients=("a", "x"))), [toy.client("a"), toy.client("b")])
+        enrol(compose(Step(Prototypes(), clients=("a", "x"))), [toy.client("a"), toy.client("b")])
 
 
 @pytest.mark.parametrize(
@@ -174,14 +174,14 @@ def test_a_named_client_that_does_not_exist_is_an_error_with_the_names_that_do()
 )
 def test_an_exchange_of_nobody_is_an_error(step: Step, remedy: str) -> None:
     with pytest.raises(PlanError, match="prototypes: no client can take part") as raised:
-        seat(compose(step), [without_classes("b"), without_classes("a")])
+        enrol(compose(step), [without_classes("b"), without_classes("a")])
     assert raised.value.remedy == remedy
 
 
 def test_those_who_do_not_fit_together_are_an_error_under_the_label_of_the_step() -> None:
     clients = [toy.client("a"), toy.client("b", width=5)]
     with pytest.raises(PlanError) as raised:
-        seat(compose(Step(SharedParameters(), label="body")), clients)
+        enrol(compose(Step(SharedParameters(), label="body")), clients)
     assert raised.value.key == "body"
     assert isinstance(raised.value.__cause__, PlanError)
 
@@ -189,7 +189,7 @@ def test_those_who_do_not_fit_together_are_an_error_under_the_label_of_the_step(
 def test_a_part_that_is_to_stay_personal_and_does_not_exist_is_an_error() -> None:
     """Else the head, under another name, would leave the client."""
     with pytest.raises(PlanError, match=r"shared-parameters.exclude: no client's model has this part.*: encoder, head\."):
-        seat(fedper("classifier"), [toy.client("a"), toy.client("b")])
+        enrol(fedper("classifier"), [toy.client("a"), toy.client("b")])
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_a_part_that_is_to_stay_personal_and_does_not_exist_is_an_error() -> Non
 )
 def test_a_phase_of_a_part_that_does_not_exist_is_an_error_that_names_those_that_do(path: str, remedy: str) -> None:
     with pytest.raises(PlanError, match="phase: no client's model has this part") as raised:
-        seat(compose(SharedParameters(), phases=[Phase(only=(path,))]), [toy.client("a"), toy.client("b")])
+        enrol(compose(SharedParameters(), phases=[Phase(only=(path,))]), [toy.client("a"), toy.client("b")])
     assert raised.value.remedy == remedy
 
 

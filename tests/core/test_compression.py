@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hetfed.composition import Composition, Step, compose, seat
+from hetfed.composition import Composition, Step, compose, enrol
 from hetfed.compression import Compression, decode
 from hetfed.errors import PayloadRefused, PlanError
 from hetfed.exchanges import LogitDistillation, SharedParameters
@@ -160,8 +160,8 @@ NAME = "encoder.4.weight"
 def test_a_client_owes_what_its_uploads_left_out() -> None:
     """One client: the server's tensor is the start plus all that arrived; what the client holds is that plus what it owes."""
     client, federated = toy.client("a", **WIDE), shared(Compression("top-k", share=0.1))
-    seating = seat(federated, [client])
-    federation = Federation.of(seating.clients, seating.composition, 3, 0)
+    enrolment = enrol(federated, [client])
+    federation = Federation.of(enrolment.clients, enrolment.composition, 3, 0)
     state = start(federation)
     for _ in range(3):
         before, owed = held(state)[NAME], state.clients["a"].exchanges.get("shared-parameters owed", {})
@@ -174,8 +174,8 @@ def test_a_client_owes_what_its_uploads_left_out() -> None:
 
 
 def test_what_is_owed_outlives_the_process(tmp_path: object) -> None:
-    seating = seat(shared(Compression("top-k", share=0.1)), [toy.client("a", **WIDE), toy.client("b", **WIDE)])
-    federation = Federation.of(seating.clients, seating.composition, 3, 0)
+    enrolment = enrol(shared(Compression("top-k", share=0.1)), [toy.client("a", **WIDE), toy.client("b", **WIDE)])
+    federation = Federation.of(enrolment.clients, enrolment.composition, 3, 0)
     state = advance(federation, start(federation))
     save_state(state, tmp_path / "state.safetensors", "digest")
     again = load_state(tmp_path / "state.safetensors", "digest")
@@ -208,7 +208,7 @@ def test_predictions_travel_in_eight_bits() -> None:
 def test_changes_need_what_they_are_changes_of(kind: str) -> None:
     step = Step(SharedParameters(), every=2, compression=Compression(kind))
     with pytest.raises(PlanError, match=rf"compression.*{kind}.*Set every = 1"):
-        seat(compose(step), [toy.client("a")])
+        enrol(compose(step), [toy.client("a")])
 
 
 PLAN = '[[exchange]]\nkind = "shared-parameters"\ncompression = %s\n[[client]]\nname = "a"\n'

@@ -10,7 +10,7 @@ import toy
 
 from hetfed.algorithms import alone, fedavg, fedmd, fedproto
 from hetfed.client import Client
-from hetfed.composition import Composition, seat
+from hetfed.composition import Composition, enrol
 from hetfed.errors import PlanError
 from hetfed.evaluation import evaluate, predict, together
 from hetfed.federation import Federation, FederationState, advance, conclude, start
@@ -22,8 +22,8 @@ from hetfed.training import Phase, Select, Training
 
 
 def federation(composition: Composition, clients: list[Client] | None = None, select: Select = "validation") -> Federation:
-    seating = seat(composition, clients or [toy.client("a"), toy.client("b", n=40)])
-    return Federation.of(seating.clients, seating.composition, 2, 0, select=select)
+    enrolment = enrol(composition, clients or [toy.client("a"), toy.client("b", n=40)])
+    return Federation.of(enrolment.clients, enrolment.composition, 2, 0, select=select)
 
 
 def through(found: Federation) -> tuple[FederationState, FederationState]:

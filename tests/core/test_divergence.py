@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hetfed.algorithms import alone, fedavg, fedbabu
 from hetfed.client import Client, Tensors
-from hetfed.composition import Composition, compose, seat
+from hetfed.composition import Composition, compose, enrol
 from hetfed.data import Batch
 from hetfed.engines.local import local
 from hetfed.errors import RunError
@@ -36,8 +36,8 @@ def finite(tensors: Mapping[str, Tensor]) -> bool:
 def test_who_diverges_at_once_keeps_what_was_sent_but_once() -> None:
     """The head that stays frozen at the same values everywhere, also at a client whose first turn came to nothing."""
     clients = [toy.client("a"), toy.client("b", training=WILD), toy.client("c")]
-    seating = seat(fedbabu(finetune=0).over(3), clients)
-    federation = Federation.of(seating.clients, seating.composition, 3, 0)
+    enrolment = enrol(fedbabu(finetune=0).over(3), clients)
+    federation = Federation.of(enrolment.clients, enrolment.composition, 3, 0)
     before = state = start(federation)
     sent = {key.partition("/")[2]: tensor for key, tensor in before.server["first head"].items()}
     assert not toy.same(sent, {name: before.clients["b"].model[name] for name in sent})
@@ -75,8 +75,8 @@ class Poison:
 def rounds(composition: Composition, poison: Poison, poisoned: set[int]) -> list[FederationState]:
     """Four rounds of two clients who keep the last model; a is poisoned in some."""
     clients = [replace(toy.client("a"), augment=poison), toy.client("b")]
-    seating = seat(composition, clients)
-    federation = Federation.of(seating.clients, seating.composition, 4, 0, select="last")
+    enrolment = enrol(composition, clients)
+    federation = Federation.of(enrolment.clients, enrolment.composition, 4, 0, select="last")
     states = [start(federation)]
     for number in range(1, 5):
         poison.left = number in poisoned
@@ -135,8 +135,8 @@ class Fragile(toy.Net):
 def ended(breaks: list[Exception], participation: Participation) -> tuple[Federation, FederationState]:
     """A federation after its last round, in which b breaks from now on."""
     clients = [toy.client("a"), replace(toy.client("b"), blueprint=lambda facts: Fragile(breaks)), toy.client("c")]
-    seating = seat(fedavg(), clients)
-    federation = Federation.of(seating.clients, seating.composition, 2, 0, participation=participation)
+    enrolment = enrol(fedavg(), clients)
+    federation = Federation.of(enrolment.clients, enrolment.composition, 2, 0, participation=participation)
     state = advance(federation, advance(federation, start(federation)))
     return federation, state
 
@@ -189,7 +189,7 @@ def test_whatever_breaks_a_turn_is_its_failure(error: Exception) -> None:
         return breaking if name == "b" else toy.client(name)
 
     clients = [client(name) for name in "abc"]
-    federation = Federation.of(clients, seat(fedavg(), clients).composition, 3, 0, participation=TOLERANT)
+    federation = Federation.of(clients, enrol(fedavg(), clients).composition, 3, 0, participation=TOLERANT)
     state = start(federation)
     for _ in range(3):
         state = advance(federation, state, engine)

@@ -13,7 +13,7 @@ from goldens import a_and_b, held, near, pair, run, w
 from torch import Tensor, nn
 
 from hetfed.client import Client
-from hetfed.composition import compose, seat
+from hetfed.composition import compose, enrol
 from hetfed.data import ClientData, Examples
 from hetfed.errors import PlanError
 from hetfed.exchanges import (
@@ -121,7 +121,7 @@ def test_a_mixture_may_stand_still() -> None:
     done = run("apfl", a_and_b(), mixture=0.25, adaptive=False)
     assert w(done.after[0], "a") == near(0.1 * 0.25 * 5)
     assert w(done.after[0], "a", "companion.head.weight") == near(0.5)
-    client = seat(compose(MixedModels(mixture=0.25, adaptive=False)), a_and_b()).clients[0]
+    client = enrol(compose(MixedModels(mixture=0.25, adaptive=False)), a_and_b()).clients[0]
     client.module.load_state_dict(done.after[0].clients["a"].model)
     said = client.module({"x": torch.tensor([[2.0]])}).logits.item()
     assert said == near(2 * (0.25 * 0.125 + 0.75 * 0.5))
@@ -130,22 +130,22 @@ def test_a_mixture_may_stand_still() -> None:
 
 def test_bad_teachers_count_less() -> None:
     """FedKD: the distillation is divided by the sum of both losses."""
-    (client,) = seat(compose(MutualLearning(alpha=0.5, adaptive=True)), [pair()[0]]).clients
+    (client,) = enrol(compose(MutualLearning(alpha=0.5, adaptive=True)), [pair()[0]]).clients
     batch = client.data.train.batch(torch.arange(8))
-    bench = toy.bench(client)
+    context = toy.client_context(client)
     own, theirs = client.module(batch.inputs), client.module.companion(batch.inputs)
     mine, other = client.task.loss(own, batch), client.task.loss(theirs, batch)
     apart = goldens.divergence(theirs.logits, own.logits) + goldens.divergence(own.logits, theirs.logits)
-    found = MutualLearning(alpha=0.5, adaptive=True).loss(bench, batch, own)
+    found = MutualLearning(alpha=0.5, adaptive=True).loss(context, batch, own)
     assert torch.allclose(found, other + apart / (mine + other), atol=1e-6)
 
 
 def test_without_labels_companions_learn_from_each_other_alone() -> None:
-    client = seat(compose(MutualLearning()), [without_labels(pair()[0])]).clients[0]
+    client = enrol(compose(MutualLearning()), [without_labels(pair()[0])]).clients[0]
     batch = client.data.train.batch(torch.arange(8))
     own, theirs = client.module(batch.inputs), client.module.companion(batch.inputs)
     apart = goldens.divergence(theirs.logits, own.logits) + goldens.divergence(own.logits, theirs.logits)
-    assert torch.allclose(MutualLearning().loss(toy.bench(client), batch, own), apart, atol=1e-6)
+    assert torch.allclose(MutualLearning().loss(toy.client_context(client), batch, own), apart, atol=1e-6)
 
 
 def test_whose_steps_are_no_gradients_measures_one_at_the_servers_model() -> None:
@@ -165,16 +165,16 @@ def test_variates_of_clients_without_labels_are_zero() -> None:
 
 def test_before_everybodys_variate_has_arrived_nothing_is_corrected() -> None:
     client, exchange = toy.client("a"), ControlVariates()
-    bench = toy.bench(client)
-    exchange.begin(bench)
-    assert exchange.loss(bench, client.data.train.batch(torch.arange(4)), client.probe) is None
-    assert exchange.upload(bench) is None
+    context = toy.client_context(client)
+    exchange.begin(context)
+    assert exchange.loss(context, client.data.train.batch(torch.arange(4)), client.probe) is None
+    assert exchange.upload(context) is None
 
 
 def test_variates_of_differing_shapes_are_refused_unless_groups_are_formed() -> None:
     clients = [toy.client("a"), toy.client("b", width=5)]
     with pytest.raises(PlanError, match=r"'a' and 'b' cannot share control variates: tensor 'encoder.0.bias'"):
-        seat(compose(ControlVariates()), clients)
+        enrol(compose(ControlVariates()), clients)
     _, uploads = toy.federate([*clients, toy.client("c")], compose(ControlVariates(among="same-shape")))
     assert {upload.client for upload in uploads if upload.refused is None} == {"a", "c"}
 
@@ -185,27 +185,27 @@ SERVERS = [Prototypes(), TrainedPrototypes(), TrainedHead(), FeatureGenerator()]
 @pytest.mark.parametrize("exchange", SERVERS, ids=lambda exchange: type(exchange).__name__)
 def test_where_no_class_is_known_the_server_learns_nothing(exchange: Exchange) -> None:
     client = without_labels(toy.client("a"))
-    desk = toy.desk([client])
-    before = exchange.start(desk)
-    after = exchange.aggregate(desk, before, {"a": exchange.upload(toy.bench(client))})
+    server = toy.server_context([client])
+    before = exchange.start(server)
+    after = exchange.aggregate(server, before, {"a": exchange.upload(toy.client_context(client))})
     assert toy.same(before, after)
 
 
 @pytest.mark.parametrize("exchange", [Prototypes(), TrainedPrototypes()], ids=lambda exchange: type(exchange).__name__)
 def test_a_class_that_nobody_has_pulls_nobody(exchange: Exchange) -> None:
     clients = [toy.client("a", one_class=True), toy.client("b")]
-    desk = toy.desk(clients[:1])
-    state = exchange.aggregate(desk, exchange.start(desk), {"a": exchange.upload(toy.bench(clients[0]))})
-    sent = exchange.broadcast(desk, state, clients[1])
+    server = toy.server_context(clients[:1])
+    state = exchange.aggregate(server, exchange.start(server), {"a": exchange.upload(toy.client_context(clients[0]))})
+    sent = exchange.broadcast(server, state, clients[1])
     assert sent.tensors["counts"].tolist() == [1, 0]
-    bench = toy.bench(clients[1])
-    exchange.apply(bench, sent)
+    context = toy.client_context(clients[1])
+    exchange.apply(context, sent)
     batch = clients[1].data.train.batch(torch.arange(24))
     output = clients[1].module(batch.inputs)
     pulled = ((output.features - sent.tensors["means"][0]) ** 2)[batch.target == 0].mean()
-    assert torch.allclose(exchange.loss(bench, batch, output), exchange.weight * pulled, atol=1e-5)
+    assert torch.allclose(exchange.loss(context, batch, output), exchange.weight * pulled, atol=1e-5)
     none = clients[1].data.train.batch((batch.target == 1).nonzero()[:, 0])
-    assert exchange.loss(bench, none, clients[1].module(none.inputs)) is None
+    assert exchange.loss(context, none, clients[1].module(none.inputs)) is None
 
 
 def test_one_class_has_no_margin_to_others() -> None:
@@ -215,7 +215,7 @@ def test_one_class_has_no_margin_to_others() -> None:
 def test_heads_of_other_shapes_cannot_be_trained_as_one() -> None:
     clients = [toy.client("a"), replace(toy.client("b"), blueprint=lambda facts: Renamed("head"))]
     with pytest.raises(PlanError, match=r"'a' and 'b' have heads of other shapes: .*'head.bias': \(2,\).*'head.0.bias'"):
-        seat(compose(TrainedHead()), clients)
+        enrol(compose(TrainedHead()), clients)
 
 
 def two_layers(width: int, gates: int = 3) -> nn.Module:
@@ -228,17 +228,17 @@ def two_layers(width: int, gates: int = 3) -> nn.Module:
 def test_what_is_no_slice_is_named() -> None:
     clients = [toy.client("a"), replace(toy.client("b"), blueprint=lambda facts: Renamed("head"))]
     with pytest.raises(PlanError, match=r"'b' is no slice of that of 'a': tensor 'head.0.bias' is \(2,\), the other's absent"):
-        seat(compose(Slices()), clients)
+        enrol(compose(Slices()), clients)
     deep = replace(toy.client("b", width=1), blueprint=lambda facts: goldens.Small(9))
     with pytest.raises(PlanError, match=r"is no slice of that of .*tensor 'encoder"):
-        seat(compose(Slices()), [toy.client("a"), deep])
+        enrol(compose(Slices()), [toy.client("a"), deep])
 
 
 def test_narrower_gates_are_no_slice_and_can_stay_at_home() -> None:
     wide, narrow = toy.client("a"), toy.client("b", width=2)
     clients = [replace(wide, blueprint=lambda f: two_layers(4)), replace(narrow, blueprint=lambda f: two_layers(2, 2))]
     with pytest.raises(PlanError, match=r"'gates' of 'b' is narrower than that of 'a'; a GRU holds several matrices as one"):
-        seat(compose(Slices()), clients)
+        enrol(compose(Slices()), clients)
     _, uploads = toy.federate(clients, compose(Slices(exclude=("gates",))))
     assert not [name for upload in uploads for name in upload.contents.tensors if "gates" in name]
 
@@ -246,8 +246,8 @@ def test_narrower_gates_are_no_slice_and_can_stay_at_home() -> None:
 def test_slices_of_numbers_have_no_classes_to_mask_and_need_no_normalisation() -> None:
     clients = [replace(c, task=Regression(), blueprint=lambda f: goldens.Small(3)) for c in pair()]
     numbers = [replace(c, data=ClientData(*[_as_numbers(c.data.train)] * 3)) for c in clients]
-    seated = seat(compose(Slices()), numbers).clients
-    assert not any(client.module._forward_hooks for client in seated)
+    enrolled = enrol(compose(Slices()), numbers).clients
+    assert not any(client.module._forward_hooks for client in enrolled)
     state, uploads = toy.federate(numbers, compose(Slices()))
     sent = [upload.contents.tensors["head.weight"] for upload in uploads]
     assert torch.allclose(state.server["slices"]["head.weight"], (sent[0] + sent[1]) / 2, atol=1e-6)
@@ -260,9 +260,9 @@ def _as_numbers(examples: Examples) -> Examples:
 def test_what_nobody_holds_this_time_stays_as_it_was() -> None:
     """Only the narrow client uploads: the other half of the whole is not touched."""
     clients = [goldens.small("a", 8, width=4), goldens.small("b", 12, width=2)]
-    exchange, desk = Slices(), toy.desk(clients)
-    before = exchange.start(desk)
-    after = exchange.aggregate(desk, before, {"b": exchange.upload(toy.bench(clients[1]))})
+    exchange, server = Slices(), toy.server_context(clients)
+    before = exchange.start(server)
+    after = exchange.aggregate(server, before, {"b": exchange.upload(toy.client_context(clients[1]))})
     assert torch.equal(after["encoder.weight"][2:], before["encoder.weight"][2:])
     assert torch.equal(after["encoder.weight"][:2], clients[1].module.state_dict()["encoder.weight"])
 

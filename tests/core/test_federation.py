@@ -17,9 +17,9 @@ from torch.nn import functional as F
 
 from hetfed.aggregation import weighted_mean
 from hetfed.algorithms import alone, fedavg, fedper
-from hetfed.bench import Bench, Desk
 from hetfed.client import Client, Tensors
-from hetfed.composition import Composition, Step, compose, every, seat
+from hetfed.composition import Composition, Step, compose, enrol, every
+from hetfed.context import ClientContext, ServerContext
 from hetfed.engines.local import Engine, local
 from hetfed.errors import PlanError, RunError
 from hetfed.exchanges import Exchange, LogitDistillation, Prototypes, SharedParameters, TeacherDistillation
@@ -84,7 +84,7 @@ def test_a_round_depends_on_nothing_but_the_state() -> None:
 
 
 def test_a_round_leaves_the_state_before_it_as_it_was() -> None:
-    federation = Federation.of(three(), seat(EVERYTHING, three()).composition, 3, 0)
+    federation = Federation.of(three(), enrol(EVERYTHING, three()).composition, 3, 0)
     first = advance(federation, start(federation))
     model, server = dict(first.clients["a"].model), {k: dict(v) for k, v in first.server.items()}
     kept = {name: tensor.clone() for name, tensor in model.items()}
@@ -228,7 +228,7 @@ def test_a_refused_upload_is_on_record_with_its_bytes() -> None:
 @pytest.mark.parametrize(("quorum", "merged"), [(1, True), (2, True), (3, False)])
 def test_below_the_quorum_the_server_keeps_what_it_had(quorum: int, merged: bool) -> None:
     clients = [toy.client(name) for name in "abc"]
-    federation = Federation.of(clients, seat(fedavg(), clients).composition, 2, 0, quorum=quorum)
+    federation = Federation.of(clients, enrol(fedavg(), clients).composition, 2, 0, quorum=quorum)
     before = start(federation)
     after = advance(federation, before, tampering("b", BAD["huge"][0]))
     assert toy.same(before.server["shared-parameters"], after.server["shared-parameters"]) != merged
@@ -236,7 +236,7 @@ def test_below_the_quorum_the_server_keeps_what_it_had(quorum: int, merged: bool
 
 
 def test_when_every_upload_is_refused_the_server_keeps_what_it_had() -> None:
-    federation = Federation.of([toy.client("a")], seat(fedavg(), [toy.client("a")]).composition, 1, 0)
+    federation = Federation.of([toy.client("a")], enrol(fedavg(), [toy.client("a")]).composition, 1, 0)
     before = start(federation)
     after = advance(federation, before, tampering("a", BAD["noise"][0]))
     assert toy.same(before.server["shared-parameters"], after.server["shared-parameters"])
@@ -363,7 +363,7 @@ def test_the_model_is_judged_as_it_arrives_too() -> None:
     spoiler = toy.client("b", training=wild)
     model = {name: tensor for name, tensor in state.clients["a"].model.items() if tensor.is_floating_point()}
     before = start(Federation.of([spoiler], alone(), 1, 0)).clients["b"]
-    this = Round(1, 1, 0, seat(fedavg(), [spoiler]).composition, {"b": spoiler})
+    this = Round(1, 1, 0, enrol(fedavg(), [spoiler]).composition, {"b": spoiler})
     turn = take_turn(Job(spoiler, before, {"shared-parameters": Payload(model).encoded}), this)
     assert toy.same({name: turn.state.best[name] for name in model}, model)
     assert turn.state.best_round == 1
@@ -409,12 +409,12 @@ class Failing(Exchange):
     def declare(self, client: Client) -> Declaration:
         return Declaration({"x": (1,)})
 
-    def upload(self, bench: Bench) -> Payload | None:
-        if bench.client.name == "b" and bench.round == 2:
+    def upload(self, context: ClientContext) -> Payload | None:
+        if context.client.name == "b" and context.round == 2:
             raise self.error
         return Payload({"x": torch.zeros(1)})
 
-    def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
+    def aggregate(self, server: ServerContext, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
         return {}
 
 
@@ -434,7 +434,7 @@ def test_an_error_that_speaks_for_itself_is_passed_on() -> None:
 
 def test_listeners_hear_of_every_turn_and_upload() -> None:
     clients = three()
-    federation = Federation.of(clients, seat(compose(SharedParameters("head")), clients).composition, 1, 0)
+    federation = Federation.of(clients, enrol(compose(SharedParameters("head")), clients).composition, 1, 0)
     turns: list[tuple[int, str]] = []
     uploads: list[str] = []
     state = advance(
@@ -453,31 +453,35 @@ def test_only_members_are_at_the_desk() -> None:
     composition: Composition = compose(Step(SharedParameters("head"), clients=("c", "a")))
     federation = Federation.of(three()[::-1], composition, 1, 0)
     assert [client.name for client in federation.clients] == ["a", "b", "c"]
-    assert list(federation.desk(composition.steps[0], 4).members) == ["a", "c"]
-    assert federation.desk(composition.steps[0], 4).round == 4
+    assert list(federation.server_context(composition.steps[0], 4).members) == ["a", "c"]
+    assert federation.server_context(composition.steps[0], 4).round == 4
 
 
 def test_chance_at_the_desk_and_at_the_bench_is_of_one_place_round_and_purpose() -> None:
     a, b = toy.client("a"), toy.client("b")
     places = [
-        toy.desk(),
-        toy.desk(round_number=2),
-        toy.desk(seed=1),
-        toy.bench(a),
-        toy.bench(b),
-        toy.bench(a, round_number=2),
+        toy.server_context(),
+        toy.server_context(round_number=2),
+        toy.server_context(seed=1),
+        toy.client_context(a),
+        toy.client_context(b),
+        toy.client_context(a, round_number=2),
     ]
     drawn = [torch.rand(1, generator=place.generator(purpose)).item() for place in places for purpose in ("x", "y")]
     assert len(set(drawn)) == len(drawn)
-    assert torch.rand(1, generator=toy.bench(a).generator("x")).item() == drawn[6]
+    assert torch.rand(1, generator=toy.client_context(a).generator("x")).item() == drawn[6]
 
 
 def test_a_client_whose_training_diverges_goes_on_from_what_it_was_sent() -> None:
     wild = toy.client("wild", training=Training(optimizer="sgd", lr=1e30, batch_size=8))
-    federation = Federation.of([wild, toy.client("tame")], seat(fedper(), [wild, toy.client("tame")]).composition, 3, 0)
+    federation = Federation.of([wild, toy.client("tame")], enrol(fedper(), [wild, toy.client("tame")]).composition, 3, 0)
     before = start(federation)
     after = advance(federation, before)
-    sent = next(iter(federation.composition)).exchange.broadcast(toy.desk(), before.server["shared-parameters"], wild).tensors
+    sent = (
+        next(iter(federation.composition))
+        .exchange.broadcast(toy.server_context(), before.server["shared-parameters"], wild)
+        .tensors
+    )
     assert toy.same(after.clients["wild"].model, {**before.clients["wild"].model, **sent})
     assert after.clients["wild"].optimizer == {}
     assert [row.refused for row in after.rows if row.client == "wild"] == [1]

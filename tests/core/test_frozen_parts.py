@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hetfed.algorithms import alone, fedmd
 from hetfed.client import Client, Tensors, new_state
-from hetfed.composition import Composition, compose, seat
+from hetfed.composition import Composition, compose, enrol
 from hetfed.data import Facts
 from hetfed.engines.local import Engine, local
 from hetfed.errors import PlanError
@@ -138,13 +138,13 @@ BESIDE = [MutualLearning(), SharedParameters("companion")]
 def test_a_phase_of_a_client_may_not_name_what_it_lacks_when_alone() -> None:
     clients = [with_common(name, phases=(Phase(only=("companion",)),)) for name in "ab"]
     with pytest.raises(PlanError, match=r"training\.phases: the model of 'a' has no such part"):
-        seat(compose(*BESIDE), clients)
+        enrol(compose(*BESIDE), clients)
 
 
 def test_a_phase_may_name_what_an_exchange_adds() -> None:
     clients = [with_common(name) for name in "ab"]
-    seating = seat(compose(*BESIDE, phases=(Phase(only=("companion",)),)), clients)
-    federation = Federation.of(seating.clients, seating.composition, 1, 0)
+    enrolment = enrol(compose(*BESIDE, phases=(Phase(only=("companion",)),)), clients)
+    federation = Federation.of(enrolment.clients, enrolment.composition, 1, 0)
     before = start(federation)
     after = advance(federation, before)
     for name in "ab":
@@ -169,9 +169,9 @@ class Fragile(toy.Net):
 
 def run(engine: Engine, fuse: list[str], composition: Composition) -> FederationState:
     clients = [toy.client("a"), replace(toy.client("b"), blueprint=lambda facts: Fragile(fuse)), toy.client("c")]
-    seating = seat(composition, clients)
+    enrolment = enrol(composition, clients)
     tolerant = Participation(tolerate_failures=True)
-    federation = Federation.of(seating.clients, seating.composition, 4, 0, participation=tolerant)
+    federation = Federation.of(enrolment.clients, enrolment.composition, 4, 0, participation=tolerant)
     state = start(federation)
     for _ in range(4):
         state = advance(federation, state, engine)

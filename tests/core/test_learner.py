@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hetfed.algorithms import NAMED, alone, fedmd
 from hetfed.client import Client
-from hetfed.composition import Composition, compose, seat
+from hetfed.composition import Composition, compose, enrol
 from hetfed.data import ClientData, Examples
 from hetfed.evaluation import predict
 from hetfed.exchanges import LogitDistillation
@@ -72,8 +72,8 @@ def by_hand(train: Examples, columns: Any, target: Any, weight: Any, at: Example
 
 def advanced(clients: list[Client], composition: Composition, rounds: int, seed: int = 0) -> list[FederationState]:
     """The states before the first round and after each."""
-    seating = seat(composition, clients)
-    federation = Federation.of(seating.clients, seating.composition, rounds, seed)
+    enrolment = enrol(composition, clients)
+    federation = Federation.of(enrolment.clients, enrolment.composition, rounds, seed)
     states = [start(federation)]
     for _ in range(rounds):
         states.append(advance(federation, states[-1]))
@@ -260,8 +260,8 @@ def test_a_checkpoint_goes_on_to_the_same_end(tmp_path: Any) -> None:
     save_state(whole[2], tmp_path / "x.safetensors", "digest")
     state = load_state(tmp_path / "x.safetensors", "digest")
     assert state is not None
-    seating = seat(fedmd(), [toy.client("net"), forest("forest")])
-    end = advance(Federation.of(seating.clients, seating.composition, 3, 0), state)
+    enrolment = enrol(fedmd(), [toy.client("net"), forest("forest")])
+    end = advance(Federation.of(enrolment.clients, enrolment.composition, 3, 0), state)
     for name in ("net", "forest"):
         assert toy.same(end.clients[name].model, whole[3].clients[name].model)
         assert toy.same(end.clients[name].best, whole[3].clients[name].best)
@@ -303,7 +303,7 @@ def test_who_cannot_be_read_by_the_pooled_forest_has_no_value() -> None:
 @pytest.mark.parametrize("name", sorted(set(NAMED) - {"alone", "fedmd"}))
 def test_where_predictions_are_not_enough_a_forest_is_left_out_with_the_reason(name: str) -> None:
     nets = [replace(toy.client(name), common=lambda facts: toy.Net(2, 3)) for name in ("net", "other net")]
-    seating = seat(NAMED[name](), [*nets, forest("forest")])
-    reasons = [reasons for reasons in seating.left_out.values() if "forest" in reasons]
+    enrolment = enrol(NAMED[name](), [*nets, forest("forest")])
+    reasons = [reasons for reasons in enrolment.left_out.values() if "forest" in reasons]
     assert reasons
     assert all(set(left_out) == {"forest"} for left_out in reasons)

@@ -11,7 +11,7 @@ import toy
 from torch import nn
 
 from hetfed.client import Client
-from hetfed.composition import seat
+from hetfed.composition import enrol
 from hetfed.data import Facts
 from hetfed.federation import Federation, FederationState, advance, conclude, start
 from hetfed.participation import Participation
@@ -40,13 +40,13 @@ def clients(name: str) -> list[Client]:
 
 def run(name: str) -> tuple[FederationState, list[Client]]:
     """An algorithm to its end, and the clients that have a live module then."""
-    seating = seat(named_algorithm(name, {}).over(ROUNDS), clients(name))
-    federation = Federation.of(seating.clients, seating.composition, ROUNDS, 0, participation=Participation(fraction=0.75))
+    enrolment = enrol(named_algorithm(name, {}).over(ROUNDS), clients(name))
+    federation = Federation.of(enrolment.clients, enrolment.composition, ROUNDS, 0, participation=Participation(fraction=0.75))
     state = start(federation)
     for _ in range(ROUNDS):
         state = advance(federation, state)
     conclude(federation, state)
-    return state, [client for client in seating.clients if "module" in vars(client)]
+    return state, [client for client in enrolment.clients if "module" in vars(client)]
 
 
 NAMES = [

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from hetfed.client import Client
-from hetfed.composition import compose, every, seat
+from hetfed.composition import compose, enrol, every
 from hetfed.data import ClientData, Examples
 from hetfed.errors import PlanError
 from hetfed.exchanges import LogitDistillation
@@ -47,7 +47,7 @@ def scaled(name: str, scale: float, *, n: int = 4, training: Training = STILL, t
 
 def digest(client: Client, logits: Tensor, exchange: LogitDistillation) -> Tensor:
     """The model's matrix after it has digested `logits`."""
-    exchange.apply(toy.bench(client), Payload({"logits": logits}))
+    exchange.apply(toy.client_context(client), Payload({"logits": logits}))
     return client.module.weight.detach()
 
 
@@ -91,10 +91,10 @@ def test_digesting_brings_clients_of_any_architecture_towards_the_consensus() ->
     logits = torch.tensor([[3.0, -3.0], [-3.0, 3.0]]).repeat(5, 1)
     for width in (4, 9):
         client = toy.client("a", width=width)
-        bench = toy.bench(client)
-        before = float(client.task.distillation_loss(bench.predict(client.public).logits, logits, 1.0))
-        LogitDistillation(epochs=30).apply(bench, Payload({"logits": logits}))
-        after = float(client.task.distillation_loss(bench.predict(client.public).logits, logits, 1.0))
+        context = toy.client_context(client)
+        before = float(client.task.distillation_loss(context.predict(client.public).logits, logits, 1.0))
+        LogitDistillation(epochs=30).apply(context, Payload({"logits": logits}))
+        after = float(client.task.distillation_loss(context.predict(client.public).logits, logits, 1.0))
         assert after < 0.6 * before
 
 
@@ -141,9 +141,9 @@ def test_public_inputs_one_at_a_time_can_be_digested_in_spite_of_batch_normalisa
 def test_without_public_inputs_a_client_sits_out() -> None:
     without = replace(toy.client("b"), public=None)
     empty = replace(toy.client("c"), public=PUBLIC.take(torch.arange(0)))
-    seating = seat(compose(LogitDistillation()), [toy.client("a"), without, empty, toy.client("d")])
-    assert seating.composition.steps[0].clients == ("a", "d")
-    assert seating.left_out == {"logit-distillation": dict.fromkeys("bc", "it holds no public inputs")}
+    enrolment = enrol(compose(LogitDistillation()), [toy.client("a"), without, empty, toy.client("d")])
+    assert enrolment.composition.steps[0].clients == ("a", "d")
+    assert enrolment.left_out == {"logit-distillation": dict.fromkeys("bc", "it holds no public inputs")}
 
 
 def test_who_cannot_read_the_public_inputs_says_why() -> None:
@@ -184,7 +184,7 @@ def another_order(client: Client) -> Client:
 def test_predictions_that_cannot_be_averaged_are_an_error_that_names_both_clients(change: object, difference: str) -> None:
     clients = [toy.client("a"), toy.client("b"), change(toy.client("c"))]
     with pytest.raises(PlanError, match=f"logit-distillation: clients 'a' and 'c' cannot distil logits.*{difference}"):
-        seat(compose(LogitDistillation()), clients)
+        enrol(compose(LogitDistillation()), clients)
 
 
 def test_an_upload_of_other_logits_is_refused_by_its_declaration() -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from hetfed.algorithms import fedmd
 from hetfed.client import Client, Tensors
-from hetfed.composition import Step, compose, seat
+from hetfed.composition import Step, compose, enrol
 from hetfed.data import Facts
 from hetfed.errors import PlanError
 from hetfed.exchanges import KINDS, Exchange
@@ -58,9 +58,9 @@ def test_who_is_there_alone_is_lonely(kind: str) -> None:
 @pytest.mark.parametrize("kind", SHARING)
 def test_where_only_one_of_several_can_take_part_nobody_does(kind: str) -> None:
     with pytest.raises(PlanError, match=rf"{kind}: no client can take part.*a: nobody else can take part") as raised:
-        seat(compose(new(kind)), [able("a"), unable("b"), unable("c")])
+        enrol(compose(new(kind)), [able("a"), unable("b"), unable("c")])
     assert "b, c: " in str(raised.value)
-    two = seat(compose(new(kind)), [able("a"), unable("b"), able("c")])
+    two = enrol(compose(new(kind)), [able("a"), unable("b"), able("c")])
     assert two.composition.steps[0].clients == ("a", "c")
     assert set(two.left_out[kind]) == {"b"}
 
@@ -68,15 +68,15 @@ def test_where_only_one_of_several_can_take_part_nobody_does(kind: str) -> None:
 @pytest.mark.parametrize("kind", SHARING)
 def test_who_is_named_alone_is_lonely_too(kind: str) -> None:
     with pytest.raises(PlanError, match=rf"{kind}: no client can take part.*nobody else can take part"):
-        seat(compose(Step(new(kind), clients=("a",))), [able("a"), able("b")])
+        enrol(compose(Step(new(kind), clients=("a",))), [able("a"), able("b")])
 
 
 @pytest.mark.parametrize("kind", COMPANIONS)
 def test_a_companion_is_of_use_to_one_by_itself(kind: str) -> None:
     assert new(kind).lonely([able("a")]) == {}
-    seating = seat(compose(new(kind)), [able("a"), unable("b")])
-    assert seating.composition.steps[0].clients == ("a",)
-    assert seating.left_out == {kind: {"b": "its model does not learn by gradients"}}
+    enrolment = enrol(compose(new(kind)), [able("a"), unable("b")])
+    assert enrolment.composition.steps[0].clients == ("a",)
+    assert enrolment.left_out == {kind: {"b": "its model does not learn by gradients"}}
 
 
 def digested(rounds: int, **training: object) -> list[Tensors]:
@@ -84,8 +84,8 @@ def digested(rounds: int, **training: object) -> list[Tensors]:
     settings = Training.model_validate({"optimizer": "sgd", "lr": 0.5, "epochs": 0, **training})
     clients = [toy.client(name, training=settings) for name in "ab"]
     composition = fedmd().over(rounds)
-    seating = seat(composition, clients)
-    federation = Federation.of(seating.clients, seating.composition, rounds, 0)
+    enrolment = enrol(composition, clients)
+    federation = Federation.of(enrolment.clients, enrolment.composition, rounds, 0)
     first = advance(federation, start(federation))
     second = advance(federation, first)
     return [

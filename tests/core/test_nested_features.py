@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from hetfed.algorithms import fedmrl
 from hetfed.client import Client
-from hetfed.composition import seat
+from hetfed.composition import enrol
 from hetfed.data import ClientData, Examples, Facts
 from hetfed.evaluation import predict, together
 from hetfed.exchanges import NestedFeatures
@@ -32,7 +32,7 @@ def with_common(name: str, width: int = 4) -> Client:
 
 def test_all_test_data_together_have_a_metric() -> None:
     """The inner prediction is no further head of the task."""
-    clients = seat(fedmrl(), [with_common("a"), with_common("b", 6)]).clients
+    clients = enrol(fedmrl(), [with_common("a"), with_common("b", 6)]).clients
     outputs = [predict(client.module, client.data.test) for client in clients]
     assert all("companion" in output.further for output in outputs)
     test = replace(clients[0].data.test, target=torch.cat([client.data.test.target for client in clients]))
@@ -43,8 +43,8 @@ def test_all_test_data_together_have_a_metric() -> None:
 
 
 def test_nothing_travels_of_a_head_that_answers_nothing() -> None:
-    seating = seat(fedmrl(), [with_common("a"), with_common("b", 6)])
-    federation = Federation.of(seating.clients, seating.composition, 2, 0)
+    enrolment = enrol(fedmrl(), [with_common("a"), with_common("b", 6)])
+    federation = Federation.of(enrolment.clients, enrolment.composition, 2, 0)
     state, sent = start(federation), list[str]()
 
     def on_upload(upload: Upload) -> None:
@@ -92,11 +92,11 @@ def levelled(name: str, task: Task = FURTHER) -> Client:
 @pytest.mark.parametrize("weight", [1.0, 0.3])
 def test_further_losses_count_once(weight: float) -> None:
     """What the exchange adds is the loss of the inner prediction of the main question alone."""
-    (client, _) = seat(fedmrl(), [levelled("a"), levelled("b")]).clients
+    (client, _) = enrol(fedmrl(), [levelled("a"), levelled("b")]).clients
     batch = client.data.train.batch(torch.arange(12))
     output = client.module.eval()(batch.inputs)
     assert set(output.further) == {"level", "companion"}
-    added = NestedFeatures(weight=weight).loss(toy.bench(client), batch, output)
+    added = NestedFeatures(weight=weight).loss(toy.client_context(client), batch, output)
     assert added is not None
     assert torch.allclose(added, weight * F.cross_entropy(output.further["companion"], batch.target), atol=1e-6)
     own, level = client.task.loss(output, batch), F.cross_entropy(output.further["level"], batch.further["level"])
@@ -105,11 +105,11 @@ def test_further_losses_count_once(weight: float) -> None:
 
 
 def test_where_the_main_question_has_no_answer_nothing_is_added() -> None:
-    (client, _) = seat(fedmrl(), [levelled("a"), levelled("b")]).clients
+    (client, _) = enrol(fedmrl(), [levelled("a"), levelled("b")]).clients
     batch = client.data.train.batch(torch.arange(12))
     unknown = replace(batch, target=torch.full_like(batch.target, -1))
     output = client.module.eval()(batch.inputs)
-    assert NestedFeatures().loss(toy.bench(client), unknown, output) is None
+    assert NestedFeatures().loss(toy.client_context(client), unknown, output) is None
     assert client.task.loss(output, unknown) is not None
 
 

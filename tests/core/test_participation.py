@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from hetfed.algorithms import NAMED, fedavg
 from hetfed.client import Client
-from hetfed.composition import Composition, compose, seat
+from hetfed.composition import Composition, compose, enrol
 from hetfed.engines.local import local
 from hetfed.errors import PlanError, RunError
 from hetfed.exchanges import LogitDistillation, Prototypes, SharedParameters
@@ -38,8 +38,8 @@ def fast_and_slow() -> list[Client]:
 def run(
     members: list[Client], participation: Participation, rounds: int = 4, composition: Composition | None = None
 ) -> tuple[FederationState, list[Upload]]:
-    seating = seat(composition or fedavg(), members)
-    federation = Federation.of(seating.clients, seating.composition, rounds, 0, participation=participation)
+    enrolment = enrol(composition or fedavg(), members)
+    federation = Federation.of(enrolment.clients, enrolment.composition, rounds, 0, participation=participation)
     state, uploads = start(federation), []
     for _ in range(rounds):
         state = advance(federation, state, on_upload=uploads.append)
@@ -144,7 +144,7 @@ def test_asynchronous_uploads_arrive_later_with_less_weight() -> None:
 def test_in_asynchronous_rounds_one_client_does_not_speak_for_all() -> None:
     members = [replace(toy.client(f"c{i}"), presence=Presence(speed=1.0 if i == 0 else 0.01)) for i in range(4)]
     limits = Participation(time_limit=0.1, asynchronous=True)
-    first = start(Federation.of(members, seat(fedavg(), members).composition, 1, 0)).server["shared-parameters"]
+    first = start(Federation.of(members, enrol(fedavg(), members).composition, 1, 0)).server["shared-parameters"]
     state, uploads = run(members, limits, rounds=1)
     (upload,) = uploads
     for key, tensor in state.server["shared-parameters"].items():
@@ -155,8 +155,8 @@ def test_in_asynchronous_rounds_one_client_does_not_speak_for_all() -> None:
 def test_what_is_on_its_way_survives_a_checkpoint(tmp_path: Path) -> None:
     members = [replace(toy.client(f"c{i}"), presence=Presence(speed=0.05 * (i + 1), availability=0.8)) for i in range(4)]
     limits = Participation(time_limit=0.2, asynchronous=True, fraction=0.8)
-    seating = seat(EVERYTHING, members)
-    federation = Federation.of(seating.clients, seating.composition, 6, 0, participation=limits)
+    enrolment = enrol(EVERYTHING, members)
+    federation = Federation.of(enrolment.clients, enrolment.composition, 6, 0, participation=limits)
     straight, resumed, uploads = start(federation), start(federation), {0: [], 1: []}
     for _ in range(6):
         straight = advance(federation, straight, on_upload=uploads[0].append)
@@ -182,7 +182,7 @@ def failing(*names: str, round_number: int = 1) -> object:
 
 def test_a_failed_turn_ends_the_run_unless_failures_are_tolerated() -> None:
     members = clients(3)
-    federation = Federation.of(members, seat(fedavg(), members).composition, 2, 0)
+    federation = Federation.of(members, enrol(fedavg(), members).composition, 2, 0)
     with pytest.raises(RunError, match="client 'c1' failed in round 1: out of memory"):
         advance(federation, start(federation), failing("c1"))
     patient = replace(federation, participation=Participation(tolerate_failures=True))

@@ -9,7 +9,7 @@ import torch
 import toy
 from torch import Tensor
 
-from hetfed.composition import compose, seat
+from hetfed.composition import compose, enrol
 from hetfed.data import Batch
 from hetfed.errors import PlanError
 from hetfed.exchanges import Prototypes
@@ -28,45 +28,45 @@ NOTHING: dict[str, Tensor] = {"means": torch.zeros(2, 1), "counts": torch.zeros(
 @pytest.mark.parametrize(("mean", "expected"), [("counted", (3 * 1.0 + 1 * 5.0) / 4), ("equal", 3.0)])
 def test_the_merged_mean_by_hand(mean: str, expected: float) -> None:
     uploads = {"a": payload([[1.0], [0.0]], [3, 0]), "b": payload([[5.0], [0.0]], [1, 0])}
-    state = Prototypes(mean=mean).aggregate(toy.desk(), NOTHING, uploads)
+    state = Prototypes(mean=mean).aggregate(toy.server_context(), NOTHING, uploads)
     assert state["means"][0].item() == pytest.approx(expected)
     assert state["counts"].tolist() == [4, 0]
 
 
 def test_a_class_that_nobody_sends_keeps_its_prototype() -> None:
     before = {"means": torch.tensor([[7.0], [9.0]]), "counts": torch.tensor([2.0, 5.0])}
-    state = Prototypes().aggregate(toy.desk(), before, {"a": payload([[1.0], [0.0]], [3, 0])})
+    state = Prototypes().aggregate(toy.server_context(), before, {"a": payload([[1.0], [0.0]], [3, 0])})
     assert state["means"].tolist() == [[1.0], [9.0]]
     assert state["counts"].tolist() == [3, 5]
 
 
 def test_a_class_that_nobody_has_ever_seen_pulls_nothing() -> None:
     exchange, client = Prototypes(), toy.client("a")
-    assert exchange.broadcast(toy.desk(), NOTHING, client) is None
-    bench = toy.bench(client)
+    assert exchange.broadcast(toy.server_context(), NOTHING, client) is None
+    context = toy.client_context(client)
     state = {"means": torch.ones(2, 3), "counts": torch.tensor([4.0, 0.0])}
-    exchange.apply(bench, exchange.broadcast(toy.desk(), state, client))
+    exchange.apply(context, exchange.broadcast(toy.server_context(), state, client))
     features = torch.zeros(2, 3, requires_grad=True)
-    both = exchange.loss(bench, Batch({}, torch.tensor([0, 1])), Output(torch.zeros(2, 2), features))
+    both = exchange.loss(context, Batch({}, torch.tensor([0, 1])), Output(torch.zeros(2, 2), features))
     torch.autograd.backward(both)
     assert features.grad[0].abs().sum() > 0
     assert features.grad[1].tolist() == [0, 0, 0]
-    assert exchange.loss(bench, Batch({}, torch.tensor([1, -1])), Output(torch.zeros(2, 2), features)) is None
+    assert exchange.loss(context, Batch({}, torch.tensor([1, -1])), Output(torch.zeros(2, 2), features)) is None
 
 
 def test_the_loss_is_the_weighted_mean_squared_distance() -> None:
-    exchange, bench = Prototypes(weight=0.5), toy.bench(toy.client("a"))
+    exchange, context = Prototypes(weight=0.5), toy.client_context(toy.client("a"))
     batch, output = Batch({}, torch.tensor([0, 1])), Output(torch.zeros(2, 2), torch.tensor([[1.0, 1.0, 1.0], [0.0, 0.0, 3.0]]))
-    assert exchange.loss(bench, batch, output) is None  # nothing has arrived
-    exchange.apply(bench, payload([[0.0] * 3, [0.0] * 3], [1, 1]))
-    assert float(exchange.loss(bench, batch, output)) == pytest.approx(0.5 * (3 + 9) / 6)
+    assert exchange.loss(context, batch, output) is None  # nothing has arrived
+    exchange.apply(context, payload([[0.0] * 3, [0.0] * 3], [1, 1]))
+    assert float(exchange.loss(context, batch, output)) == pytest.approx(0.5 * (3 + 9) / 6)
 
 
 def test_prototypes_are_those_of_the_trained_model() -> None:
     client = toy.client("a")
     state, uploads = toy.federate([client], compose(Prototypes()))
     client.module.load_state_dict(state.clients["a"].model)
-    features, target = toy.bench(client).predict(client.data.train).features, client.data.train.target
+    features, target = toy.client_context(client).predict(client.data.train).features, client.data.train.target
     for c in (0, 1):
         assert torch.allclose(uploads[0].contents.tensors["means"][c], features[target == c].mean(dim=0), atol=1e-6)
     assert uploads[0].contents.tensors["counts"].tolist() == [12, 12]
@@ -93,7 +93,7 @@ def test_what_does_not_fit_is_named() -> None:
     assert "no classes" in Prototypes().missing(replace(toy.client("a"), task=Regression()))
     other = replace(toy.client("b"), task=Classification(("x", "y", "z")))
     with pytest.raises(PlanError, match=r"'a' and 'b'.*\(2, 3\) at the one and \(3, 3\)"):
-        seat(compose(Prototypes()), [toy.client("a"), other])
+        enrol(compose(Prototypes()), [toy.client("a"), other])
 
 
 class Featureless(toy.Net):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hetfed.algorithms import fedrolex, heterofl
 from hetfed.client import Client
-from hetfed.composition import compose, seat
+from hetfed.composition import compose, enrol
 from hetfed.data import ClientData, Examples
 from hetfed.errors import PlanError
 from hetfed.exchanges import Slices
@@ -60,11 +60,11 @@ ROLLING = Slices(window="rolling")
 def test_behind_flatten_the_columns_are_those_of_the_same_channels(first: int) -> None:
     """Two of four channels from `first` on, round and round; each fills four columns in succession."""
     wide, narrow = client("a", 4), client("b", 2)
-    desk = toy.desk([wide, narrow])
-    state = {**ROLLING.start(desk), "window": torch.tensor([first])}
+    server = toy.server_context([wide, narrow])
+    state = {**ROLLING.start(server), "window": torch.tensor([first])}
     channels = [first % 4, (first + 1) % 4]
     columns = [PLACES * channel + place for channel in channels for place in range(PLACES)]
-    sent = ROLLING.broadcast(desk, state, narrow)
+    sent = ROLLING.broadcast(server, state, narrow)
     assert sent is not None
     assert torch.equal(sent.tensors["conv.weight"], state["conv.weight"][channels])
     assert torch.equal(sent.tensors["norm.bias"], state["norm.bias"][channels])
@@ -72,7 +72,7 @@ def test_behind_flatten_the_columns_are_those_of_the_same_channels(first: int) -
     assert torch.equal(sent.tensors["head.bias"], state["head.bias"])
     # And what comes back is put where it was taken from.
     trained = {name: tensor if name == "window" else tensor + 1 for name, tensor in sent.tensors.items()}
-    after = ROLLING.aggregate(desk, state, {"b": Payload(trained)})
+    after = ROLLING.aggregate(server, state, {"b": Payload(trained)})
     moved = torch.zeros(2, 4 * PLACES)
     moved[:, columns] = 1
     assert torch.allclose(after["head.weight"] - state["head.weight"], moved, atol=1e-6)
@@ -83,12 +83,12 @@ def test_behind_flatten_the_columns_are_those_of_the_same_channels(first: int) -
 
 def test_a_narrow_model_is_the_wide_one_without_the_other_channels() -> None:
     wide, narrow = client("a", 4), client("b", 2)
-    desk = toy.desk([wide, narrow])
-    state = {**ROLLING.start(desk), "window": torch.tensor([3])}
+    server = toy.server_context([wide, narrow])
+    state = {**ROLLING.start(server), "window": torch.tensor([3])}
     whole, part = wide.new_model(0).eval(), narrow.new_model(0).eval()
     image = wide.data.test.inputs
     for model, member in ((whole, wide), (part, narrow)):
-        sent = ROLLING.broadcast(desk, state, member)
+        sent = ROLLING.broadcast(server, state, member)
         assert sent is not None
         model.load_state_dict({**model.state_dict(), **{n: t for n, t in sent.tensors.items() if n != "window"}})
     with torch.no_grad():
@@ -100,8 +100,8 @@ def test_a_narrow_model_is_the_wide_one_without_the_other_channels() -> None:
 
 
 def states(clients: list[Client], window: str, rounds: int = 3) -> tuple[list[FederationState], list[Upload]]:
-    seating = seat(fedrolex() if window == "rolling" else heterofl(), clients)
-    federation = Federation.of(seating.clients, seating.composition, rounds, 0)
+    enrolment = enrol(fedrolex() if window == "rolling" else heterofl(), clients)
+    federation = Federation.of(enrolment.clients, enrolment.composition, rounds, 0)
     found, uploads = [start(federation)], list[Upload]()
     for _ in range(rounds):
         found.append(advance(federation, found[-1], on_upload=uploads.append))
@@ -163,15 +163,15 @@ def test_where_it_is_not_clear_what_belongs_to_a_channel_no_window_rolls(model: 
     clients = [client("a", 4, model), client("b", 2, model)]
     reason = r"slices: a window cannot roll over tensor 'head.weight' of 'b': it holds \d+ of \d+ rows.*Set window = \"first\""
     with pytest.raises(PlanError, match=reason):
-        seat(compose(ROLLING), clients)
-    assert seat(compose(Slices()), clients).composition.steps[0].clients == ("a", "b")
+        enrol(compose(ROLLING), clients)
+    assert enrol(compose(Slices()), clients).composition.steps[0].clients == ("a", "b")
     without_head = compose(replace(ROLLING, exclude=("head",)))
-    assert seat(without_head, clients).composition.steps[0].clients == ("a", "b")
+    assert enrol(without_head, clients).composition.steps[0].clients == ("a", "b")
 
 
 def test_models_of_one_width_have_nothing_to_tell() -> None:
     clients = [client("a", 4, Beside), client("b", 4, Beside)]
-    assert seat(compose(ROLLING), clients).composition.steps[0].clients == ("a", "b")
+    assert enrol(compose(ROLLING), clients).composition.steps[0].clients == ("a", "b")
 
 
 def test_moments_are_those_of_a_channel_and_go_with_it() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hetfed.algorithms import scaffold
 from hetfed.client import Client, Tensors
-from hetfed.composition import Composition, Step, compose, seat
+from hetfed.composition import Composition, Step, compose, enrol
 from hetfed.compression import Compression
 from hetfed.engines.local import Engine, local
 from hetfed.errors import PlanError
@@ -43,9 +43,9 @@ def run(
     participation: Participation | None = None,
 ) -> tuple[list[FederationState], list[Upload]]:
     """The states after each round, the first one before all of them, and every upload."""
-    seating = seat(composition or scaffold(), clients)
+    enrolment = enrol(composition or scaffold(), clients)
     federation = Federation.of(
-        seating.clients, seating.composition, rounds, 0, quorum=quorum, participation=participation or Participation()
+        enrolment.clients, enrolment.composition, rounds, 0, quorum=quorum, participation=participation or Participation()
     )
     states, uploads = [start(federation)], list[Upload]()
     for _ in range(rounds):
@@ -112,7 +112,7 @@ def test_a_change_is_not_cut_down_further(kind: str) -> None:
     compression = Compression(kind="top-k") if kind == "top-k" else Compression(kind="low-rank")
     composition = compose(SharedParameters(), Step(ControlVariates(), compression=compression))
     with pytest.raises(PlanError, match=rf'control-variates\.compression: .*{kind}.*Set compression = "8-bit"') as raised:
-        seat(composition, [toy.client("a"), toy.client("b")])
+        enrol(composition, [toy.client("a"), toy.client("b")])
     assert raised.value.value == kind
 
 

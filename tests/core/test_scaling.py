@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hetfed.algorithms import alone, fedmd
 from hetfed.client import Client
-from hetfed.composition import compose, seat
+from hetfed.composition import compose, enrol
 from hetfed.data import ClientData, Examples
 from hetfed.errors import PlanError
 from hetfed.evaluation import predict, together
@@ -97,9 +97,9 @@ def test_logits_of_other_scales_are_not_distilled(exchange: Exchange) -> None:
     for other in (Regression(mean=90.0, scale=5.0), Regression(mean=100.0, scale=2.0)):
         clients = [numbers("a", TASKS["a"]), numbers("b", other)]
         with pytest.raises(PlanError, match=r"clients 'a' and 'b' cannot distil logits.*the same mean and scale"):
-            seat(compose(exchange), clients)
+            enrol(compose(exchange), clients)
     alike = [numbers("a", TASKS["a"]), numbers("b", Regression(mean=100.0, scale=5.0))]
-    assert seat(compose(exchange), alike).composition.steps[0].clients == ("a", "b")
+    assert enrol(compose(exchange), alike).composition.steps[0].clients == ("a", "b")
 
 
 def test_a_pooled_model_is_judged_by_the_scale_that_it_was_trained_with() -> None:
@@ -126,7 +126,7 @@ PUBLIC = toy.examples(10, "public")
 
 def lesson(client: Client, logits: Tensor, temperature: float) -> Tensor:
     """What the client's learner makes of these logits."""
-    LogitDistillation(temperature=temperature).apply(toy.bench(client), Payload({"logits": logits}))
+    LogitDistillation(temperature=temperature).apply(toy.client_context(client), Payload({"logits": logits}))
     assert isinstance(client.module, Learner)
     return client.module.lesson
 
@@ -140,7 +140,7 @@ def test_a_temperature_softens_classes_and_divides_no_numbers() -> None:
     # What it has been taught is what it says then, where the lesson outweighs its own examples by far.
     points = PUBLIC.inputs["point"]
     plane = (points[:, 0] - points[:, 1]) / 2
-    LogitDistillation(temperature=4.0, weight=1e6).apply(toy.bench(client), Payload({"logits": plane}))
+    LogitDistillation(temperature=4.0, weight=1e6).apply(toy.client_context(client), Payload({"logits": plane}))
     assert torch.allclose(client.module({"point": points}).logits, plane, atol=1e-2)
     classes = learner(Classification(("low", "high")), toy.examples(24, "x"), GaussianNB(), PUBLIC)
     logits = torch.randn(10, 2, generator=torch.Generator().manual_seed(0))

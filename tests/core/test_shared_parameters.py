@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hetfed.aggregation import weighted_mean
 from hetfed.algorithms import fedavg, fedper, fedprox, lg_fedavg
-from hetfed.composition import compose, seat
+from hetfed.composition import compose, enrol
 from hetfed.data import Facts
 from hetfed.errors import PlanError
 from hetfed.exchanges import SharedParameters
@@ -58,18 +58,18 @@ def test_with_the_proximal_term_the_second_epoch_is_pulled_back() -> None:
 
 def test_the_proximal_term_is_half_mu_times_the_squared_distance_and_so_is_its_gradient() -> None:
     client, exchange = toy.client("a"), SharedParameters(proximal=0.3)
-    bench, desk = toy.bench(client), toy.desk([client])
-    exchange.apply(bench, exchange.broadcast(desk, exchange.start(desk), client))
+    context, server = toy.client_context(client), toy.server_context([client])
+    exchange.apply(context, exchange.broadcast(server, exchange.start(server), client))
     with torch.no_grad():
         for parameter in client.module.parameters():
             parameter.add_(0.5)
     client.module.zero_grad()
-    loss = exchange.loss(bench, client.data.train.batch(torch.arange(4)), client.probe)
+    loss = exchange.loss(context, client.data.train.batch(torch.arange(4)), client.probe)
     count = sum(parameter.numel() for parameter in client.module.parameters())
     assert float(loss.detach()) == pytest.approx(0.15 * 0.25 * count, rel=1e-5)
     torch.autograd.backward(loss)
     for name, parameter in client.module.named_parameters():
-        assert torch.allclose(parameter.grad, 0.3 * (parameter - bench.memory[name]).detach(), atol=1e-6)
+        assert torch.allclose(parameter.grad, 0.3 * (parameter - context.memory[name]).detach(), atol=1e-6)
 
 
 PAYLOADS = st.lists(st.tuples(st.integers(0, 50), st.integers(0, 10_000)), min_size=1, max_size=6).map(
@@ -141,17 +141,19 @@ def test_clients_average_among_those_of_the_same_shape() -> None:
         held = {k: t for k, t in state.server["shared-parameters"].items() if t.shape == expected["encoder.0.weight"].shape}
         assert any(torch.equal(tensor, expected["encoder.0.weight"]) for tensor in held.values())
     exchange, step = composition.steps[0].exchange, state.server["shared-parameters"]
-    assert exchange.broadcast(toy.desk(clients), step, clients[0]).tensors["encoder.0.weight"].shape == (4, 2)
-    assert exchange.broadcast(toy.desk(clients), step, clients[3]).tensors["encoder.0.weight"].shape == (5, 2)
+    assert exchange.broadcast(toy.server_context(clients), step, clients[0]).tensors["encoder.0.weight"].shape == (4, 2)
+    assert exchange.broadcast(toy.server_context(clients), step, clients[3]).tensors["encoder.0.weight"].shape == (5, 2)
 
 
 def test_everybody_starts_from_the_same_initialisation() -> None:
     clients = [toy.client("a"), toy.client("b")]
     exchange = SharedParameters()
-    desk = toy.desk(clients)
-    state = exchange.start(desk)
-    assert toy.same(exchange.broadcast(desk, state, clients[0]).tensors, exchange.broadcast(desk, state, clients[1]).tensors)
-    assert not toy.same(state, exchange.start(toy.desk(clients, seed=1)))
+    server = toy.server_context(clients)
+    state = exchange.start(server)
+    assert toy.same(
+        exchange.broadcast(server, state, clients[0]).tensors, exchange.broadcast(server, state, clients[1]).tensors
+    )
+    assert not toy.same(state, exchange.start(toy.server_context(clients, seed=1)))
 
 
 def test_shapes_that_differ_are_an_error_that_names_both_clients_and_the_tensor() -> None:
@@ -159,12 +161,12 @@ def test_shapes_that_differ_are_an_error_that_names_both_clients_and_the_tensor(
     with pytest.raises(
         PlanError, match=r"'a' and 'b' cannot share the whole model.*encoder.0.bias.*\(4,\).*\(5,\).*same-shape"
     ):
-        seat(fedavg("all"), clients)
+        enrol(fedavg("all"), clients)
 
 
 def test_a_part_that_nobody_has_is_an_error() -> None:
     with pytest.raises(PlanError, match=r"no client can take part.*its model has no part 'tail'"):
-        seat(compose(SharedParameters("tail")), [toy.client("a")])
+        enrol(compose(SharedParameters("tail")), [toy.client("a")])
 
 
 def no_part(facts: Facts) -> nn.Module:
@@ -175,8 +177,8 @@ def no_part(facts: Facts) -> nn.Module:
 
 def test_who_lacks_the_part_sits_out_and_trains_all_the_same() -> None:
     clients = [toy.client("a"), *(replace(toy.client(name), blueprint=no_part) for name in "bc")]
-    seating = seat(compose(SharedParameters("adapter")), clients)
-    assert seating.left_out == {"shared-parameters": {"a": "its model has no part 'adapter' (it has: encoder, head)"}}
+    enrolment = enrol(compose(SharedParameters("adapter")), clients)
+    assert enrolment.left_out == {"shared-parameters": {"a": "its model has no part 'adapter' (it has: encoder, head)"}}
     state, uploads = toy.federate(clients, compose(SharedParameters("adapter")))
     assert {upload.client for upload in uploads} == {"b", "c"}
     assert {row.client for row in state.rows} == {"a", "b", "c"}

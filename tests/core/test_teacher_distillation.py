@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from hetfed.algorithms import alone
 from hetfed.client import Client
-from hetfed.composition import Step, compose, seat
+from hetfed.composition import Step, compose, enrol
 from hetfed.engines.local import Engine, local
 from hetfed.errors import PlanError
 from hetfed.exchanges import TeacherDistillation
@@ -35,11 +35,11 @@ def sent_by(*teachers: Client) -> dict[str, Tensor]:
 def test_the_loss_is_the_softened_divergence_from_the_mean_of_the_teachers(temperature: float, names: tuple[str, ...]) -> None:
     teachers, student = [toy.client(name, width=6) for name in names], toy.client("a", width=3)
     exchange = TeacherDistillation(names, temperature=temperature, weight=0.3)
-    bench = toy.bench(student, memory=sent_by(*teachers), peers=teachers)
+    context = toy.client_context(student, memory=sent_by(*teachers), peers=teachers)
     batch = student.data.train.batch(torch.arange(7))
     output = student.module.train()(batch.inputs)
     output.logits.retain_grad()
-    loss = exchange.loss(bench, batch, output)
+    loss = exchange.loss(context, batch, output)
 
     taught = torch.stack([teacher.module.eval()(batch.inputs).logits.detach() for teacher in teachers]).mean(dim=0)
     softened = F.softmax(taught / temperature, dim=1)
@@ -50,15 +50,15 @@ def test_the_loss_is_the_softened_divergence_from_the_mean_of_the_teachers(tempe
     own = F.softmax(output.logits.detach() / temperature, dim=1)
     assert torch.allclose(output.logits.grad, 0.3 * temperature * (own - softened) / 7, atol=1e-6)
     assert all(parameter.grad is None for teacher in teachers for parameter in teacher.module.parameters())
-    assert not [p for teacher in exchange._teachers(bench).modules.values() for p in teacher.parameters() if p.requires_grad]
+    assert not [p for teacher in exchange._teachers(context).modules.values() for p in teacher.parameters() if p.requires_grad]
 
 
 def test_numbers_are_taught_by_the_squared_distance() -> None:
     teacher, student = (replace(toy.client(name, width=w), task=Regression()) for name, w in (("t", 4), ("a", 5)))
-    bench = toy.bench(student, memory=sent_by(teacher), peers=[teacher])
+    context = toy.client_context(student, memory=sent_by(teacher), peers=[teacher])
     batch = student.data.train.batch(torch.arange(5))
     output = student.module.eval()(batch.inputs)
-    loss = TeacherDistillation(("t",), temperature=9.0).loss(bench, batch, output)
+    loss = TeacherDistillation(("t",), temperature=9.0).loss(context, batch, output)
     assert torch.allclose(loss, (output.logits - teacher.module.eval()(batch.inputs).logits).square().mean(), atol=1e-6)
 
 
@@ -90,7 +90,7 @@ def test_a_student_comes_closer_to_its_teacher() -> None:
         student, teacher = clients[1], clients[0]
         teacher.module.load_state_dict({k.removeprefix("t/"): v for k, v in state.clients["a"].exchanges[LABEL].items()})
         student.module.load_state_dict(state.clients["a"].model)
-        logits = [toy.bench(c).predict(student.data.train).logits for c in (student, teacher)]
+        logits = [toy.client_context(c).predict(student.data.train).logits for c in (student, teacher)]
         return float(student.task.distillation_loss(*logits, 2.0))
 
     assert distance(20.0) < 0.5 * distance(1e-6)
@@ -130,8 +130,8 @@ def test_a_student_declares_nothing_and_a_teacher_all_of_its_model() -> None:
     exchange, student, teacher = TeacherDistillation(("t",)), toy.client("a"), toy.client("t")
     assert exchange.declare(student).shapes == {}
     assert set(exchange.declare(teacher).shapes) == {f"t/{name}" for name in teacher.module.state_dict()}
-    assert exchange.upload(toy.bench(student)) is None
-    exchange.declare(teacher).check(Payload.decode(exchange.upload(toy.bench(teacher)).encoded))
+    assert exchange.upload(toy.client_context(student)) is None
+    exchange.declare(teacher).check(Payload.decode(exchange.upload(toy.client_context(teacher)).encoded))
 
 
 class Picture(nn.Module):
@@ -153,26 +153,26 @@ class Picture(nn.Module):
 def test_a_teacher_that_cannot_read_its_students_data_is_refused(name: str, shape: tuple[int, ...]) -> None:
     teacher = replace(toy.client("t"), blueprint=lambda facts: Picture(name, shape))
     with pytest.raises(PlanError, match=r"teacher 't' cannot read the data of student 'a'.*Choose a teacher"):
-        seat(compose(TeacherDistillation(("t",))), [teacher, toy.client("a")])
+        enrol(compose(TeacherDistillation(("t",))), [teacher, toy.client("a")])
 
 
 def test_a_teacher_that_answers_in_another_shape_is_refused() -> None:
     task = Classification(("x", "y", "z"))
     teacher = replace(toy.client("t"), task=task, blueprint=lambda facts: toy.Net(2, 4, classes=3))
     with pytest.raises(PlanError, match=r"teacher 't' and student 'a' answer in different shapes: \(3,\) and \(2,\)"):
-        seat(compose(TeacherDistillation(("t",))), [teacher, toy.client("a")])
+        enrol(compose(TeacherDistillation(("t",))), [teacher, toy.client("a")])
 
 
 def test_a_teacher_needs_to_read_its_students_only() -> None:
     picture = replace(toy.client("p"), blueprint=lambda facts: Picture("image", (2,)))
     exchange = TeacherDistillation(("t",))
     clients = [toy.client("a"), picture, toy.client("t")]
-    assert seat(compose(Step(exchange, clients=("t", "a"))), clients).composition.steps[0].clients == ("a", "t")
+    assert enrol(compose(Step(exchange, clients=("t", "a"))), clients).composition.steps[0].clients == ("a", "t")
 
 
 def test_a_teacher_that_does_not_exist_is_an_error_with_the_names_that_do() -> None:
     with pytest.raises(PlanError, match=r"teacher-distillation.teachers: no client of this name.*'x'.*Name some of: a, t"):
-        seat(compose(TeacherDistillation(("t", "x"))), [toy.client("t"), toy.client("a")])
+        enrol(compose(TeacherDistillation(("t", "x"))), [toy.client("t"), toy.client("a")])
 
 
 def test_without_named_teachers_everybody_teaches_everybody_else_and_is_sent_anew() -> None:
@@ -192,30 +192,30 @@ def test_teachers_that_know_the_students_labels_weigh_more() -> None:
         bad.module.head.bias.copy_(torch.tensor([50.0, 0.0]))
     one_class = replace(student, data=replace(student.data, train=toy.examples(8, "x", one_class=True)))
     one_class.data.train.target.fill_(1)
-    bench = toy.bench(one_class, memory=sent_by(good, bad), peers=[good, bad])
-    weights = TeacherDistillation(weighting="fit")._teachers(bench)
+    context = toy.client_context(one_class, memory=sent_by(good, bad), peers=[good, bad])
+    weights = TeacherDistillation(weighting="fit")._teachers(context)
     assert list(weights.modules) == ["bad", "good"]
     assert weights.weights[1] > 0.99
-    assert TeacherDistillation()._teachers(replace(bench, scratch={})).weights.tolist() == [0.5, 0.5]
+    assert TeacherDistillation()._teachers(replace(context, scratch={})).weights.tolist() == [0.5, 0.5]
 
 
 def test_the_hint_pulls_features_towards_the_teachers_and_the_projector_stays_at_home() -> None:
     clients = [toy.client("t"), toy.client("a.b", width=7)]
-    seating = seat(compose(TeacherDistillation(("t",), hint=5.0)), clients)
-    student = seating.clients[1]
+    enrolment = enrol(compose(TeacherDistillation(("t",), hint=5.0)), clients)
+    student = enrolment.clients[1]
     assert [name for name, _ in student.module.named_parameters() if "projectors" in name] == [
         "projectors.t.weight",
         "projectors.t.bias",
     ]
     state, uploads = toy.federate(clients, compose(TeacherDistillation(("t",), hint=5.0)), 6)
     assert not [name for upload in uploads for name in upload.contents.tensors if "projector" in name]
-    client = seating.clients[1]
+    client = enrolment.clients[1]
     client.module.load_state_dict(state.clients["a.b"].model)
-    bench = toy.bench(client, memory=state.clients["a.b"].exchanges[LABEL], peers=[seating.clients[0]])
+    context = toy.client_context(client, memory=state.clients["a.b"].exchanges[LABEL], peers=[enrolment.clients[0]])
     batch = client.data.train.batch(torch.arange(24))
     output = client.module.eval()(batch.inputs)
-    teacher = TeacherDistillation(("t",))._teachers(bench).modules["t"]
-    plain = TeacherDistillation(("t",)).loss(bench, batch, output)
-    hinted = TeacherDistillation(("t",), hint=5.0).loss(replace(bench, scratch={}), batch, output)
+    teacher = TeacherDistillation(("t",))._teachers(context).modules["t"]
+    plain = TeacherDistillation(("t",)).loss(context, batch, output)
+    hinted = TeacherDistillation(("t",), hint=5.0).loss(replace(context, scratch={}), batch, output)
     projected = client.module.projectors["t"](output.features)
     assert torch.allclose(hinted - plain, 5.0 * (projected - teacher(batch.inputs).features).square().mean(), atol=1e-5)

@@ -12,7 +12,7 @@ from torch import nn
 
 from hetfed.algorithms import ditto, fedavg, fedbabu, fedmd, fedper, fml, scaffold
 from hetfed.client import Client
-from hetfed.composition import Step, compose, seat
+from hetfed.composition import Step, compose, enrol
 from hetfed.errors import PlanError
 from hetfed.exchanges import (
     KINDS,
@@ -57,8 +57,8 @@ ANSWERS = [
 @pytest.mark.parametrize("exchange", ANSWERS, ids=lambda exchange: f"{type(exchange).__name__} {getattr(exchange, 'part', '')}")
 def test_answers_to_different_questions_are_not_shared(exchange: Exchange) -> None:
     with pytest.raises(PlanError, match=r"clients '.' and '.' cannot share .*: they ask '.* or .*\?' and '.* or .*\?'\."):
-        seat(compose(exchange), mixed())
-    assert [step.clients for step in seat(compose(exchange), mixed()[:2]).composition] == [("a", "b")]
+        enrol(compose(exchange), mixed())
+    assert [step.clients for step in enrol(compose(exchange), mixed()[:2]).composition] == [("a", "b")]
 
 
 BODIES = [SharedParameters("encoder"), SharedParameters(exclude=("head",)), ControlVariates("encoder"), Slices("encoder")]
@@ -66,13 +66,13 @@ BODIES = [SharedParameters("encoder"), SharedParameters(exclude=("head",)), Cont
 
 @pytest.mark.parametrize("exchange", BODIES, ids=lambda exchange: f"{type(exchange).__name__} {exchange.part}")
 def test_a_body_is_shared_whatever_is_asked(exchange: Exchange) -> None:
-    assert [step.clients for step in seat(compose(exchange), mixed()).composition] == [("a", "b", "c")]
+    assert [step.clients for step in enrol(compose(exchange), mixed()).composition] == [("a", "b", "c")]
 
 
 def sent_to(state: object, composition: object, client: str, label: str) -> dict[str, torch.Tensor]:
     clients = mixed()
     (step,) = [step for step in composition if step.label == label]
-    return step.exchange.broadcast(toy.desk(clients), state.server[label], clients["abc".index(client)]).tensors
+    return step.exchange.broadcast(toy.server_context(clients), state.server[label], clients["abc".index(client)]).tensors
 
 
 @pytest.mark.parametrize("composition", [fedavg(), scaffold()], ids=["fedavg", "scaffold"])
@@ -87,17 +87,17 @@ def test_heads_are_averaged_within_a_question(composition: object) -> None:
 
 def test_who_would_share_with_nobody_is_left_out_with_the_reason() -> None:
     clients = [toy.client("a"), toy.client("b"), toy.client("c", width=6)]
-    seating = seat(fedavg(), clients)
-    assert seating.composition.steps[0].clients == ("a", "b")
+    enrolment = enrol(fedavg(), clients)
+    assert enrolment.composition.steps[0].clients == ("a", "b")
     alone = "nobody else has the same tensors there, to answer the same question"
-    assert seating.left_out == {"shared-parameters": {"c": alone}}
+    assert enrolment.left_out == {"shared-parameters": {"c": alone}}
     listed = compose(Step(SharedParameters(among="same-shape"), clients=("b", "a", "c")))
-    assert seat(listed, clients).left_out == seating.left_out
-    body = seat(fedper(), clients).left_out
+    assert enrol(listed, clients).left_out == enrolment.left_out
+    body = enrol(fedper(), clients).left_out
     assert body == {"shared-parameters": {"c": "nobody else has the same tensors there"}}
-    assert seat(fedavg(), clients[2:]).composition.steps[0].clients == ("c",)
+    assert enrol(fedavg(), clients[2:]).composition.steps[0].clients == ("c",)
     with pytest.raises(PlanError, match=r"no client can take part.*b, c: nobody else has the same"):
-        seat(fedavg(), clients[1:])
+        enrol(fedavg(), clients[1:])
 
 
 def test_bodies_are_averaged_across_questions_and_heads_are_not() -> None:
@@ -137,9 +137,9 @@ def test_who_learns_without_gradients_takes_no_part(kind: str) -> None:
 def test_a_forest_sits_out_all_but_what_it_says_of_public_inputs() -> None:
     clients = [forest("a"), toy.client("b"), toy.client("c")]
     for composition in (fedavg(), ditto(), compose(TeacherDistillation(hint=1.0))):
-        seating = seat(composition, clients)
-        assert all(set(left_out) == {"a"} for left_out in seating.left_out.values())
-        assert set(seating.left_out) == {step.label for step in composition}
+        enrolment = enrol(composition, clients)
+        assert all(set(left_out) == {"a"} for left_out in enrolment.left_out.values())
+        assert set(enrolment.left_out) == {step.label for step in composition}
         state, uploads = toy.federate(clients, composition, 2)
         assert {upload.client for upload in uploads} == {"b", "c"}
         assert {row.client for row in state.rows} == {"a", "b", "c"}

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hetfed.bench import Bench, Desk, Work
 from hetfed.client import Client
-from hetfed.composition import Composition, seat
+from hetfed.composition import Composition, enrol
+from hetfed.context import ClientContext, ServerContext, Work
 from hetfed.data import ClientData, Examples, Facts
 from hetfed.engines.local import Engine, local
 from hetfed.federation import Federation, FederationState, Upload, advance, start
@@ -83,18 +83,18 @@ def client(name: str, *, n: int = 24, width: int = 4, one_class: bool = False, t
     return Client(name, data, task, blueprint, training, public, kind=f"width {width} {training.model_dump_json()}")
 
 
-def bench(
+def client_context(
     client: Client, *, round_number: int = 1, memory: dict[str, Tensor] | None = None, peers: Sequence[Client] = ()
-) -> Bench:
+) -> ClientContext:
     """A client at work on its live module."""
     named = {p.name: p for p in [client, *peers]}
     work = Work(lr=client.training.lr)
-    return Bench(client, client.module, 0, round_number, {} if memory is None else memory, named, work=work)
+    return ClientContext(client, client.module, 0, round_number, {} if memory is None else memory, named, work=work)
 
 
-def desk(members: Sequence[Client] = (), *, seed: int = 0, round_number: int = 1) -> Desk:
+def server_context(members: Sequence[Client] = (), *, seed: int = 0, round_number: int = 1) -> ServerContext:
     """The server at work for these clients."""
-    return Desk({client.name: client for client in members}, seed, round_number)
+    return ServerContext({client.name: client for client in members}, seed, round_number)
 
 
 def federate(
@@ -107,8 +107,8 @@ def federate(
     seed: int = 0,
 ) -> tuple[FederationState, list[Upload]]:
     """The state after so many rounds, and every upload of them."""
-    seating = seat(composition, clients)
-    federation = Federation.of(seating.clients, seating.composition, rounds, seed, quorum=quorum)
+    enrolment = enrol(composition, clients)
+    federation = Federation.of(enrolment.clients, enrolment.composition, rounds, seed, quorum=quorum)
     uploads: list[Upload] = []
     state = start(federation)
     for _ in range(rounds):

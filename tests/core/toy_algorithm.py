@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from hetfed.aggregation import weighted_mean
 from hetfed.algorithms import algorithm
-from hetfed.bench import Bench, Desk
 from hetfed.client import Client, Tensors
 from hetfed.composition import Composition, compose
+from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch
 from hetfed.exchanges import Exchange, exchange
 from hetfed.model import Output
@@ -32,23 +32,23 @@ class FeatureMeans(Exchange):
     def missing(self, client: Client) -> str | None:
         return super().missing(client) or ("its model gives no features" if client.probe.features is None else None)
 
-    def broadcast(self, desk: Desk, state: Tensors, client: Client) -> Payload | None:
+    def broadcast(self, server: ServerContext, state: Tensors, client: Client) -> Payload | None:
         return Payload(state) if state else None
 
-    def apply(self, bench: Bench, payload: Payload) -> None:
-        bench.memory.update(payload.tensors)
+    def apply(self, context: ClientContext, payload: Payload) -> None:
+        context.memory.update(payload.tensors)
 
-    def loss(self, bench: Bench, batch: Batch, output: Output) -> Tensor | None:
-        return self.weight * F.mse_loss(output.features.mean(dim=0), bench.memory["mean"]) if bench.memory else None
+    def loss(self, context: ClientContext, batch: Batch, output: Output) -> Tensor | None:
+        return self.weight * F.mse_loss(output.features.mean(dim=0), context.memory["mean"]) if context.memory else None
 
     def declare(self, client: Client) -> Declaration:
         return Declaration({"mean": tuple(client.probe.features.shape[1:])})
 
-    def upload(self, bench: Bench) -> Payload | None:
-        train = bench.client.data.train
-        return Payload({"mean": bench.predict(train).features.mean(dim=0)}, weight=len(train))
+    def upload(self, context: ClientContext) -> Payload | None:
+        train = context.client.data.train
+        return Payload({"mean": context.predict(train).features.mean(dim=0)}, weight=len(train))
 
-    def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
+    def aggregate(self, server: ServerContext, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
         return weighted_mean(list(uploads.values()))
 
 

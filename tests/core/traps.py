@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hetfed.aggregation import weighted_mean
 from hetfed.client import Client, Tensors, new_state
-from hetfed.composition import seat
+from hetfed.composition import enrol
 from hetfed.exchanges import DistilledParameters, FeatureGenerator, MutualLearning, SharedParameters, TrainedPrototypes
 from hetfed.exchanges.trained_head import TrainedHead
 from hetfed.federation import Federation, advance, start
@@ -48,13 +48,13 @@ def buffers_are_averaged_and_counts_are_not() -> None:
 def the_pull_grows_with_the_square_of_the_distance() -> None:
     """fedprox: mu/2 times the squared distance: 0.3/2 (3^2 + 4^2) for a weight that moved by 3 and one that moved by 4."""
     client, exchange = toy.client("a"), SharedParameters("head", proximal=0.3)
-    bench = toy.bench(client)
+    context = toy.client_context(client)
     state = {name: tensor.clone() for name, tensor in client.module.state_dict().items() if name.startswith("head")}
     moved = state["head.weight"].clone()
     moved[0, 0] += 3
     moved[1, 1] -= 4
-    bench.memory.update({**state, "head.weight": moved})
-    loss = exchange.loss(bench, client.data.train.batch(torch.arange(4)), client.probe)
+    context.memory.update({**state, "head.weight": moved})
+    loss = exchange.loss(context, client.data.train.batch(torch.arange(4)), client.probe)
     assert float(loss.detach()) == pytest.approx(0.3 / 2 * 25)
 
 
@@ -103,12 +103,12 @@ def norm_layers_are_known_by_their_type() -> None:
 def a_newcomer_has_a_head_of_its_own() -> None:
     """fedper: one who joins later gets everybody's body, and has a head to go with it."""
     clients = [toy.client(name) for name in "abc"]
-    seating = seat(named_algorithm("fedper", {}), clients)
-    early, all_of_them = (Federation.of(seating.clients[:n], seating.composition, 3, 0) for n in (2, 3))
+    enrolment = enrol(named_algorithm("fedper", {}), clients)
+    early, all_of_them = (Federation.of(enrolment.clients[:n], enrolment.composition, 3, 0) for n in (2, 3))
     state = advance(early, advance(early, start(early)))
     body = held(state)
     state.clients["c"] = new_state(clients[2], 0)
-    clients = [replace(client, training=Training(epochs=0)) for client in seating.clients]
+    clients = [replace(client, training=Training(epochs=0)) for client in enrolment.clients]
     after = advance(replace(all_of_them, clients=tuple(clients)), state)
     assert toy.same({name: after.clients["c"].model[name] for name in body}, body)
     assert torch.equal(after.clients["c"].model["head.weight"], new_state(clients[2], 0).model["head.weight"])
@@ -159,7 +159,7 @@ def an_own_line_meets_its_copy_half_way() -> None:
 
 def a_share_beyond_its_bounds_comes_back() -> None:
     """apfl: clamped where it is used, a share that left [0, 1] would have no gradient any more."""
-    client = seat(named_algorithm("apfl", {}), goldens.a_and_b()).clients[0]
+    client = enrol(named_algorithm("apfl", {}), goldens.a_and_b()).clients[0]
     with torch.no_grad():
         client.module.mixture.fill_(1.2)
         client.module.head.weight.fill_(2.0)
@@ -232,12 +232,12 @@ def the_margin_has_a_cap() -> None:
 def teachers_learn_nothing_from_their_pupils() -> None:
     """fml: with alpha = 1 the own model listens to nobody, and so nothing of this loss may reach it; and the divergence is a
     mean over examples, not over numbers: as large for a batch that holds everything twice."""
-    client = seat(named_algorithm("fml", {}), pair()).clients[0]
+    client = enrol(named_algorithm("fml", {}), pair()).clients[0]
     batch = client.data.train.batch(torch.arange(8))
     twice = client.data.train.batch(torch.arange(8).repeat(2))
 
     def loss(alpha: float, beta: float, batch: object) -> Tensor:
-        return MutualLearning(alpha=alpha, beta=beta).loss(toy.bench(client), batch, client.module(batch.inputs))
+        return MutualLearning(alpha=alpha, beta=beta).loss(toy.client_context(client), batch, client.module(batch.inputs))
 
     own = [parameter for name, parameter in client.module.named_parameters() if not name.startswith(COMPANION)]
     companion = list(client.module.get_submodule(COMPANION).parameters())
@@ -268,9 +268,9 @@ def generated_features_differ_with_the_noise() -> None:
     def spread(diversity: float) -> float:
         clients = pair()
         exchange = FeatureGenerator(epochs=40, lr=0.02, diversity=diversity)
-        desk = toy.desk(clients)
-        uploads = {client.name: exchange.upload(toy.bench(client)) for client in clients}
-        net = exchange._net(exchange.aggregate(desk, exchange.start(desk), uploads))
+        server = toy.server_context(clients)
+        uploads = {client.name: exchange.upload(toy.client_context(client)) for client in clients}
+        net = exchange._net(exchange.aggregate(server, exchange.start(server), uploads))
         noise = torch.randn(50, 32, generator=torch.Generator().manual_seed(0))
         return float(net(torch.zeros(50, dtype=torch.long), noise).std(dim=0).mean().detach())
 
@@ -281,15 +281,15 @@ def generated_features_differ_with_the_noise() -> None:
 def the_head_learns_at_the_server() -> None:
     """fedgh: the optimiser that steps is the head's own."""
     clients = pair()
-    exchange, desk = TrainedHead(epochs=50, lr=0.5), toy.desk(clients)
-    uploads = {client.name: exchange.upload(toy.bench(client)) for client in clients}
+    exchange, server = TrainedHead(epochs=50, lr=0.5), toy.server_context(clients)
+    uploads = {client.name: exchange.upload(toy.client_context(client)) for client in clients}
     points = torch.cat([payload.tensors["means"] for payload in uploads.values()])
 
     def loss(state: Tensors) -> float:
         return float(goldens.entropy(points @ state["head.weight"].T + state["head.bias"], torch.tensor([0, 1, 0, 1])))
 
-    before = exchange.start(desk)
-    assert loss(exchange.aggregate(desk, before, uploads)) < 0.8 * loss(before)
+    before = exchange.start(server)
+    assert loss(exchange.aggregate(server, before, uploads)) < 0.8 * loss(before)
 
 
 def the_projector_stays_and_lasts() -> None:
@@ -300,8 +300,8 @@ def the_projector_stays_and_lasts() -> None:
     projectors = [state.clients["a"].model["projector.weight"] for state in (trained.before, *trained.after)]
     assert not torch.equal(projectors[0], projectors[1])
     assert not torch.equal(projectors[1], projectors[2])
-    seating = seat(named_algorithm("fedmrl", {}), clients)
-    still = Federation.of(seating.clients, seating.composition, 3, 0)
+    enrolment = enrol(named_algorithm("fedmrl", {}), clients)
+    still = Federation.of(enrolment.clients, enrolment.composition, 3, 0)
     assert torch.equal(advance(still, trained.after[1]).clients["a"].model["projector.weight"], projectors[2])
 
 

@@ -1,4 +1,4 @@
-"""The shipped plans and case studies of hospitals: they parse, find their data, and seat whom they should."""
+"""The shipped plans and case studies of hospitals: they parse, find their data, and take in whom they should."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def prepared(real_data):
 
 
 def shared(prepared: Prepared, label: str) -> tuple[dict[str, dict[str, tuple[int, ...]]], set[str]]:
-    """What each seated client would send in an exchange, and who is left out of it."""
-    (step,) = [step for step in prepared.seating.composition if step.label == label]
+    """What each enrolled client would send in an exchange, and who is left out of it."""
+    (step,) = [step for step in prepared.enrolment.composition if step.label == label]
     clients = [client for client in prepared.clients if step.includes(client)]
     return {client.name: step.exchange.declare(client).shapes for client in clients}, set(
-        prepared.seating.left_out.get(label, {})
+        prepared.enrolment.left_out.get(label, {})
     )
 
 
@@ -80,7 +80,7 @@ def test_the_sample_needs_no_data(tmp_path: Path):
 def test_plan_seats_its_hospitals(prepared, name):
     found = prepared(name)
     assert {client.name for client in found.clients} == HOSPITALS[name]
-    assert found.plan.title and found.plan.description.strip() and len(list(found.seating.composition)) > 0
+    assert found.plan.title and found.plan.description.strip() and len(list(found.enrolment.composition)) > 0
     for client in found.clients:
         data = client.data
         assert min(len(data.train), len(data.validation), len(data.test)) > 0

@@ -1,4 +1,4 @@
-"""The shipped plans and the case study of cities: they parse, find their data, and seat whom they should."""
+"""The shipped plans and the case study of cities: they parse, find their data, and take in whom they should."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def prepared_plan(name: str, data_dir: Path) -> Prepared:
 
 def assert_encoder_is_shared(prepared: Prepared) -> None:
     """All cities average one encoder, and no other parameters."""
-    (step,) = [step for step in prepared.seating.composition if isinstance(step.exchange, SharedParameters)]
-    assert not prepared.seating.left_out.get(step.label)
+    (step,) = [step for step in prepared.enrolment.composition if isinstance(step.exchange, SharedParameters)]
+    assert not prepared.enrolment.left_out.get(step.label)
     declared = [step.exchange.declare(client).shapes for client in prepared.clients]
     assert declared[0] and all(shapes == declared[0] for shapes in declared)
     assert all(name.startswith("encoder.") for name in declared[0])
@@ -74,7 +74,7 @@ def test_study_has_the_article_s_layers(real_data, variant):
         assert client.task.names == ("free", "congested") and set(client.data.train.target.tolist()) == {0, 1}
         assert client.about["synthetic"] == ("yes" if variant == "random" else "no")
     assert_encoder_is_shared(prepared)
-    assert [step.every for step in prepared.seating.composition] == [2]
+    assert [step.every for step in prepared.enrolment.composition] == [2]
 
 
 def test_both_variants_of_the_study_federate_alike():

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from hetfed.bench import Bench, Desk
 from hetfed.client import Client, Tensors
+from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch
 from hetfed.exchanges.groups import lonely
 from hetfed.learner import Learner
@@ -31,9 +31,9 @@ class Exchange(ABC):
     payload is checked against `declare`, and `aggregate` gets those that keep to it. What an exchange does not need, it leaves
     as it is here.
 
-    `bench.memory` lasts between rounds and is saved; `bench.scratch` is empty at the start of each turn. Methods keep nothing
-    in `self` and change no tensor of `state` or of a payload in place. They draw from `bench.generator` and `desk.generator`
-    alone; where initialisation or dropout draws for them, they are `isolated` by a seed of their own.
+    The `memory` of a client's context lasts between rounds and is saved, its `scratch` is empty at the start of each turn.
+    Methods keep nothing in `self`, and change no tensor of `state` or of a payload in place. They draw from the `generator` of
+    their context alone; where initialisation or dropout draws for them, they are `isolated` by a seed of their own.
     """
 
     @property
@@ -80,26 +80,26 @@ class Exchange(ABC):
         """Raise `PlanError` where these clients, each able by itself, do not fit together."""
         return
 
-    def start(self, desk: Desk) -> Tensors:
+    def start(self, server: ServerContext) -> Tensors:
         """The server's state before the first round."""
         return {}
 
-    def broadcast(self, desk: Desk, state: Tensors, client: Client) -> Payload | None:
+    def broadcast(self, server: ServerContext, state: Tensors, client: Client) -> Payload | None:
         """What goes to `client` at the start of a round; None for nothing.
 
         The payload may hold the state's own tensors: it is serialised at once.
         """
         return None
 
-    def apply(self, bench: Bench, payload: Payload) -> None:
+    def apply(self, context: ClientContext, payload: Payload) -> None:
         """Take in what the server sent, before local training; may itself train."""
         return
 
-    def begin(self, bench: Bench) -> None:
+    def begin(self, context: ClientContext) -> None:
         """Just before local training, when every exchange has taken in what arrived."""
         return
 
-    def loss(self, bench: Bench, batch: Batch, output: Output) -> Tensor | None:
+    def loss(self, context: ClientContext, batch: Batch, output: Output) -> Tensor | None:
         """An extra term of the local loss, a scalar; None for none."""
         return None
 
@@ -108,9 +108,9 @@ class Exchange(ABC):
         """What every upload of `client` will look like."""
 
     @abstractmethod
-    def upload(self, bench: Bench) -> Payload | None:
+    def upload(self, context: ClientContext) -> Payload | None:
         """What goes to the server after local training; None for nothing this time."""
 
     @abstractmethod
-    def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
+    def aggregate(self, server: ServerContext, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
         """The server's next state from the uploads that were accepted, by client name in sorted order."""

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from hetfed.bench import Bench, Desk
 from hetfed.client import Client, Tensors
+from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch
 from hetfed.exchanges.base import Exchange, without_gradients
 from hetfed.model import Output
@@ -41,11 +41,11 @@ class Companion(Exchange):
         """Nothing."""
         return Declaration({})
 
-    def upload(self, bench: Bench) -> Payload | None:
+    def upload(self, context: ClientContext) -> Payload | None:
         """Nothing."""
         return None
 
-    def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
+    def aggregate(self, server: ServerContext, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
         """Nothing arrives."""
         return state
 
@@ -88,14 +88,14 @@ class MutualLearning(Companion):
             theirs, own = _feature_size(client, companion), _feature_size(client, model)
             model.add_module("projector", nn.Linear(theirs, own, bias=False))
 
-    def loss(self, bench: Bench, batch: Batch, output: Output) -> Tensor | None:
+    def loss(self, context: ClientContext, batch: Batch, output: Output) -> Tensor | None:
         """The companion's loss, and what each learns from the other."""
-        task, companion = bench.client.task, _companion(bench)
+        task, companion = context.client.task, _companion(context)
         other: Output = companion(batch.inputs)
         theirs = task.loss(other, batch)
         own_kl = task.distillation_loss(output.logits, other.logits, self.temperature)
         other_kl = task.distillation_loss(other.logits, output.logits, self.temperature)
-        distance = self._hint(bench, output, other)
+        distance = self._hint(context, output, other)
         if self.adaptive:
             # The better both models are, the more they are worth listening to.
             mine = task.loss(output, batch)
@@ -107,10 +107,10 @@ class MutualLearning(Companion):
         total = (1 - self.alpha) / self.alpha * own_kl + (1 - self.beta) / self.beta * other_kl + self.hint * distance
         return total if theirs is None else total + theirs
 
-    def _hint(self, bench: Bench, output: Output, other: Output) -> Tensor:
+    def _hint(self, context: ClientContext, output: Output, other: Output) -> Tensor:
         if not self.hint or output.features is None or other.features is None:
             return torch.zeros(())
-        return F.mse_loss(bench.model.get_submodule("projector")(other.features), output.features)
+        return F.mse_loss(context.model.get_submodule("projector")(other.features), output.features)
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -134,19 +134,19 @@ class ProximalCopy(Companion):
         """Add a model of the client's own architecture."""
         model.add_module(COMPANION, client.blueprint(client.data.facts))
 
-    def begin(self, bench: Bench) -> None:
+    def begin(self, context: ClientContext) -> None:
         """The own model starts as the copy does; and the copy, as it is now, is what pulls in this turn."""
-        _start_as_companion(bench)
-        bench.scratch["anchor"] = {name: p.detach().clone() for name, p in _companion(bench).named_parameters()}
+        _start_as_companion(context)
+        context.scratch["anchor"] = {name: p.detach().clone() for name, p in _companion(context).named_parameters()}
 
-    def loss(self, bench: Bench, batch: Batch, output: Output) -> Tensor | None:
+    def loss(self, context: ClientContext, batch: Batch, output: Output) -> Tensor | None:
         """The pull, and the copy's own loss where it has one."""
-        own, anchor = dict(bench.model.named_parameters()), bench.scratch["anchor"]
+        own, anchor = dict(context.model.named_parameters()), context.scratch["anchor"]
         if self.anchor == "current":
-            return self.weight / 2 * _squared_distance(own, dict(_companion(bench).named_parameters()))
+            return self.weight / 2 * _squared_distance(own, dict(_companion(context).named_parameters()))
         assert isinstance(anchor, dict)
         pull = self.weight / 2 * _squared_distance(own, anchor)
-        theirs = bench.client.task.loss(_companion(bench)(batch.inputs), batch)
+        theirs = context.client.task.loss(_companion(context)(batch.inputs), batch)
         return pull if theirs is None else pull + theirs
 
 
@@ -190,13 +190,13 @@ class MixedModels(Companion):
 
         _replace_forward(model, forward)
 
-    def begin(self, bench: Bench) -> None:
+    def begin(self, context: ClientContext) -> None:
         """The own model starts as the copy does."""
-        _start_as_companion(bench)
+        _start_as_companion(context)
 
-    def loss(self, bench: Bench, batch: Batch, output: Output) -> Tensor | None:
+    def loss(self, context: ClientContext, batch: Batch, output: Output) -> Tensor | None:
         """The copy's own loss."""
-        return bench.client.task.loss(_companion(bench)(batch.inputs), batch)
+        return context.client.task.loss(_companion(context)(batch.inputs), batch)
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -250,9 +250,9 @@ class NestedFeatures(Companion):
 
         _replace_forward(model, forward)
 
-    def loss(self, bench: Bench, batch: Batch, output: Output) -> Tensor | None:
+    def loss(self, context: ClientContext, batch: Batch, output: Output) -> Tensor | None:
         """The loss of the inner prediction, which answers the main question and no further one."""
-        task = bench.client.task
+        task = context.client.task
         main = task.main if isinstance(task, WithFurther) else task
         inner = main.loss(Output(output.further[COMPANION]), batch)
         return None if inner is None else self.weight * inner
@@ -265,8 +265,8 @@ def _replace_forward(model: nn.Module, forward: Callable[[Mapping[str, Tensor]],
     model.__dict__["forward"] = forward
 
 
-def _companion(bench: Bench) -> nn.Module:
-    return bench.model.get_submodule(COMPANION)
+def _companion(context: ClientContext) -> nn.Module:
+    return context.model.get_submodule(COMPANION)
 
 
 def _common(client: Client) -> nn.Module:
@@ -274,13 +274,13 @@ def _common(client: Client) -> nn.Module:
     return client.common(client.data.facts)
 
 
-def _start_as_companion(bench: Bench) -> None:
+def _start_as_companion(context: ClientContext) -> None:
     """In the client's first turn, its own model takes over the companion's tensors."""
     # Noted in memory, so that a client that is resumed or joins late starts once and only once; and after everything has been
     # applied, so that what it takes over is the averaged copy.
-    if "begun" not in bench.memory:
-        bench.memory["begun"] = torch.ones(())
-        write_tensors(bench.model, _companion(bench).state_dict())
+    if "begun" not in context.memory:
+        context.memory["begun"] = torch.ones(())
+        write_tensors(context.model, _companion(context).state_dict())
 
 
 def _squared_distance(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Tensor:

@@ -9,8 +9,8 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from hetfed.bench import Bench, Desk
 from hetfed.client import Client, Tensors
+from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch
 from hetfed.exchanges.base import Exchange, without_gradients
 from hetfed.exchanges.groups import (
@@ -73,41 +73,41 @@ class ControlVariates(Exchange):
             check_same(clients, {client.name: self.declare(client) for client in clients}, "control variates")
             check_question([client for client in clients if answers(client.module, self._names(client))], "a head's gradients")
 
-    def start(self, desk: Desk) -> Tensors:
+    def start(self, server: ServerContext) -> Tensors:
         """Zeros."""
         return {
             f"{self._group(client)}/{name}": torch.zeros(shape)
-            for client in desk.members.values()
+            for client in server.members.values()
             for name, shape in self.declare(client).shapes.items()
         }
 
-    def broadcast(self, desk: Desk, state: Tensors, client: Client) -> Payload | None:
+    def broadcast(self, server: ServerContext, state: Tensors, client: Client) -> Payload | None:
         """The usual gradient of the client's group, and in which round the server last counted a change of the client's own."""
         counted = state.get(_counted(client.name), torch.tensor([0]))
         return Payload({**of_group(self._group(client), state), COUNTED: counted})
 
-    def apply(self, bench: Bench, payload: Payload) -> None:
+    def apply(self, context: ClientContext, payload: Payload) -> None:
         """Remember it, until the next one; and that the last change has arrived, if it has."""
         counted = int(payload.tensors[COUNTED])
-        bench.memory.update(within("everybody", {n: tensor for n, tensor in payload.tensors.items() if n != COUNTED}))
-        if SENT in bench.memory and counted >= int(bench.memory[SENT]):
-            bench.memory.update(within("counted", of_group("own", bench.memory)))
+        context.memory.update(within("everybody", {n: tensor for n, tensor in payload.tensors.items() if n != COUNTED}))
+        if SENT in context.memory and counted >= int(context.memory[SENT]):
+            context.memory.update(within("counted", of_group("own", context.memory)))
 
-    def begin(self, bench: Bench) -> None:
+    def begin(self, context: ClientContext) -> None:
         """Remember the point from which local training starts, or measure the gradient there."""
         # After every exchange has applied what arrived: this is the model from which training starts, the server's mean
         # included.
-        names = self._names(bench.client)
-        bench.scratch["start"] = read_tensors(bench.model, names)
-        if bench.work.in_part or not _plain_sgd(bench.client):
-            bench.scratch["gradient"] = _full_gradient(bench, names)
+        names = self._names(context.client)
+        context.scratch["start"] = read_tensors(context.model, names)
+        if context.work.in_part or not _plain_sgd(context.client):
+            context.scratch["gradient"] = _full_gradient(context, names)
 
-    def loss(self, bench: Bench, batch: Batch, output: Output) -> Tensor | None:
+    def loss(self, context: ClientContext, batch: Batch, output: Output) -> Tensor | None:
         """A linear term whose gradient is c - c_i."""
-        everybody, own = of_group("everybody", bench.memory), of_group("own", bench.memory)
+        everybody, own = of_group("everybody", context.memory), of_group("own", context.memory)
         if not everybody:
             return None
-        parameters = dict(bench.model.named_parameters())
+        parameters = dict(context.model.named_parameters())
         return torch.stack([((c - own[n] if n in own else c) * parameters[n]).sum() for n, c in everybody.items()]).sum()
 
     def declare(self, client: Client) -> Declaration:
@@ -115,30 +115,30 @@ class ControlVariates(Exchange):
         parameters = dict(client.module.named_parameters())
         return Declaration.of({name: parameters[name].detach() for name in self._names(client)})
 
-    def upload(self, bench: Bench) -> Payload | None:
+    def upload(self, context: ClientContext) -> Payload | None:
         """The change of the client's own variate since the last one that the server has counted: an upload may be refused,
         late, or short of a quorum, and c must stay the mean of the c_i."""
-        everybody, start = of_group("everybody", bench.memory), bench.scratch["start"]
+        everybody, start = of_group("everybody", context.memory), context.scratch["start"]
         assert isinstance(start, dict)
         if not everybody:
             return None
-        own = {name: torch.zeros_like(c) for name, c in everybody.items()} | of_group("own", bench.memory)
-        new = bench.scratch.get("gradient")
+        own = {name: torch.zeros_like(c) for name, c in everybody.items()} | of_group("own", context.memory)
+        new = context.scratch.get("gradient")
         if not isinstance(new, dict):
-            new, parameters = dict(own), dict(bench.model.named_parameters())
+            new, parameters = dict(own), dict(context.model.named_parameters())
             # Without a step there is nothing to estimate a gradient from, and c_i stays as it is.
-            if bench.work.steps:
-                distance = bench.work.steps * bench.work.lr
+            if context.work.steps:
+                distance = context.work.steps * context.work.lr
                 new = {n: own[n] - c + (start[n] - parameters[n].detach()) / distance for n, c in everybody.items()}
-        bench.memory.update({**within("own", new), SENT: torch.tensor([bench.round])})
-        counted = of_group("counted", bench.memory)
+        context.memory.update({**within("own", new), SENT: torch.tensor([context.round])})
+        counted = of_group("counted", context.memory)
         return Payload({name: new[name] - counted[name] if name in counted else new[name] for name in own})
 
-    def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
+    def aggregate(self, server: ServerContext, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
         """c moves by the sum of the changes over the number of all members, absent ones included."""
-        after = {**state, **{_counted(name): torch.tensor([desk.round]) for name in uploads}}
-        for group, sent in grouped(uploads, lambda name: self._group(desk.members[name])).items():
-            members = sum(self._group(client) == group for client in desk.members.values())
+        after = {**state, **{_counted(name): torch.tensor([server.round]) for name in uploads}}
+        for group, sent in grouped(uploads, lambda name: self._group(server.members[name])).items():
+            members = sum(self._group(client) == group for client in server.members.values())
             # Not by the payloads' weights: the paper's c is the plain mean of all c_i, and that of an absent client has not
             # changed.
             for name, before in of_group(group, state).items():
@@ -168,15 +168,15 @@ def _plain_sgd(client: Client) -> bool:
     return training.optimizer == "sgd" and not changed
 
 
-def _full_gradient(bench: Bench, names: list[str]) -> Tensors:
+def _full_gradient(context: ClientContext, names: list[str]) -> Tensors:
     """The gradient of the task's loss over the client's training data at the present model."""
-    parameters = dict(bench.model.named_parameters())
+    parameters = dict(context.model.named_parameters())
     learning = [name for name in names if parameters[name].requires_grad]
     totals, examples = {name: torch.zeros_like(parameters[name]) for name in names}, 0
     # Without dropout, and with the running statistics as they are: the estimate neither draws nor moves anything.
-    bench.model.eval()
-    for batch in bench.client.data.train.batches(bench.client.training.batch_size):
-        loss = bench.client.task.loss(bench.model(batch.inputs), batch)
+    context.model.eval()
+    for batch in context.client.data.train.batches(context.client.training.batch_size):
+        loss = context.client.task.loss(context.model(batch.inputs), batch)
         if loss is None or not learning:
             continue
         found = torch.autograd.grad(loss, [parameters[name] for name in learning], allow_unused=True)

@@ -9,8 +9,8 @@ from pydantic import ConfigDict, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from hetfed.bench import Bench, Desk
 from hetfed.client import Client, Tensors
+from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch, Examples
 from hetfed.evaluation import predict
 from hetfed.exchanges.base import Exchange, without_gradients
@@ -66,49 +66,49 @@ class DistilledParameters(Exchange):
         """All must answer with logits of the same shape."""
         LogitDistillation().check(clients)
 
-    def start(self, desk: Desk) -> Tensors:
+    def start(self, server: ServerContext) -> Tensors:
         """As in `SharedParameters`."""
-        return SHARED.start(desk)
+        return SHARED.start(server)
 
-    def broadcast(self, desk: Desk, state: Tensors, client: Client) -> Payload | None:
+    def broadcast(self, server: ServerContext, state: Tensors, client: Client) -> Payload | None:
         """As in `SharedParameters`."""
-        return SHARED.broadcast(desk, state, client)
+        return SHARED.broadcast(server, state, client)
 
-    def apply(self, bench: Bench, payload: Payload) -> None:
+    def apply(self, context: ClientContext, payload: Payload) -> None:
         """As in `SharedParameters`."""
-        SHARED.apply(bench, payload)
+        SHARED.apply(context, payload)
 
     def declare(self, client: Client) -> Declaration:
         """As in `SharedParameters`."""
         return SHARED.declare(client)
 
-    def upload(self, bench: Bench) -> Payload | None:
+    def upload(self, context: ClientContext) -> Payload | None:
         """As in `SharedParameters`."""
-        return SHARED.upload(bench)
+        return SHARED.upload(context)
 
-    def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
+    def aggregate(self, server: ServerContext, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
         """Average within each group, then distil the ensemble into each mean."""
-        after = SHARED.aggregate(desk, state, uploads)
-        clients = {name: desk.members[name] for name in uploads}
+        after = SHARED.aggregate(server, state, uploads)
+        clients = {name: server.members[name] for name in uploads}
         # The ensemble is of the uploaded models themselves and not of the groups' means, as in the paper.
         said = [predict(_model(client, uploads[name].tensors), public_of(client)).logits for name, client in clients.items()]
         lesson = torch.stack(said).mean(dim=0)
-        for group, sent in SHARED.grouped(desk, uploads).items():
+        for group, sent in SHARED.grouped(server, uploads).items():
             client = clients[next(iter(sent))]
             student = _model(client, of_group(group, after))
             # Seeded by shapes: dropout in the student must not depend on which client of the group comes first.
-            with isolated(desk.seed, "server", desk.round, group_of(self.declare(client).shapes)):
-                self._distil(desk, student, client, lesson)
+            with isolated(server.seed, "server", server.round, group_of(self.declare(client).shapes)):
+                self._distil(server, student, client, lesson)
             # Under the names that travel, since the student has others too, such as the step counts of normalisation.
             after |= within(group, read_tensors(student, list(of_group(group, after))))
         return after
 
-    def _distil(self, desk: Desk, student: nn.Module, client: Client, lesson: Tensor) -> None:
+    def _distil(self, server: ServerContext, student: nn.Module, client: Client, lesson: Tensor) -> None:
         """Train `student` towards `lesson` (public inputs, ...), and leave it as it was after its best pass."""
         public = public_of(client)
         lessons = Examples(public.inputs, lesson, public.ids)
         # The same order for every group: all are stopped by the same inputs that were held back.
-        order = torch.randperm(len(lessons), generator=desk.generator("held back"))
+        order = torch.randperm(len(lessons), generator=server.generator("held back"))
         held, train = lessons.take(order[: max(len(order) // 5, 1)]), lessons.take(order[max(len(order) // 5, 1) :])
 
         def distance(batch: Batch) -> Tensor:
@@ -124,7 +124,7 @@ class DistilledParameters(Exchange):
             if waited >= self.patience or len(train) < 2:
                 break
             set_training_mode(student, min(len(train), self.batch_size))
-            descend(optimizer, shuffled(train, self.batch_size, desk.generator("distil", epoch), None), distance)
+            descend(optimizer, shuffled(train, self.batch_size, server.generator("distil", epoch), None), distance)
             found = held_distance()
             waited = waited + 1
             if found < best:

@@ -10,8 +10,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hetfed.bench import Bench, Desk
 from hetfed.client import Client, Tensors
+from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch
 from hetfed.exchanges.base import Exchange
 from hetfed.exchanges.prototypes import Prototypes, classes_and_features
@@ -58,35 +58,35 @@ class FeatureGenerator(Exchange):
         """All must agree on the classes and the feature size."""
         Prototypes().check(clients)
 
-    def start(self, desk: Desk) -> Tensors:
+    def start(self, server: ServerContext) -> Tensors:
         """A fresh generator, and that no class has been seen."""
-        classes, size = classes_and_features(next(iter(desk.members.values())))
-        with isolated(desk.seed, "server", "generator"):
+        classes, size = classes_and_features(next(iter(server.members.values())))
+        with isolated(server.seed, "server", "generator"):
             net = _Generator(classes, self.noise, self.hidden, size)
         return {COUNTS: torch.zeros(classes), **net.state_dict()}
 
-    def broadcast(self, desk: Desk, state: Tensors, client: Client) -> Payload | None:
+    def broadcast(self, server: ServerContext, state: Tensors, client: Client) -> Payload | None:
         """The generator and the classes there are, once it has learnt."""
         return Payload(state) if state[COUNTS].any() else None
 
-    def apply(self, bench: Bench, payload: Payload) -> None:
+    def apply(self, context: ClientContext, payload: Payload) -> None:
         """Remember the generator for the loss."""
-        bench.memory.update(payload.tensors)
+        context.memory.update(payload.tensors)
 
-    def loss(self, bench: Bench, batch: Batch, output: Output) -> Tensor | None:
+    def loss(self, context: ClientContext, batch: Batch, output: Output) -> Tensor | None:
         """The cross-entropy of the head on as many generated features as the batch has examples."""
-        if not bench.memory:
+        if not context.memory:
             return None
         # Built once a turn, at whose start scratch is empty.
-        if "generator" not in bench.scratch:
-            bench.scratch.update(generator=self._net(bench.memory), chance=bench.generator("generated features"))
-        net, chance = bench.scratch["generator"], bench.scratch["chance"]
+        if "generator" not in context.scratch:
+            context.scratch.update(generator=self._net(context.memory), chance=context.generator("generated features"))
+        net, chance = context.scratch["generator"], context.scratch["chance"]
         assert isinstance(net, _Generator) and isinstance(chance, torch.Generator)
-        classes = torch.multinomial(bench.memory[COUNTS], len(batch), replacement=True, generator=chance)
+        classes = torch.multinomial(context.memory[COUNTS], len(batch), replacement=True, generator=chance)
         # Only the head learns from what is generated.
         with torch.no_grad():
             features = net(classes, torch.randn(len(classes), self.noise, generator=chance))
-        return self.weight * F.cross_entropy(bench.model.get_submodule(HEAD)(features), classes)
+        return self.weight * F.cross_entropy(context.model.get_submodule(HEAD)(features), classes)
 
     def declare(self, client: Client) -> Declaration:
         """The head's tensors, and one count per class."""
@@ -94,16 +94,16 @@ class FeatureGenerator(Exchange):
         shapes = {name: tuple(state[name].shape) for name in names}
         return Declaration({COUNTS: (client.task.class_count,), **shapes}, {name: state[name].dtype for name in names})
 
-    def upload(self, bench: Bench) -> Payload | None:
+    def upload(self, context: ClientContext) -> Payload | None:
         """The trained head, and how many examples of each class trained it."""
-        train = bench.client.data.train
-        classes = bench.client.task.classes(train.whole())
+        train = context.client.data.train
+        classes = context.client.task.classes(train.whole())
         assert classes is not None
-        counts = torch.bincount(classes[classes >= 0], minlength=bench.client.task.class_count).float()
-        head = read_tensors(bench.model, part_names(bench.model, HEAD))
+        counts = torch.bincount(classes[classes >= 0], minlength=context.client.task.class_count).float()
+        head = read_tensors(context.model, part_names(context.model, HEAD))
         return Payload({COUNTS: counts, **head}, weight=len(train))
 
-    def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
+    def aggregate(self, server: ServerContext, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
         """Train the generator against the heads that arrived."""
         # Clamped: a negative count, which only a faulty client sends, would make multinomial raise for everybody. And of this
         # round only: the generator is asked for classes whose heads have just been heard.
@@ -111,9 +111,9 @@ class FeatureGenerator(Exchange):
         total = counts.sum(dim=0)
         if not total.any():
             return state
-        heads = [_head_of(desk.members[name], payload) for name, payload in uploads.items()]
+        heads = [_head_of(server.members[name], payload) for name, payload in uploads.items()]
         shares = counts / total.clamp(min=1)
-        net, chance = self._net(state), desk.generator("generator")
+        net, chance = self._net(state), server.generator("generator")
         optimizer = torch.optim.Adam(net.parameters(), lr=self.lr)
         for _ in range(self.epochs):
             classes = torch.multinomial(total, self.batch_size, replacement=True, generator=chance)

@@ -10,8 +10,8 @@ from pydantic import ConfigDict, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from hetfed.aggregation import Aggregation, Setting
-from hetfed.bench import Bench, Desk
 from hetfed.client import Client, Tensors
+from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch, Examples
 from hetfed.errors import PlanError
 from hetfed.evaluation import UNREADABLE, predict
@@ -86,42 +86,42 @@ class LogitDistillation(Exchange):
                 )
         check_question(clients, "predictions")
 
-    def broadcast(self, desk: Desk, state: Tensors, client: Client) -> Payload | None:
+    def broadcast(self, server: ServerContext, state: Tensors, client: Client) -> Payload | None:
         """The mean logits, once there are any."""
         return Payload(state) if state else None
 
-    def apply(self, bench: Bench, payload: Payload) -> None:
+    def apply(self, context: ClientContext, payload: Payload) -> None:
         """Digest: train towards the mean logits on the public inputs, with an optimiser of its own or as more examples."""
-        if isinstance(bench.model, Learner):
-            bench.model.digest(payload.tensors["logits"], self.weight, self.temperature)
+        if isinstance(context.model, Learner):
+            context.model.digest(payload.tensors["logits"], self.weight, self.temperature)
             return
-        public, training = public_of(bench.client), bench.client.training
-        task, teacher = bench.client.task, payload.tensors["logits"]
+        public, training = public_of(context.client), context.client.training
+        task, teacher = context.client.task, payload.tensors["logits"]
         lessons = Examples(public.inputs, teacher, public.ids)
-        optimizer = training.new_optimizer(bench.model.parameters(), bench.work.lr)
+        optimizer = training.new_optimizer(context.model.parameters(), context.work.lr)
 
         def loss(batch: Batch) -> torch.Tensor:
-            logits = bench.model(batch.inputs).logits
+            logits = context.model(batch.inputs).logits
             return self.weight * task.distillation_loss(logits, batch.target, self.temperature)
 
-        set_training_mode(bench.model, min(len(lessons), self.batch_size))
+        set_training_mode(context.model, min(len(lessons), self.batch_size))
         for epoch in range(self.epochs):
-            batches = shuffled(lessons, self.batch_size, bench.generator("digest", epoch), bench.client.augment)
+            batches = shuffled(lessons, self.batch_size, context.generator("digest", epoch), context.client.augment)
             descend(optimizer, batches, loss, training.clip_norm)
 
     def declare(self, client: Client) -> Declaration:
         """Logits for every public input."""
         return Declaration({"logits": _shape(client)})
 
-    def upload(self, bench: Bench) -> Payload | None:
+    def upload(self, context: ClientContext) -> Payload | None:
         """What the trained model says of the public inputs."""
-        weight = len(bench.client.data.train) if self.mean == "examples" else 1.0
-        return Payload({"logits": bench.predict(public_of(bench.client)).logits}, weight)
+        weight = len(context.client.data.train) if self.mean == "examples" else 1.0
+        return Payload({"logits": context.predict(public_of(context.client)).logits}, weight)
 
-    def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
+    def aggregate(self, server: ServerContext, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
         """The merged logits."""
         merged = self.aggregation(list(uploads.values()))
-        return {n: desk.mixed(state.get(n, mean), mean, uploads.values(), len(desk.members)) for n, mean in merged.items()}
+        return {n: server.mixed(state.get(n, mean), mean, uploads.values(), len(server.members)) for n, mean in merged.items()}
 
 
 def public_of(client: Client) -> Examples:

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hetfed.aggregation import Aggregation, Setting
-from hetfed.bench import Bench, Desk
 from hetfed.client import Client, Tensors
+from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch
 from hetfed.errors import PlanError
 from hetfed.exchanges.base import Exchange, without_gradients
@@ -62,41 +62,41 @@ class Prototypes(Exchange):
                 )
         check_question(clients, "what their classes look like")
 
-    def start(self, desk: Desk) -> Tensors:
+    def start(self, server: ServerContext) -> Tensors:
         """No class has been seen."""
-        classes, size = classes_and_features(next(iter(desk.members.values())))
+        classes, size = classes_and_features(next(iter(server.members.values())))
         return {"means": torch.zeros(classes, size), "counts": torch.zeros(classes)}
 
-    def broadcast(self, desk: Desk, state: Tensors, client: Client) -> Payload | None:
+    def broadcast(self, server: ServerContext, state: Tensors, client: Client) -> Payload | None:
         """The means of the classes seen so far."""
         # Signs and not counts: which classes have been seen is all that the others need to know.
         return Payload({"means": state["means"], "counts": state["counts"].sign()}) if state["counts"].any() else None
 
-    def apply(self, bench: Bench, payload: Payload) -> None:
+    def apply(self, context: ClientContext, payload: Payload) -> None:
         """Remember the means for the loss."""
-        bench.memory.update(payload.tensors)
+        context.memory.update(payload.tensors)
 
-    def loss(self, bench: Bench, batch: Batch, output: Output) -> Tensor | None:
+    def loss(self, context: ClientContext, batch: Batch, output: Output) -> Tensor | None:
         """The mean squared distance of each feature to the prototype of its class."""
-        classes = bench.client.task.classes(batch)
-        if not bench.memory or classes is None or output.features is None:
+        classes = context.client.task.classes(batch)
+        if not context.memory or classes is None or output.features is None:
             return None
         # An unknown class, -1, reads the last count here; the first condition rules it out all the same.
-        usable = (classes >= 0) & (bench.memory["counts"][classes] > 0)
+        usable = (classes >= 0) & (context.memory["counts"][classes] > 0)
         if not usable.any():
             return None
-        return self.weight * F.mse_loss(output.features[usable], bench.memory["means"][classes[usable]])
+        return self.weight * F.mse_loss(output.features[usable], context.memory["means"][classes[usable]])
 
     def declare(self, client: Client) -> Declaration:
         """Means and counts."""
         classes, size = classes_and_features(client)
         return Declaration({"means": (classes, size), "counts": (classes,)})
 
-    def upload(self, bench: Bench) -> Payload | None:
+    def upload(self, context: ClientContext) -> Payload | None:
         """Class means of the features of the trained model: while weights still move, means would mix several models."""
-        return class_means(bench)
+        return class_means(context)
 
-    def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
+    def aggregate(self, server: ServerContext, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
         """The mean of each class over the clients that have it; a class that nobody sent keeps its prototype."""
         means, counts = state["means"].clone(), state["counts"].clone()
         # Class by class, since different clients have seen each: who lacks a class must not pull its mean towards zero.
@@ -108,15 +108,15 @@ class Prototypes(Exchange):
                 sent_means = {name: {"mean": uploads[name].tensors["means"][c]} for name in having}
                 rows = [replace(uploads[name], tensors=sent_means[name], weight=weights[name]) for name in having]
                 mean = self.aggregation(rows)["mean"]
-                means[c] = desk.mixed(means[c] if counts[c] else mean, mean, rows, len(desk.members))
+                means[c] = server.mixed(means[c] if counts[c] else mean, mean, rows, len(server.members))
                 counts[c] = sum(sent[name] for name in having)
         return {"means": means, "counts": counts}
 
 
-def class_means(bench: Bench) -> Payload:
+def class_means(context: ClientContext) -> Payload:
     """The mean feature of each class over the client's training data (classes, features), and counts (classes,)."""
-    train, task = bench.client.data.train, bench.client.task
-    features, classes = bench.predict(train).features, task.classes(train.whole())
+    train, task = context.client.data.train, context.client.task
+    features, classes = context.predict(train).features, task.classes(train.whole())
     assert features is not None and classes is not None
     known = classes >= 0
     one_hot = F.one_hot(classes[known], task.class_count).float()

@@ -11,8 +11,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from hetfed.aggregation import Aggregation, Setting
-from hetfed.bench import Bench, Desk
 from hetfed.client import Client, Tensors
+from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch
 from hetfed.errors import PlanError
 from hetfed.exchanges.base import Exchange, without_gradients
@@ -96,33 +96,33 @@ class SharedParameters(Exchange):
             check_same(clients, {client.name: self.declare(client) for client in clients}, part_words(self.part))
             check_question([client for client in clients if answers(client.module, self._names(client))], "a head")
 
-    def start(self, desk: Desk) -> Tensors:
+    def start(self, server: ServerContext) -> Tensors:
         """One initialisation for each group of clients that average together."""
         state: Tensors = {}
-        for client in desk.members.values():
+        for client in server.members.values():
             group = self._group(client)
             if not of_group(group, state):
                 # Seeded by shapes and not by a client's name: who comes first in a group must not matter.
-                model = client.new_model(desk.seed, "server", group_of(self.declare(client).shapes))
+                model = client.new_model(server.seed, "server", group_of(self.declare(client).shapes))
                 state |= within(group, read_tensors(model, self._names(client)))
         return state
 
-    def broadcast(self, desk: Desk, state: Tensors, client: Client) -> Payload | None:
+    def broadcast(self, server: ServerContext, state: Tensors, client: Client) -> Payload | None:
         """The mean of the client's group."""
         return Payload(of_group(self._group(client), state))
 
-    def apply(self, bench: Bench, payload: Payload) -> None:
+    def apply(self, context: ClientContext, payload: Payload) -> None:
         """Put the mean in place, and remember it if the loss needs it."""
-        write_tensors(bench.model, payload.tensors)
+        write_tensors(context.model, payload.tensors)
         if self.proximal:
             # In memory, which lasts between rounds, and not in scratch: the pull goes on in rounds in which nothing is sent.
-            bench.memory.update(payload.tensors)
+            context.memory.update(payload.tensors)
 
-    def loss(self, bench: Bench, batch: Batch, output: Output) -> Tensor | None:
+    def loss(self, context: ClientContext, batch: Batch, output: Output) -> Tensor | None:
         """The proximal term."""
         if not self.proximal:
             return None
-        anchored = [(p, bench.memory[name]) for name, p in bench.model.named_parameters() if name in bench.memory]
+        anchored = [(p, context.memory[name]) for name, p in context.model.named_parameters() if name in context.memory]
         if not anchored:
             return None
         return self.proximal / 2 * torch.stack([(p - anchor).square().sum() for p, anchor in anchored]).sum()
@@ -132,30 +132,30 @@ class SharedParameters(Exchange):
         state = client.module.state_dict()
         return Declaration.of({name: state[name] for name in self._names(client)})
 
-    def upload(self, bench: Bench) -> Payload | None:
+    def upload(self, context: ClientContext) -> Payload | None:
         """The trained part, weighing as many examples as trained it."""
-        return Payload(read_tensors(bench.model, self._names(bench.client)), weight=len(bench.client.data.train))
+        return Payload(read_tensors(context.model, self._names(context.client)), weight=len(context.client.data.train))
 
-    def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
+    def aggregate(self, server: ServerContext, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
         """One mean per group; a group that sent nothing keeps its state."""
         after = dict(state)
-        for group, sent in self.grouped(desk, uploads).items():
+        for group, sent in self.grouped(server, uploads).items():
             before, mean = of_group(group, state), self.aggregation(list(sent.values()))
             if self.server:
                 # Parameters only: a step of an optimiser could make a running variance negative.
-                parameters = dict(desk.members[next(iter(sent))].module.named_parameters())
+                parameters = dict(server.members[next(iter(sent))].module.named_parameters())
                 stepping = {name: t for name, t in before.items() if name in parameters}
                 stepped, moments = self.server.step(stepping, mean, of_group(f"moments of {group}", state))
                 mean |= stepped
                 after |= within(f"moments of {group}", moments)
-            members = sum(self._group(client) == group for client in desk.members.values()) if desk.asynchronous else 0
-            mixed = {name: desk.mixed(before[name], tensor, sent.values(), members) for name, tensor in mean.items()}
+            members = sum(self._group(client) == group for client in server.members.values()) if server.asynchronous else 0
+            mixed = {name: server.mixed(before[name], tensor, sent.values(), members) for name, tensor in mean.items()}
             after |= within(group, mixed)
         return after
 
-    def grouped(self, desk: Desk, uploads: Mapping[str, Payload]) -> dict[str, dict[str, Payload]]:
+    def grouped(self, server: ServerContext, uploads: Mapping[str, Payload]) -> dict[str, dict[str, Payload]]:
         """Uploads by client name, by the group that averages together."""
-        return grouped(uploads, lambda name: self._group(desk.members[name]))
+        return grouped(uploads, lambda name: self._group(server.members[name]))
 
     def _group(self, client: Client) -> str:
         return group_of_client(client, self.declare(client).shapes)

@@ -10,8 +10,8 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from hetfed.bench import Bench, Desk
 from hetfed.client import Client, Tensors
+from hetfed.context import ClientContext, ServerContext
 from hetfed.errors import PlanError
 from hetfed.exchanges.base import Exchange, without_gradients
 from hetfed.exchanges.groups import check_question
@@ -124,43 +124,46 @@ class Slices(Exchange):
                     remedy="Give all members the same width there, or exclude it.",
                 )
 
-    def start(self, desk: Desk) -> Tensors:
+    def start(self, server: ServerContext) -> Tensors:
         """The widest member's initialisation."""
-        widest = _widest(list(desk.members.values()))
-        return {WINDOW: torch.tensor([0]), **read_tensors(widest.new_model(desk.seed, "server", "slices"), self._names(widest))}
+        widest = _widest(list(server.members.values()))
+        return {
+            WINDOW: torch.tensor([0]),
+            **read_tensors(widest.new_model(server.seed, "server", "slices"), self._names(widest)),
+        }
 
-    def broadcast(self, desk: Desk, state: Tensors, client: Client) -> Payload | None:
+    def broadcast(self, server: ServerContext, state: Tensors, client: Client) -> Payload | None:
         """The client's slice."""
         shapes, window = self.declare(client).shapes, int(state[WINDOW])
         channels = _channels(shapes, {name: tensor.shape for name, tensor in state.items()})
         slices = {name: state[name][_index(shapes[name], state[name], window, channels)] for name in self._names(client)}
         return Payload({WINDOW: state[WINDOW], **slices})
 
-    def apply(self, bench: Bench, payload: Payload) -> None:
+    def apply(self, context: ClientContext, payload: Payload) -> None:
         """Put the slice in place, and remember where it lies in the whole."""
-        bench.memory[WINDOW] = payload.tensors[WINDOW]
-        write_tensors(bench.model, {name: tensor for name, tensor in payload.tensors.items() if name != WINDOW})
+        context.memory[WINDOW] = payload.tensors[WINDOW]
+        write_tensors(context.model, {name: tensor for name, tensor in payload.tensors.items() if name != WINDOW})
 
-    def begin(self, bench: Bench) -> None:
+    def begin(self, context: ClientContext) -> None:
         """Measure the running statistics, which did not arrive, of what did."""
         # The model is judged as it arrived before it is trained: with the statistics of the slice that was here before, it
         # would be judged by those of other channels.
-        measure_statistics(bench)
+        measure_statistics(context)
 
     def declare(self, client: Client) -> Declaration:
         """The parameters under the path, no running statistics; and where the slice lies."""
         state = client.module.state_dict()
         return Declaration.of({WINDOW: torch.tensor([0]), **{name: state[name] for name in self._names(client)}})
 
-    def upload(self, bench: Bench) -> Payload | None:
+    def upload(self, context: ClientContext) -> Payload | None:
         """The trained slice; then the running statistics are measured anew."""
-        measure_statistics(bench)
+        measure_statistics(context)
         # Where the slice that was trained lies; by the time a late upload arrives, the server's window has moved on.
-        window = bench.memory.get(WINDOW, torch.tensor([0]))
-        trained = read_tensors(bench.model, self._names(bench.client))
-        return Payload({WINDOW: window, **trained}, weight=len(bench.client.data.train))
+        window = context.memory.get(WINDOW, torch.tensor([0]))
+        trained = read_tensors(context.model, self._names(context.client))
+        return Payload({WINDOW: window, **trained}, weight=len(context.client.data.train))
 
-    def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
+    def aggregate(self, server: ServerContext, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
         """Each element becomes its mean over those who hold it; one that nobody holds stays as it is."""
         after = {WINDOW: state[WINDOW] + (self.window == "rolling")}
         whole_shapes = {name: tensor.shape for name, tensor in state.items()}
@@ -178,7 +181,7 @@ class Slices(Exchange):
                 total[index] += payload.discount * part
                 count[index] += payload.discount
             mean = total / torch.where(count > 0, count, torch.ones_like(count))
-            after[name] = torch.where(count > 0, desk.mixed(whole, mean, uploads.values(), len(desk.members)), whole)
+            after[name] = torch.where(count > 0, server.mixed(whole, mean, uploads.values(), len(server.members)), whole)
         return after
 
     def _names(self, client: Client) -> list[str]:
@@ -237,25 +240,25 @@ class _Mask:
 
 
 @torch.no_grad()
-def measure_statistics(bench: Bench) -> None:
+def measure_statistics(context: ClientContext) -> None:
     """Running statistics of batch normalisation over the client's training data, every batch counting the same, and the rest
     of the model as it is when it predicts."""
-    layers = [m for m in bench.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    layers = [m for m in context.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     if not layers:
         return
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()
         layer.momentum = None  # a cumulative mean
-    was = bench.model.training
-    bench.model.eval()
+    was = context.model.training
+    context.model.eval()
     for layer in layers:
         layer.train()
     # Two at least: one example has no variance.
-    for batch in bench.client.data.train.batches(max(bench.client.training.batch_size, 2)):
+    for batch in context.client.data.train.batches(max(context.client.training.batch_size, 2)):
         if len(batch) > 1:
-            bench.model(batch.inputs)
-    bench.model.train(was)
+            context.model(batch.inputs)
+    context.model.train(was)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
 

@@ -11,8 +11,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hetfed.bench import Bench, Desk
 from hetfed.client import Client, Tensors
+from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch
 from hetfed.errors import PlanError
 from hetfed.evaluation import UNREADABLE, predict
@@ -84,39 +84,41 @@ class TeacherDistillation(Exchange):
                     _check_readable(teacher, student)
                     check_question([teacher, student], "predictions")
 
-    def broadcast(self, desk: Desk, state: Tensors, client: Client) -> Payload | None:
+    def broadcast(self, server: ServerContext, state: Tensors, client: Client) -> Payload | None:
         """The parameters of those of the client's teachers that are new to it."""
-        teachers = [name for name in desk.members if self._teaches(name, client) and _arrival(name) in state]
-        new = [name for name in teachers if self.after is None or int(state[_arrival(name)]) >= desk.reached]
+        teachers = [name for name in server.members if self._teaches(name, client) and _arrival(name) in state]
+        new = [name for name in teachers if self.after is None or int(state[_arrival(name)]) >= server.reached]
         mine = {key: tensor for name in new for key, tensor in within(name, of_group(name, state)).items()}
-        if self.after is not None and int(state.get(_arrival(client.name), -1)) >= desk.reached:
+        if self.after is not None and int(state.get(_arrival(client.name), -1)) >= server.reached:
             # An upload may be refused, late or short of a quorum: only now may the teacher stop.
             mine[SENT] = torch.ones(1)
         return Payload(mine) if mine else None
 
-    def apply(self, bench: Bench, payload: Payload) -> None:
+    def apply(self, context: ClientContext, payload: Payload) -> None:
         """Remember the teachers."""
-        bench.memory.update(payload.tensors)
+        context.memory.update(payload.tensors)
 
-    def loss(self, bench: Bench, batch: Batch, output: Output) -> Tensor | None:
+    def loss(self, context: ClientContext, batch: Batch, output: Output) -> Tensor | None:
         """The distillation loss against the mean of the teachers' logits, and the hint."""
-        teachers = self._teachers(bench)
+        teachers = self._teachers(context)
         if not teachers.modules:
             return None
         with torch.no_grad():
             said: list[Output] = [teacher(batch.inputs) for teacher in teachers.modules.values()]
             logits = torch.stack([w * o.logits for w, o in zip(teachers.weights, said, strict=True)]).sum(dim=0)
-        loss = self.weight * bench.client.task.distillation_loss(output.logits, logits, self.temperature)
-        return loss + self.hint * _hint(bench, output, dict(zip(teachers.modules, said, strict=True))) if self.hint else loss
+        loss = self.weight * context.client.task.distillation_loss(output.logits, logits, self.temperature)
+        return loss + self.hint * _hint(context, output, dict(zip(teachers.modules, said, strict=True))) if self.hint else loss
 
-    def _teachers(self, bench: Bench) -> _Teachers:
+    def _teachers(self, context: ClientContext) -> _Teachers:
         """The frozen teachers that have arrived, built once a turn."""
-        found = bench.scratch.get("teachers")
+        found = context.scratch.get("teachers")
         if not isinstance(found, _Teachers):
-            names = [name for name in sorted(bench.peers) if self._teaches(name, bench.client) and _sent(name, bench.memory)]
-            modules = {name: _frozen(bench.peers[name], bench.memory) for name in names}
-            losses = torch.zeros(len(names)) if self.weighting == "equal" else _losses(bench, modules.values())
-            found = bench.scratch["teachers"] = _Teachers(modules, (-losses).softmax(dim=0))
+            names = [
+                name for name in sorted(context.peers) if self._teaches(name, context.client) and _sent(name, context.memory)
+            ]
+            modules = {name: _frozen(context.peers[name], context.memory) for name in names}
+            losses = torch.zeros(len(names)) if self.weighting == "equal" else _losses(context, modules.values())
+            found = context.scratch["teachers"] = _Teachers(modules, (-losses).softmax(dim=0))
         return found
 
     def _teaches(self, teacher: str, student: Client) -> bool:
@@ -128,17 +130,17 @@ class TeacherDistillation(Exchange):
         teaches = client.name in self.teachers or not self.teachers
         return Declaration.of(_own_tensors(client.name, client.module) if teaches else {})
 
-    def upload(self, bench: Bench) -> Payload | None:
+    def upload(self, context: ClientContext) -> Payload | None:
         """A teacher's parameters, when it has trained enough."""
-        name = bench.client.name
-        if (self.teachers and name not in self.teachers) or bench.round < (self.after or 0) or SENT in bench.memory:
+        name = context.client.name
+        if (self.teachers and name not in self.teachers) or context.round < (self.after or 0) or SENT in context.memory:
             return None
-        tensors = {key: tensor.clone() for key, tensor in _own_tensors(name, bench.model).items()}
-        return Payload(tensors, weight=len(bench.client.data.train))
+        tensors = {key: tensor.clone() for key, tensor in _own_tensors(name, context.model).items()}
+        return Payload(tensors, weight=len(context.client.data.train))
 
-    def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
+    def aggregate(self, server: ServerContext, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
         """All teachers side by side: nothing is merged, their logits are."""
-        arrived = {_arrival(name): torch.tensor([desk.round]) for name in uploads}
+        arrived = {_arrival(name): torch.tensor([server.round]) for name in uploads}
         return {**state, **arrived, **{key: tensor for payload in uploads.values() for key, tensor in payload.tensors.items()}}
 
 
@@ -149,20 +151,20 @@ class _Teachers(NamedTuple):
     weights: Tensor
 
 
-def _losses(bench: Bench, teachers: Iterable[nn.Module]) -> Tensor:
+def _losses(context: ClientContext, teachers: Iterable[nn.Module]) -> Tensor:
     """The loss of each teacher on the student's own training data (teachers,)."""
-    train = bench.client.data.train
+    train = context.client.data.train
     whole = train.whole()
-    losses = [bench.client.task.loss(predict(teacher, train), whole) for teacher in teachers]
+    losses = [context.client.task.loss(predict(teacher, train), whole) for teacher in teachers]
     # Without a single known label no teacher has a loss, and all weigh the same.
     return torch.tensor([0.0 if loss is None else float(loss) for loss in losses])
 
 
-def _hint(bench: Bench, output: Output, said: Mapping[str, Output]) -> Tensor:
+def _hint(context: ClientContext, output: Output, said: Mapping[str, Output]) -> Tensor:
     """The mean squared distance of the projected features to each teacher's."""
     if output.features is None:
         return torch.zeros(())
-    projectors = dict(bench.model.get_submodule(PROJECTORS).named_children())
+    projectors = dict(context.model.get_submodule(PROJECTORS).named_children())
     distances = [
         F.mse_loss(projectors[_module_name(name)](output.features), other.features)
         for name, other in said.items()

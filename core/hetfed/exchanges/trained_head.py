@@ -9,8 +9,8 @@ from pydantic import ConfigDict, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch.nn import functional as F
 
-from hetfed.bench import Bench, Desk
 from hetfed.client import Client, Tensors
+from hetfed.context import ClientContext, ServerContext
 from hetfed.errors import PlanError
 from hetfed.exchanges.base import Exchange
 from hetfed.exchanges.prototypes import Prototypes, class_means, class_points
@@ -55,36 +55,36 @@ class TrainedHead(Exchange):
                     remedy="Give their models the same kind of head.",
                 )
 
-    def start(self, desk: Desk) -> Tensors:
+    def start(self, server: ServerContext) -> Tensors:
         """A fresh head."""
-        first = next(iter(desk.members.values()))
-        return read_tensors(first.new_model(desk.seed, "server", HEAD), part_names(first.module, HEAD))
+        first = next(iter(server.members.values()))
+        return read_tensors(first.new_model(server.seed, "server", HEAD), part_names(first.module, HEAD))
 
-    def broadcast(self, desk: Desk, state: Tensors, client: Client) -> Payload | None:
+    def broadcast(self, server: ServerContext, state: Tensors, client: Client) -> Payload | None:
         """The head."""
         return Payload(state)
 
-    def apply(self, bench: Bench, payload: Payload) -> None:
+    def apply(self, context: ClientContext, payload: Payload) -> None:
         """Put it in place."""
-        write_tensors(bench.model, payload.tensors)
+        write_tensors(context.model, payload.tensors)
 
     def declare(self, client: Client) -> Declaration:
         """As in `Prototypes`."""
         return Prototypes().declare(client)
 
-    def upload(self, bench: Bench) -> Payload | None:
+    def upload(self, context: ClientContext) -> Payload | None:
         """Class means of the features of the trained model."""
-        return class_means(bench)
+        return class_means(context)
 
-    def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
+    def aggregate(self, server: ServerContext, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
         """Train the head on the class means that arrived."""
         points, classes = class_points(uploads)
         if not len(points):
             return state
         # In evaluation mode: a few class means are no batch to normalise, and leave nothing to drop.
-        head = desk.members[next(iter(uploads))].new_model("shape only").get_submodule(HEAD).eval()
+        head = server.members[next(iter(uploads))].new_model("shape only").get_submodule(HEAD).eval()
         write_tensors(head, {name.removeprefix(f"{HEAD}."): tensor for name, tensor in state.items()})
-        optimizer, chance = torch.optim.SGD(head.parameters(), lr=self.lr), desk.generator(HEAD)
+        optimizer, chance = torch.optim.SGD(head.parameters(), lr=self.lr), server.generator(HEAD)
         for _ in range(self.epochs):
             for rows in torch.randperm(len(points), generator=chance).split(self.batch_size):
                 optimizer.zero_grad()

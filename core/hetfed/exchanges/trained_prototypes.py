@@ -10,8 +10,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hetfed.bench import Bench, Desk
 from hetfed.client import Client, Tensors
+from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch
 from hetfed.exchanges.base import Exchange
 from hetfed.exchanges.prototypes import Prototypes, class_points, classes_and_features
@@ -56,14 +56,14 @@ class TrainedPrototypes(Exchange):
         """As in `Prototypes`."""
         self._prototypes.check(clients)
 
-    def start(self, desk: Desk) -> Tensors:
+    def start(self, server: ServerContext) -> Tensors:
         """The network that gives the prototypes, and that no class has been seen."""
-        classes, size = classes_and_features(next(iter(desk.members.values())))
-        with isolated(desk.seed, "server", "prototypes"):
+        classes, size = classes_and_features(next(iter(server.members.values())))
+        with isolated(server.seed, "server", "prototypes"):
             net = _PrototypeNet(classes, size)
         return {"counts": torch.zeros(classes), **{f"net/{name}": tensor for name, tensor in net.state_dict().items()}}
 
-    def broadcast(self, desk: Desk, state: Tensors, client: Client) -> Payload | None:
+    def broadcast(self, server: ServerContext, state: Tensors, client: Client) -> Payload | None:
         """The prototypes of the classes seen so far."""
         if not state["counts"].any():
             return None
@@ -71,29 +71,29 @@ class TrainedPrototypes(Exchange):
             means = _net_of(state)()
         return Payload({"means": means, "counts": state["counts"].sign()})
 
-    def apply(self, bench: Bench, payload: Payload) -> None:
+    def apply(self, context: ClientContext, payload: Payload) -> None:
         """As in `Prototypes`."""
-        self._prototypes.apply(bench, payload)
+        self._prototypes.apply(context, payload)
 
-    def loss(self, bench: Bench, batch: Batch, output: Output) -> Tensor | None:
+    def loss(self, context: ClientContext, batch: Batch, output: Output) -> Tensor | None:
         """As in `Prototypes`."""
-        return self._prototypes.loss(bench, batch, output)
+        return self._prototypes.loss(context, batch, output)
 
     def declare(self, client: Client) -> Declaration:
         """As in `Prototypes`."""
         return self._prototypes.declare(client)
 
-    def upload(self, bench: Bench) -> Payload | None:
+    def upload(self, context: ClientContext) -> Payload | None:
         """As in `Prototypes`."""
-        return self._prototypes.upload(bench)
+        return self._prototypes.upload(context)
 
-    def aggregate(self, desk: Desk, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
+    def aggregate(self, server: ServerContext, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
         """Train the prototypes on the class means that arrived."""
         points, classes = class_points(uploads)
         if not len(points):
             return state
         net, margin = _net_of(state), self._margin(points, classes)
-        optimizer, chance = torch.optim.SGD(net.parameters(), lr=self.lr), desk.generator("prototypes")
+        optimizer, chance = torch.optim.SGD(net.parameters(), lr=self.lr), server.generator("prototypes")
         for _ in range(self.epochs):
             for rows in torch.randperm(len(points), generator=chance).split(self.batch_size):
                 distance = torch.cdist(points[rows], net())

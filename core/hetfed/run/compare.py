@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from hetfed.algorithms import NAMED
-from hetfed.composition import seat
+from hetfed.composition import enrol
 from hetfed.errors import PlanError, RunFolderError, among
 from hetfed.evaluation import Outcome
 from hetfed.participation import Participation, Presence
@@ -93,7 +93,7 @@ def settle(launcher: Launcher, plan: Plan, file: str, *, algorithms: Sequence[st
         for name in wanted:
             variant = _variant(plan, name)
             try:
-                seat(variant.composition().over(plan.federation.rounds), clients)
+                enrol(variant.composition().over(plan.federation.rounds), clients)
             except PlanError as error:
                 if EVERY not in algorithms:
                     raise error if name == OWN else error.seen_from(key=name) from error

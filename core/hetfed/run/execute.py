@@ -14,7 +14,7 @@ import pandas as pd
 from safetensors.torch import save
 
 from hetfed.client import Client, ClientState
-from hetfed.composition import Composition, Seating, seat
+from hetfed.composition import Composition, Enrolment, enrol
 from hetfed.errors import PlanError
 from hetfed.evaluation import Outcome, evaluate, predict, together
 from hetfed.federation import Federation, FederationState, Upload, advance, conclude, start
@@ -37,14 +37,14 @@ class Prepared:
 
     plan: Plan
     clients: tuple[Client, ...]
-    seating: Seating
+    enrolment: Enrolment
 
     def together(self) -> Federation:
         """The clients under the plan's composition."""
         table = self.plan.federation
         return Federation.of(
-            self.seating.clients,
-            self.seating.composition,
+            self.enrolment.clients,
+            self.enrolment.composition,
             table.rounds,
             table.seed,
             quorum=table.quorum,
@@ -58,7 +58,7 @@ class Prepared:
 
     def finetuning(self) -> Federation:
         """The clients as the federation has them, sharing nothing any more."""
-        return self._each_by_itself(self.seating.clients, self.plan.federation.finetune)
+        return self._each_by_itself(self.enrolment.clients, self.plan.federation.finetune)
 
     def _each_by_itself(self, clients: Sequence[Client], rounds: int) -> Federation:
         """Nobody is asked or waited for: every client trains in every round."""
@@ -78,7 +78,7 @@ def prepare(plan: Plan, vertical: Vertical, data_dir: Path | None, file: str) ->
     try:
         composition = plan.composition().over(plan.federation.rounds)
         clients = load_clients(plan, vertical, data_dir)
-        return Prepared(plan, clients, seat(composition, clients))
+        return Prepared(plan, clients, enrol(composition, clients))
     except PlanError as error:
         raise error.seen_from(file=file) from error
 
@@ -98,11 +98,11 @@ def execute(prepared: Prepared, name: str, folder: RunFolder, listener: Listener
     began = time.perf_counter()
     plan = prepared.plan
     federated = _federate(prepared.together(), FEDERATED, plan, folder, listener)
-    arms = {FEDERATED: Arm(prepared.seating.clients, federated)}
+    arms = {FEDERATED: Arm(prepared.enrolment.clients, federated)}
     # Where nobody shares anything, fine-tuning would only be more rounds of training alone.
-    if plan.federation.finetune and prepared.seating.composition.steps:
+    if plan.federation.finetune and prepared.enrolment.composition.steps:
         tuned = _federate(prepared.finetuning(), FINETUNED, plan, folder, listener, begin=_as_found(federated))
-        arms[FINETUNED] = Arm(prepared.seating.clients, tuned)
+        arms[FINETUNED] = Arm(prepared.enrolment.clients, tuned)
     if plan.federation.alone:
         arms[ALONE] = Arm(prepared.clients, _federate(prepared.apart(), ALONE, plan, folder, listener))
     outcomes: dict[str, Mapping[str, Outcome]] = {name: arm.outcomes() for name, arm in arms.items()}
@@ -117,7 +117,7 @@ def execute(prepared: Prepared, name: str, folder: RunFolder, listener: Listener
         name,
         plan,
         clients=prepared.clients,
-        seating=prepared.seating,
+        enrolment=prepared.enrolment,
         federated=federated,
         results=Results(by_client, kept, {name: arm.overall() for name, arm in arms.items()}),
     )

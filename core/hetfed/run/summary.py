@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from hetfed.client import Client
-from hetfed.composition import Seating, Step
+from hetfed.composition import Enrolment, Step
 from hetfed.evaluation import Outcome
 from hetfed.exchanges import kind_of
 from hetfed.federation import FederationState
@@ -30,7 +30,7 @@ def summarise(
     plan: Plan,
     *,
     clients: Sequence[Client],
-    seating: Seating,
+    enrolment: Enrolment,
     federated: FederationState,
     results: Results,
 ) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def summarise(
         "plan": name,
         "title": plan.title,
         "description": plan.description,
-        "algorithm": seating.composition.name,
+        "algorithm": enrolment.composition.name,
         "public": plan.public,
         "seed": plan.federation.seed,
         "rounds": plan.federation.rounds,
@@ -54,13 +54,13 @@ def summarise(
         "uploads_refused": sum(row.refused for row in federated.rows),
         "turns_failed": sum(bool(row.failed) for row in federated.rows),
         "turn_seconds": round(sum(row.seconds for row in federated.rows), 2),
-        "exchanges": [_exchange(step, seating) for step in seating.composition],
+        "exchanges": [_exchange(step, enrolment) for step in enrolment.composition],
         "clients": [_client(client, results.outcomes[client.name], results.kept[client.name]) for client in clients],
         "overall": _finite_values(results.overall),
     }
 
 
-def _exchange(step: Step, seating: Seating) -> dict[str, Any]:
+def _exchange(step: Step, enrolment: Enrolment) -> dict[str, Any]:
     return {
         "label": step.label,
         "kind": kind_of(step.exchange),
@@ -69,7 +69,7 @@ def _exchange(step: Step, seating: Seating) -> dict[str, Any]:
         "compression": None if step.compression is None else asdict(step.compression),
         "settings": asdict(step.exchange),
         "clients": list(step.clients or ()),
-        "left_out": seating.left_out.get(step.label, {}),
+        "left_out": enrolment.left_out.get(step.label, {}),
     }
 
 

@@ -1,4 +1,4 @@
-"""Where an exchange works: at a client's bench during its turn, at the server's desk between the turns."""
+"""What an exchange works with: a client during its turn, the server between the turns."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Bench:
+class ClientContext:
     """A client at work in one turn, as an exchange sees it.
 
     `memory` is the private memory of the exchange that looks (it lasts between rounds); `scratch` lasts for this turn.
@@ -42,8 +42,8 @@ class Bench:
     scratch: dict[str, object] = field(default_factory=dict)
     work: Work = field(default_factory=Work)
 
-    def of(self, memory: Tensors) -> Bench:
-        """The same bench as seen by the exchange that owns `memory`."""
+    def of(self, memory: Tensors) -> ClientContext:
+        """The same as seen by the exchange that owns `memory`."""
         # What is put aside for a turn is an exchange's own as well; the model and what training did are the same for all.
         return replace(self, memory=memory, scratch={})
 
@@ -57,7 +57,7 @@ class Bench:
 
 
 @dataclass(frozen=True)
-class Desk:
+class ServerContext:
     """The server at work on one exchange in one round (0 before the first).
 
     `members` are those who take part, by name: the server knows their kinds of model and the public inputs, nothing else of
