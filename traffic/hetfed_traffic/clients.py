@@ -47,7 +47,8 @@ def _client(table: ClientTable, seed: int, data_dir: Path | None) -> Client:
     about = {
         "model": "linear" if data_table.predict == "congestion" else model_table.encoder,
         "data": series.name if data_table.city is None else f"{series.name}: {data_table.city}",
-        "unit": series.unit,
+        # What is judged is in the readings' unit only where readings are forecast.
+        "unit" if data_table.predict == "readings" else "readings": series.unit,
         "interval": f"{series.interval} min",
         "sensors": str(len(series.sensors)),
         "channels": ", ".join(series.channels),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from hetfed.report.plots import COLOURS, FAINT, INK, MARKERS, SHIFTS, new_axes, 
 from hetfed.report.words import estimate, signed
 from hetfed.run.about import About
 from hetfed.run.analyse import AlgorithmResult, Estimate, analyse, comparable
+from hetfed.run.arms import ALONE
 from hetfed.run.folder import SUMMARY, folder_of
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ def write_comparison(out: Path, frame: pd.DataFrame, about: About) -> Path:
     if any(result.bytes for result in results):
         pictures["bytes.svg"] = draw_bytes(results, label)
     pictures["clients.svg"] = draw_clients(results[0], label, relative=relative)
-    summaries = _summaries(out, frame)
+    runs = _summaries(out, frame)
+    summaries = [summary for _, summary in runs]
     synthetic = any(summary["synthetic"] for summary in summaries)
     notes = caveats(frame)
     variants = {name: words.set_apart(variant) for name, variant in about.variants.items()}
@@ -59,11 +61,24 @@ def write_comparison(out: Path, frame: pd.DataFrame, about: About) -> Path:
     (out / "plots").mkdir(exist_ok=True)
     for name, picture in pictures.items():
         (out / "plots" / name).write_text(picture, encoding="utf-8")
-    filters = (words.number, words.counted, words.size, words.duration, words.listing, words.tone, estimate, signed)
+    filters = (
+        words.number,
+        words.count,
+        words.counted,
+        words.size,
+        words.duration,
+        words.listing,
+        words.tone,
+        estimate,
+        signed,
+    )
     text = page(
         TEMPLATE,
         filters,
         title=next((str(summary["title"] or summary["plan"]) for summary in summaries), "Comparison"),
+        description=next((str(summary["description"]).strip() for summary in summaries), ""),
+        clients=summaries[0]["clients"] if summaries else [],
+        sharing=_sharing(frame, runs),
         synthetic=synthetic,
         synthetic_words=(words.SYNTHETIC, words.SYNTHETIC_MEANS),
         results=results,
@@ -209,17 +224,28 @@ def _draw(axes: Axes, found: Sequence[tuple[Estimate, float]], arm: str, **style
     axes.scatter([x for x, _ in single], [y for _, y in single], s=16, color=COLOURS[arm], alpha=0.35, linewidths=0)
 
 
-def _summaries(out: Path, frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Those of the runs that the rows are from."""
+def _summaries(out: Path, frame: pd.DataFrame) -> list[tuple[str, dict[str, Any]]]:
+    """Those of the runs that the rows are from, each behind its algorithm's name."""
     cells = frame[["algorithm", "seed"]].drop_duplicates().itertuples(index=False)
-    files = [folder_of(out, algorithm, seed) / SUMMARY for algorithm, seed in cells]
-    return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+    files = [(str(algorithm), folder_of(out, algorithm, seed) / SUMMARY) for algorithm, seed in cells]
+    return [(algorithm, json.loads(file.read_text(encoding="utf-8"))) for algorithm, file in files if file.is_file()]
+
+
+def _sharing(frame: pd.DataFrame, summaries: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, set[str]]:
+    """Who takes part in an exchange under each algorithm, in any seed; everybody, where no summary says so."""
+    sharing: dict[str, set[str]] = {}
+    for algorithm, summary in summaries:
+        mine = sharing.setdefault(algorithm, set())
+        mine |= {name for exchange in summary["exchanges"] for name in exchange["clients"]}
+    everybody = set(frame["client"])
+    return {str(name): sharing.get(str(name), everybody) for name in frame["algorithm"].unique()}
 
 
 def _runs(out: Path, frame: pd.DataFrame) -> dict[str, list[tuple[int, str]]]:
-    """The report of every run, by algorithm: its seed, and its path from the page."""
+    """The report of every run, by algorithm, training alone the first: its seed, and its path from the page."""
     runs: dict[str, list[tuple[int, str]]] = {}
-    for algorithm, seed in frame[["algorithm", "seed"]].drop_duplicates().itertuples(index=False):
+    alone = frame[["algorithm", "seed"]].assign(algorithm=ALONE)
+    for algorithm, seed in pd.concat([alone, frame[["algorithm", "seed"]]]).drop_duplicates().itertuples(index=False):
         page = folder_of(out, algorithm, seed) / "report.html"
         runs.setdefault(algorithm, []).append((int(seed), os.path.relpath(page, out).replace(os.sep, "/")))
     return runs
