@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from functools import cache
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hetfed.client import Client, Tensors
 from hetfed.composition import enrol
-from hetfed.data import Facts
+from hetfed.data import Examples, Facts
 from hetfed.engines.local import Engine, local
 from hetfed.evaluation import evaluate
 from hetfed.federation import Federation, FederationState, Upload, advance, start
@@ -279,6 +279,50 @@ def private_tensors_never_leave(name: str, row: Row) -> None:
         assert all(tensor.numpy().tobytes() in upload.encoded for tensor in upload.travelled.tensors.values())
 
 
+class Locked(Examples):
+    """Another client's examples: how many there are is known, and nothing else."""
+
+    def __getattribute__(self, name: str) -> object:
+        if name in {"inputs", "target", "further", "ids"}:
+            raise AssertionError("somebody else's data were looked at")
+        return super().__getattribute__(name)
+
+    def __len__(self) -> int:
+        return len(object.__getattribute__(self, "target"))
+
+
+def nobody_looks_at_the_data_of_others(name: str, row: Row) -> None:
+    """Neither a client in its turn nor the server in between: on real sites they would not be there."""
+    federation = begin(name, row, clients(row), ROUNDS)
+    held = {client.name: client.data for client in federation.clients}
+    for client in federation.clients:
+        assert client.probe is not None and client.parameters  # shapes, which everybody may know
+
+    def only(*names: str) -> None:
+        for client in federation.clients:
+            data = held[client.name]
+            if client.name not in names:
+                train, validation, test = (Locked({}, e.target, e.ids) for e in (data.train, data.validation, data.test))
+                data = replace(data, train=train, validation=validation, test=test)
+            object.__setattr__(client, "data", data)
+
+    def apart(jobs: Iterable[Job], this: Round) -> Iterator[tuple[str, Turn | Failure]]:
+        for job in jobs:
+            only(job.client.name)
+            turn = list(local([job], this))
+            only()
+            yield from turn
+
+    state = start(federation)
+    only()
+    uploads: list[Upload] = []
+    for _ in range(ROUNDS):
+        state = advance(federation, state, apart, on_upload=uploads.append)
+    only(*held)
+    assert toy.same(flat(state), flat(undisturbed(name, row).states[-1]))
+    assert not [upload.refused for upload in uploads if upload.refused]
+
+
 def telling(tensor: Tensor) -> bool:
     """Whether its bytes could not as well be something else's."""
     return tensor.numel() > 1 and bool((tensor != tensor.flatten()[0]).any())
@@ -295,4 +339,5 @@ LAWS: list[Callable[[str, Row], None]] = [
     absent_and_failing_clients_are_survived,
     an_upload_that_is_lost_or_spoilt_is_survived,
     private_tensors_never_leave,
+    nobody_looks_at_the_data_of_others,
 ]
