@@ -445,6 +445,11 @@ def test_a_long_message_is_not_wrapped_and_brackets_are_text(toy_installed: Path
     assert "[bold]x[/bold]" in hetfed("toy", "run", "[bold]x[/bold]" * 20).complaint
 
 
+def test_the_package_itself_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "hetfed", "reproduce", "nothing"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.startswith("error: ")
+
+
 def test_words_of_tables() -> None:
     assert [number(value) for value in (None, float("nan"), 0.123456, 12345.6)] == ["-", "-", "0.1235", "1.235e+04"]
     assert [signed(value) for value in (0.1, -0.1, float("nan"))] == ["+0.1000", "-0.1000", "-"]
