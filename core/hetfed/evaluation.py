@@ -80,11 +80,11 @@ class Outcome:
         found = evaluation.metrics
         # Predictions may all be finite, and their squares not.
         wild = [name for name, value in found.values.items() if value is not None and not math.isfinite(value)]
-        values = {**found.values, **dict.fromkeys(wild)}
+        values = {name: _figures(value) for name, value in found.values.items()}
         reasons = {**found.reasons, **dict.fromkeys(wild, "the model's predictions are beyond all measure")}
         note = "; ".join(f"{name} is undefined: {reason}" for name, reason in reasons.items()) or None
-        validation, loss = _finite_or_none(selection.value), _finite_or_none(selection.loss)
-        return Outcome(_finite_or_none(evaluation.value), values, reasons, round_number, note, validation, loss)
+        validation, loss = _figures(selection.value), _figures(selection.loss)
+        return Outcome(_figures(evaluation.value), values, reasons, round_number, note, validation, loss)
 
 
 def evaluate(model: nn.Module, task: Task, examples: Examples) -> Evaluation:
@@ -126,8 +126,13 @@ def rescaled(logits: Tensor, task: Task, other: Task) -> Tensor:
     return logits if task is other else (logits * scale + mean - its_mean) / its_scale
 
 
-def _finite_or_none(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+def _figures(value: float | None) -> float | None:
+    """`value` in six figures, or None where it is not a finite number.
+
+    Metrics are computed in single precision: what differs beyond that is rounding, and must count neither as a gain nor in the
+    choice of an arm.
+    """
+    return float(f"{value:.6g}") if value is not None and math.isfinite(value) else None
 
 
 def _finite(tensor: Tensor) -> bool:

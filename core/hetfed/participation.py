@@ -57,11 +57,15 @@ class Participation(BaseModel):
         """The clients that the server asks in this round and that are there, in the order of `idle`: those of the `of` clients
         of the federation who are not still at work on an earlier round."""
         there = [client for client in idle if self._is_there(client, seed, round_number)]
-        wanted = max(self.minimum, math.ceil(self.fraction * of - 1e-9))
+        wanted = self.wanted(of)
         if wanted >= len(there):
             return there
         drawn = torch.randperm(len(there), generator=generator(seed, "server", round_number, "choice"))[:wanted]
         return [there[i] for i in sorted(drawn.tolist())]
+
+    def wanted(self, clients: int) -> int:
+        """How many of so many clients the server asks in a round."""
+        return max(self.minimum, math.ceil(self.fraction * clients - 1e-9))
 
     def _is_there(self, client: Client, seed: int, round_number: int) -> bool:
         chance = torch.rand((), generator=generator(seed, client.name, round_number, "availability"))

@@ -26,7 +26,7 @@ from hetfed.parts import COMPANION, HEAD, INNER_HEAD, write_tensors
 from hetfed.payload import Declaration, Payload
 from hetfed.tasks import WithFurther
 
-NO_COMMON_MODEL = "its vertical has no small common model for it"
+NO_COMMON_MODEL = "there is no small common model for it"
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))

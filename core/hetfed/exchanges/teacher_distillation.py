@@ -205,7 +205,7 @@ def _check_readable(teacher: Client, student: Client) -> None:
         # A model fails in its own way on inputs that are not its own: whatever it raises is the reason.
         logits = predict(teacher.module, student.data.train.take(torch.arange(1))).logits
     except UNREADABLE as error:
-        why = str(error).rstrip(".")
+        why = f"it has no {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
         problem = f"teacher {teacher.name!r} cannot read the data of student {student.name!r} ({why})"
         raise PlanError(problem, remedy=remedy) from error
     if logits.shape[1:] != student.probe.logits.shape[1:]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from hetfed.report import words
 from hetfed.report.html import data_uri, page
@@ -56,7 +57,7 @@ def write_comparison(out: Path, frame: pd.DataFrame, about: About) -> Path:
     notes = caveats(frame)
     variants = {name: words.set_apart(variant) for name, variant in about.variants.items()}
     said = [f"{words.SYNTHETIC} {words.SYNTHETIC_MEANS}", *notes] if synthetic else notes
-    tables = comparison_tables(results, label, relative=relative, notes=said, variants=variants)
+    tables = comparison_tables(results, label, relative=relative, notes=said, variants=variants, sharing=_sharing(frame, runs))
     (out / TABLES).write_text(tables, encoding="utf-8")
     (out / "plots").mkdir(exist_ok=True)
     for name, picture in pictures.items():
@@ -182,6 +183,12 @@ def draw_bytes(results: Sequence[AlgorithmResult], label: str) -> str:
     points = [(result.bytes / 2**20, result.score.mean) for result in drawn]
     axes.scatter([sent for sent, _ in points], [mean for _, mean in points], s=26, color=COLOURS["federated"], zorder=4)
     axes.set_xscale("log")
+    sent = [bytes_ for bytes_, _ in points]
+    # Over few decades their own ticks are too few, and matplotlib's minor labels run into each other.
+    near = bool(sent) and max(sent) < 100 * min(sent)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if near else (1.0,)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.08, y=0.08)
     axes.axhline(results[0].alone.mean, color=COLOURS["alone"], linewidth=1.2, linestyle="--", label="alone")
     # Fixed from here on: the names are placed by it, and must not move what they are placed by.

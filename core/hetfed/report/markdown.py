@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from hetfed.report.words import estimate, number, signed
 from hetfed.run.analyse import AlgorithmResult, ClientResult
@@ -15,6 +15,7 @@ def comparison_tables(
     relative: bool,
     notes: Sequence[str] = (),
     variants: Mapping[str, str] | None = None,
+    sharing: Mapping[str, Collection[str]] | None = None,
 ) -> str:
     """What should be known before; a row per algorithm, the best first; how the plan sets those that it does set; then a row
     per client under each of them."""
@@ -27,7 +28,9 @@ def comparison_tables(
         parts.append(f"Set by the plan, the others as they are by default:\n\n{lines}")
     for result in results:
         head = ["client", "alone", "federated", "pooled", "gain over alone" + (", %" if relative else ""), "seeds won"]
-        parts.append(f"Under {result.algorithm}:\n\n{_table(head, map(_client, result.clients))}")
+        takes_part = None if sharing is None else sharing[result.algorithm]
+        rows = [_client(client, takes_part is None or client.client in takes_part) for client in result.clients]
+        parts.append(f"Under {result.algorithm}:\n\n{_table(head, rows)}")
     return "\n".join(parts)
 
 
@@ -48,9 +51,14 @@ def _algorithm(result: AlgorithmResult, *, relative: bool) -> list[str]:
     ]
 
 
-def _client(result: ClientResult) -> list[str]:
+def _client(result: ClientResult, takes_part: bool) -> list[str]:
     arms = [number(arm.mean) for arm in (result.alone, result.federated, result.pooled)]
-    return [result.client, *arms, estimate(result.gain, signed), f"{result.wins} of {result.seeds}"]
+    return [
+        result.client + ("" if takes_part else " (no part)"),
+        *arms,
+        estimate(result.gain, signed),
+        f"{result.wins} of {result.seeds}",
+    ]
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

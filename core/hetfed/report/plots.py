@@ -76,7 +76,15 @@ def curves(client: ClientFacts, rounds: pd.DataFrame) -> str:
         known = mine[(mine["arm"] == arm) & mine["validation"].notna()]
         axes.plot(known["round"], known["validation"], line, color=COLOURS[arm], linewidth=1.7, label=arm)
         chosen = known[known["round"] == client.entry["selected_round"][arm]]
-        axes.plot(chosen["round"], chosen["validation"], MARKERS[arm], color=COLOURS[arm], markersize=6)
+        # At what the selected model has: it may be the one that arrived, before the training that the line stands for.
+        value = client.entry["validation"][arm]
+        axes.plot(
+            chosen["round"],
+            chosen["validation"] if value is None else [value] * len(chosen),
+            MARKERS[arm],
+            color=COLOURS[arm],
+            markersize=6,
+        )
         drawn = drawn or not known.empty
     # Rounds are whole numbers, and without this a run of few rounds would have ticks at halves.
     if drawn:
@@ -120,7 +128,9 @@ def _dots(axes: Axes, points: Sequence[tuple[float, float]], **style: Any) -> No
 def _axis_label(facts: Facts) -> str:
     better = facts.direction
     if not facts.one_metric:
-        return f"test metric divided by that of the client alone ({better})"
+        # Too long a label would be cut off at both ends.
+        ways = {client.higher_is_better for client in facts.clients}
+        return "test metric divided by that of the client alone" + (f" ({better})" if len(ways) == 1 else "")
     unit = facts.clients[0].unit
     return f"test {facts.summary['metric']}{f', {unit}' if unit else ''} ({better})"
 

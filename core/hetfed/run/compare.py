@@ -12,13 +12,13 @@ from typing import Any
 import pandas as pd
 
 from hetfed.algorithms import NAMED
-from hetfed.composition import enrol
 from hetfed.errors import PlanError, RunFolderError, among
 from hetfed.evaluation import Outcome
 from hetfed.participation import Participation, Presence
 from hetfed.plan import Plan
 from hetfed.run.about import ABOUT, About, read_about
 from hetfed.run.arms import ALONE, FEDERATED, FINETUNED, POOLED, kept_arm
+from hetfed.run.enrolled import enrolled
 from hetfed.run.execute import load_clients
 from hetfed.run.folder import COMPARISON, PLAN, SUMMARY, RunFolder, folder_of, write_bytes
 from hetfed.run.launch import Launcher
@@ -93,13 +93,17 @@ def settle(launcher: Launcher, plan: Plan, file: str, *, algorithms: Sequence[st
         for name in wanted:
             variant = _variant(plan, name)
             try:
-                enrol(variant.composition().over(plan.federation.rounds), clients)
+                enrolled(variant, clients)
             except PlanError as error:
-                if EVERY not in algorithms:
-                    raise error if name == OWN else error.seen_from(key=name) from error
+                if name == OWN and EVERY not in algorithms:
+                    raise
                 left_out[name] = f"{error.problem}. {error.remedy}" if error.value is None else str(error)
                 continue
             variants[name] = variant
+        if left_out and EVERY not in algorithms:
+            why = " ".join(f"{name}: {reason}" for name, reason in left_out.items())
+            remedy = f"{why} Leave {'it' if len(left_out) == 1 else 'them'} out of --algorithms."
+            raise PlanError("does not suit these clients", key="--algorithms", value=", ".join(left_out), remedy=remedy)
     except PlanError as error:
         raise error.seen_from(file=file) from error
     if not variants:

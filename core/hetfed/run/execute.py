@@ -14,7 +14,7 @@ import pandas as pd
 from safetensors.torch import save
 
 from hetfed.client import Client, ClientState
-from hetfed.composition import Composition, Enrolment, enrol
+from hetfed.composition import Composition, Enrolment
 from hetfed.errors import PlanError
 from hetfed.evaluation import Outcome, evaluate, predict, together
 from hetfed.federation import Federation, FederationState, Upload, advance, conclude, start
@@ -24,6 +24,7 @@ from hetfed.pooled import kinds_of, train_pooled
 from hetfed.report import write_report
 from hetfed.run.arms import ALONE, FEDERATED, FINETUNED, OWN_ARMS, POOLED, kept_arm
 from hetfed.run.checkpoint import load_state, save_state
+from hetfed.run.enrolled import enrolled
 from hetfed.run.folder import LEDGER, ROUNDS, SUMMARY, RunFolder, write_bytes, write_json
 from hetfed.run.ledger import Ledger
 from hetfed.run.progress import Listener
@@ -76,9 +77,8 @@ def prepare(plan: Plan, vertical: Vertical, data_dir: Path | None, file: str) ->
         PlanError, DataError: what is wrong, and the remedy.
     """
     try:
-        composition = plan.composition().over(plan.federation.rounds)
         clients = load_clients(plan, vertical, data_dir)
-        return Prepared(plan, clients, enrol(composition, clients))
+        return Prepared(plan, clients, enrolled(plan, clients))
     except PlanError as error:
         raise error.seen_from(file=file) from error
 

@@ -54,10 +54,15 @@ def summarise(
         "uploads_refused": sum(row.refused for row in federated.rows),
         "turns_failed": sum(bool(row.failed) for row in federated.rows),
         "turn_seconds": round(sum(row.seconds for row in federated.rows), 2),
+        "participation": plan.participation.model_dump(exclude_defaults=True) | _quorum(plan),
         "exchanges": [_exchange(step, enrolment) for step in enrolment.composition],
         "clients": [_client(client, results.outcomes[client.name], results.kept[client.name]) for client in clients],
         "overall": _finite_values(results.overall),
     }
+
+
+def _quorum(plan: Plan) -> dict[str, int]:
+    return {"quorum": plan.federation.quorum} if plan.federation.quorum > 1 else {}
 
 
 def _exchange(step: Step, enrolment: Enrolment) -> dict[str, Any]:
