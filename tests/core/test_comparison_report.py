@@ -20,7 +20,7 @@ from rich.console import Console
 from rows import row
 
 from hetfed.plan import read_plan
-from hetfed.report.comparison import draw_algorithms, spread, write_comparison
+from hetfed.report.comparison import apart, draw_algorithms, spread, write_comparison
 from hetfed.report.words import estimate, number, set_apart, signed, tone
 from hetfed.run.about import About
 from hetfed.run.analyse import Estimate, analyse
@@ -279,3 +279,12 @@ def test_estimates_in_words() -> None:
     assert estimate(Estimate(NAN, NAN)) == "–"
     assert estimate(Estimate(0.5, 0.125), signed) == "+0.500 ± 0.125"
     assert [signed(value) for value in (-0.25, 0.0, NAN)] == ["-0.250", "+0.000", "–"]
+
+
+def test_who_gains_without_sharing_is_named() -> None:
+    (result,) = analyse(two()[lambda frame: frame["algorithm"] == "x"])
+    assert apart([result], {"x": {"winner", "loser"}}) == []
+    (note,) = apart([result], {"x": {"winner"}})
+    assert note == "Under x, loser shares nothing: what changes there is how they train by themselves."
+    undefined = [row(0, "a", 0.5, None)]
+    assert apart(analyse(pd.DataFrame(undefined)), {"x": set()}) == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,10 +54,11 @@ def write_comparison(out: Path, frame: pd.DataFrame, about: About) -> Path:
     runs = _summaries(out, frame)
     summaries = [summary for _, summary in runs]
     synthetic = any(summary["synthetic"] for summary in summaries)
-    notes = caveats(frame)
+    sharing = _sharing(frame, runs)
+    notes = [*caveats(frame), *apart(results, sharing)]
     variants = {name: words.set_apart(variant) for name, variant in about.variants.items()}
     said = [f"{words.SYNTHETIC} {words.SYNTHETIC_MEANS}", *notes] if synthetic else notes
-    tables = comparison_tables(results, label, relative=relative, notes=said, variants=variants, sharing=_sharing(frame, runs))
+    tables = comparison_tables(results, label, relative=relative, notes=said, variants=variants, sharing=sharing)
     (out / TABLES).write_text(tables, encoding="utf-8")
     (out / "plots").mkdir(exist_ok=True)
     for name, picture in pictures.items():
@@ -79,7 +80,7 @@ def write_comparison(out: Path, frame: pd.DataFrame, about: About) -> Path:
         title=next((str(summary["title"] or summary["plan"]) for summary in summaries), "Comparison"),
         description=next((str(summary["description"]).strip() for summary in summaries), ""),
         clients=summaries[0]["clients"] if summaries else [],
-        sharing=_sharing(frame, runs),
+        sharing=sharing,
         synthetic=synthetic,
         synthetic_words=(words.SYNTHETIC, words.SYNTHETIC_MEANS),
         results=results,
@@ -136,6 +137,18 @@ def caveats(frame: pd.DataFrame) -> list[str]:
     fewer = [f"{name} under {count}" for name, count in seeds.items() if count < most]
     if fewer:
         notes.append(f"Not every algorithm has run under all {most} seeds: {words.listing(fewer)}.")
+    return notes
+
+
+def apart(results: Sequence[AlgorithmResult], sharing: Mapping[str, Collection[str]]) -> list[str]:
+    """Who does better or worse under an algorithm without sharing anything: an algorithm may train in other phases."""
+    notes = []
+    for result in results:
+        moved = [c.client for c in result.clients if c.client not in sharing[result.algorithm] and abs(c.gain.mean) > 0]
+        if moved:
+            verb = "shares" if len(moved) == 1 else "share"
+            who = f"Under {result.algorithm}, {words.listing(moved)} {verb} nothing"
+            notes.append(f"{who}: what changes there is how they train by themselves.")
     return notes
 
 
