@@ -163,6 +163,12 @@ def test_each_client_gains_as_its_own_metric_goes() -> None:
         assert only(*frame).gained == 2 and only(*frame).worst == ("c", pytest.approx(-20))
 
 
+def test_what_rounding_leaves_is_no_gain() -> None:
+    """Thirds in six figures: by seed a gain and a loss, and nothing over both."""
+    found = only(row(0, "a", 0.333333, 0.666667), row(1, "a", 0.666666, 0.333333), row(0, "b", 0.5, 0.6), row(1, "b", 0.5, 0.6))
+    assert (found.gained, found.judged) == (1, 2)
+
+
 def test_all_test_data_together_are_a_median_over_seeds() -> None:
     rows = [row(seed, name, 0.5, 0.6, overall=value) for seed, value in enumerate((0.1, 0.9, 0.8)) for name in "ab"]
     assert only(*rows).overall == 0.8

@@ -18,7 +18,7 @@ from hetfed.report.markdown import comparison_tables
 from hetfed.report.plots import COLOURS, FAINT, INK, MARKERS, SHIFTS, new_axes, svg
 from hetfed.report.words import estimate, signed
 from hetfed.run.about import About
-from hetfed.run.analyse import AlgorithmResult, Estimate, analyse, comparable
+from hetfed.run.analyse import ROUNDING, AlgorithmResult, Estimate, analyse, comparable
 from hetfed.run.arms import ALONE
 from hetfed.run.folder import SUMMARY, folder_of
 
@@ -144,7 +144,7 @@ def apart(results: Sequence[AlgorithmResult], sharing: Mapping[str, Collection[s
     """Who does better or worse under an algorithm without sharing anything: an algorithm may train in other phases."""
     notes = []
     for result in results:
-        moved = [c.client for c in result.clients if c.client not in sharing[result.algorithm] and abs(c.gain.mean) > 0]
+        moved = [c.client for c in result.clients if c.client not in sharing[result.algorithm] and abs(c.gain.mean) > ROUNDING]
         if moved:
             verb = "shares" if len(moved) == 1 else "share"
             who = f"Under {result.algorithm}, {words.listing(moved)} {verb} nothing"

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 Values = NDArray[np.float64]
+ROUNDING = 1e-6
+"""Metrics have six figures: a mean difference below it is none."""
 GAINS = {"federated": "gain", "kept": "kept_gain", "pooled": "pooled_gain"}
 """The name of what an arm gains over training alone."""
 
@@ -126,7 +128,7 @@ def _algorithm(name: str, rows: pd.DataFrame, relative: bool) -> AlgorithmResult
         pooled=pooled,
         gain=gain,
         worst=_worst(judged, float(sign.iloc[0]), relative),
-        gained=sum(client.gain.mean > 0 for client in judged),
+        gained=sum(client.gain.mean > ROUNDING for client in judged),
         judged=len(judged),
         p=_p_value(gain.values),
         overall=_median(rows.groupby("seed")["overall"].first().astype(float)),
