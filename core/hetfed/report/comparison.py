@@ -37,59 +37,46 @@ NAME: dict[str, Any] = {
     "arrowprops": {"arrowstyle": "-", "color": "#b3bcc7", "linewidth": 0.6, "relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 0},
 }
 """How a name is written, and the line from it to its point."""
+FILTERS = (
+    words.number,
+    words.count,
+    words.counted,
+    words.size,
+    words.duration,
+    words.listing,
+    words.tone,
+    estimate,
+    signed,
+)
 
 
 def write_comparison(out: Path, frame: pd.DataFrame, about: About) -> Path:
     """Write `comparison.html`, `comparison.md` and the plots into the folder of a comparison; returns the page's path."""
-    results = analyse(frame)
-    relative, first = not comparable(frame), frame.iloc[0]
-    unit = str(first["unit"])
-    label = "mean gain over training alone, %" if relative else f"mean test {first['metric']}{f', {unit}' if unit else ''}"
-    better = "higher" if relative or first["higher_is_better"] else "lower"
-    pictures = {"algorithms.svg": draw_algorithms(results, label)}
-    # Its axis is logarithmic, and where nothing travels there is nothing to show on it.
-    if any(result.bytes for result in results):
-        pictures["bytes.svg"] = draw_bytes(results, label)
-    pictures["clients.svg"] = draw_clients(results[0], label, relative=relative)
+    results, relative = analyse(frame), not comparable(frame)
+    label = _label(frame, relative=relative)
     runs = _summaries(out, frame)
-    summaries = [summary for _, summary in runs]
-    synthetic = any(summary["synthetic"] for summary in summaries)
+    synthetic = any(summary["synthetic"] for _, summary in runs)
     sharing = _sharing(frame, runs)
     notes = [*caveats(frame), *apart(results, sharing)]
     variants = {name: words.set_apart(variant) for name, variant in about.variants.items()}
     said = [f"{words.SYNTHETIC} {words.SYNTHETIC_MEANS}", *notes] if synthetic else notes
     tables = comparison_tables(results, label, relative=relative, notes=said, variants=variants, sharing=sharing)
     (out / TABLES).write_text(tables, encoding="utf-8")
-    (out / "plots").mkdir(exist_ok=True)
-    for name, picture in pictures.items():
-        (out / "plots" / name).write_text(picture, encoding="utf-8")
-    filters = (
-        words.number,
-        words.count,
-        words.counted,
-        words.size,
-        words.duration,
-        words.listing,
-        words.tone,
-        estimate,
-        signed,
-    )
+    pictures = _draw_all(results, label, out / "plots", relative=relative)
     text = page(
         TEMPLATE,
-        filters,
-        title=next((str(summary["title"] or summary["plan"]) for summary in summaries), "Comparison"),
-        description=next((str(summary["description"]).strip() for summary in summaries), ""),
-        clients=summaries[0]["clients"] if summaries else [],
-        sharing=sharing,
+        FILTERS,
+        **_about_the_plan([summary for _, summary in runs]),
         synthetic=synthetic,
         synthetic_words=(words.SYNTHETIC, words.SYNTHETIC_MEANS),
         results=results,
         frame=frame,
         relative=relative,
         label=label,
-        better=better,
+        better="higher" if relative or frame["higher_is_better"].iloc[0] else "lower",
         sentences=headline(results, relative=relative),
         notes=notes,
+        sharing=sharing,
         variants=variants,
         pictures={name: data_uri(picture) for name, picture in pictures.items()},
         silent=[result.algorithm for result in results if not result.bytes],
@@ -97,11 +84,39 @@ def write_comparison(out: Path, frame: pd.DataFrame, about: About) -> Path:
         runs=_runs(out, frame),
         colours=COLOURS,
         seeds=frame["seed"].nunique(),
-        rounds=int(first["rounds"]),
+        rounds=int(frame["rounds"].iloc[0]),
     )
     file = out / REPORT
     file.write_text(text, encoding="utf-8")
     return file
+
+
+def _label(frame: pd.DataFrame, *, relative: bool) -> str:
+    """What a mean over clients is a mean of."""
+    metric, unit = frame["metric"].iloc[0], str(frame["unit"].iloc[0])
+    return "mean gain over training alone, %" if relative else f"mean test {metric}{f', {unit}' if unit else ''}"
+
+
+def _about_the_plan(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the page says of the plan and its clients, as the first run has them."""
+    if not summaries:
+        return {"title": "Comparison", "description": "", "clients": []}
+    first = summaries[0]
+    title, description = str(first["title"] or first["plan"]), str(first["description"]).strip()
+    return {"title": title, "description": description, "clients": first["clients"]}
+
+
+def _draw_all(results: Sequence[AlgorithmResult], label: str, folder: Path, *, relative: bool) -> dict[str, str]:
+    """Draw every plot of the comparison into `folder`; returns the SVG texts by file name."""
+    pictures = {"algorithms.svg": draw_algorithms(results, label)}
+    # Its axis is logarithmic, and where nothing travels there is nothing to show on it.
+    if any(result.bytes for result in results):
+        pictures["bytes.svg"] = draw_bytes(results, label)
+    pictures["clients.svg"] = draw_clients(results[0], label, relative=relative)
+    folder.mkdir(exist_ok=True)
+    for name, picture in pictures.items():
+        (folder / name).write_text(picture, encoding="utf-8")
+    return pictures
 
 
 def headline(results: Sequence[AlgorithmResult], *, relative: bool) -> list[str]:
