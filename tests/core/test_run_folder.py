@@ -142,7 +142,7 @@ def test_the_resolved_plan_is_the_plan(whole: Path) -> None:
 
 def test_the_environment_is_named(whole: Path) -> None:
     environment = strictly(whole / "environment.json")
-    assert set(environment) == {"python", "system", "cpus", "packages"}
+    assert set(environment) == {"python", "system", "cpus", "threads", "packages"}
     assert environment["packages"]["torch"] == torch.__version__
 
 

@@ -159,6 +159,8 @@ def usable_cpus() -> int:
 
 def environment() -> dict[str, Any]:
     """What the run ran on."""
+    import torch
+
     packages = {}
     for name in PACKAGES:
         try:
@@ -169,6 +171,8 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cpus": usable_cpus(),
+        # Sums round differently over several threads: the same plan with as many gives the same numbers.
+        "threads": torch.get_num_threads(),
         "packages": packages,
     }
 
