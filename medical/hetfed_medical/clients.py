@@ -25,7 +25,7 @@ from hetfed_medical.backbones import SCALABLE
 from hetfed_medical.cohort_data import Hospital, hospital, public_inputs, public_patients, unreadable
 from hetfed_medical.learners import new_learner, try_out
 from hetfed_medical.model import HospitalNet
-from hetfed_medical.tables import HospitalData, HospitalModel, PublicData
+from hetfed_medical.tables import HospitalData, HospitalModel, LearnerName, PublicData
 
 Blueprint = Callable[[Facts], nn.Module]
 
@@ -111,14 +111,10 @@ def _client(table: ClientTable, seed: int, cohorts: Cohorts, public: PublicData 
     model = _encoders(shapes, model_table)
     blueprint: Blueprint = partial(_network, table=model_table)
     if model_table.learner is not None:
-        if not home.task.class_count:
-            remedy = "Leave it out, or ask for a label with classes."
-            raise PlanError("learners tell classes apart", key=f"{key}.model.learner", value=model_table.learner, remedy=remedy)
-        estimator = new_learner(model_table.learner, model_table.settings, key, seed, table.name, "learner")
-        columns = sum(math.prod(shape) for shape in shapes.values())
-        try_out(estimator, columns, home.task.class_count, settings=model_table.settings, key=f"{key}.model.settings")
         settings = {name: str(value) for name, value in model_table.settings.items()}
-        model, blueprint = {"learner": model_table.learner, **settings}, _learner(estimator, home.task, home.data.train, shown)
+        model = {"learner": model_table.learner, **settings}
+        estimator = _estimator(model_table.learner, model_table.settings, home, key=key, seed=seed, name=table.name)
+        blueprint = _learner(estimator, home.task, home.data.train, shown)
     return Client(
         table.name,
         home.data,
@@ -157,6 +153,19 @@ def _encoders(shapes: Mapping[str, tuple[int, ...]], table: HospitalModel) -> di
     if "image" in names and table.width != 1:
         names["image"] += f" x {table.width:g}"
     return names
+
+
+def _estimator(
+    learner: LearnerName, settings: Mapping[str, object], home: Hospital, *, key: str, seed: int, name: str
+) -> Estimator:
+    """The learner of a hospital, unfitted; it has been tried out on noise, so that wrong settings show now."""
+    if not home.task.class_count:
+        remedy = "Leave it out, or ask for a label with classes."
+        raise PlanError("learners tell classes apart", key=f"{key}.model.learner", value=learner, remedy=remedy)
+    estimator = new_learner(learner, settings, key, seed, name, "learner")
+    columns = sum(math.prod(shape) for shape in home.data.facts["shapes"].values())
+    try_out(estimator, columns, home.task.class_count, settings=settings, key=f"{key}.model.settings")
+    return estimator
 
 
 def _learner(estimator: Estimator, task: Task, train: Examples, public: Examples | None) -> Blueprint:

@@ -111,9 +111,7 @@ def _public_rows(cohort: Cohort, table: PublicData, seed: int) -> Index:
         # As for the hospitals: parts are drawn among samples whose label is known, or they would be other parts.
         rows = rows[cohort.strata(label)[rows] != MISSING_LABEL]
         rows = rows[_part(cohort.take(rows), label, table.partition, seed)]
-    if table.limit is not None and len(rows) > table.limit:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, table.limit, replace=False))
-    return rows
+    return rows[_drawn(len(rows), table.limit, seed)]
 
 
 def unreadable(cohort: Cohort, home: Hospital, like: HospitalData) -> str:
@@ -175,9 +173,14 @@ def _own_samples(cohort: Cohort, table: HospitalData, label: str, seed: int) -> 
     own = cohort.take(usable)
     if table.partition is not None:
         own = own.take(_part(own, label, table.partition, seed))
-    if table.limit is not None and len(own) > table.limit:
-        own = own.take(np.sort(np.random.default_rng(seed).choice(len(own), table.limit, replace=False)))
-    return own
+    return own.take(_drawn(len(own), table.limit, seed))
+
+
+def _drawn(count: int, limit: int | None, seed: int) -> Index:
+    """Which of so many samples are taken, in their order: all, or as many as the limit allows."""
+    if limit is None or count <= limit:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).choice(count, limit, replace=False))
 
 
 def _part(own: Cohort, label: str, asked: Partition, plan_seed: int) -> Index:

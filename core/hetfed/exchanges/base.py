@@ -56,6 +56,16 @@ class Exchange(ABC):
         """Whether an upload is a change already, and not something of which a change can be taken."""
         return False
 
+    @property
+    def counts_classes(self) -> bool:
+        """Whether its uploads say how many examples of each class a client has: the report tells it."""
+        return False
+
+    @property
+    def reads_public(self) -> bool:
+        """Whether it looks at public inputs: the report says which they are."""
+        return False
+
     def extend(self, client: Client, model: nn.Module, members: Sequence[Client]) -> None:
         """Add to a freshly built model what the exchange needs there (a companion, a projector), as submodules.
 

@@ -47,6 +47,11 @@ class DistilledParameters(Exchange):
     batch_size: PositiveInt = 64
 
     @property
+    def reads_public(self) -> bool:
+        """Those of `[public]`."""
+        return True
+
+    @property
     def continues(self) -> bool:
         """As in `SharedParameters`."""
         return True

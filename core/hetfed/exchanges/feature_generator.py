@@ -50,6 +50,11 @@ class FeatureGenerator(Exchange):
     batch_size: PositiveInt = 128
     diversity: NonNegativeFloat = 1.0
 
+    @property
+    def counts_classes(self) -> bool:
+        """Beside the head."""
+        return True
+
     def missing(self, client: Client) -> str | None:
         """A client needs classes, features and a head."""
         return Prototypes().missing(client) or (None if part_names(client.module, HEAD) else without_part(client.module, HEAD))

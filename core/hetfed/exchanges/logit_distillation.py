@@ -46,6 +46,11 @@ class LogitDistillation(Exchange):
     aggregation: Setting = Aggregation()
 
     @property
+    def reads_public(self) -> bool:
+        """Those of `[public]`."""
+        return True
+
+    @property
     def changes_model(self) -> bool:
         """What arrives is learnt at once."""
         return True

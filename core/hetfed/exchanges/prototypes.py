@@ -40,6 +40,11 @@ class Prototypes(Exchange):
     mean: Literal["counted", "equal"] = "counted"
     aggregation: Setting = Aggregation()
 
+    @property
+    def counts_classes(self) -> bool:
+        """Beside the mean of each class."""
+        return True
+
     def missing(self, client: Client) -> str | None:
         """A client needs gradients, classes and features."""
         if reason := without_gradients(client):

@@ -35,6 +35,11 @@ class TrainedHead(Exchange):
     batch_size: PositiveInt = 10
 
     @property
+    def counts_classes(self) -> bool:
+        """Beside the mean of each class."""
+        return True
+
+    @property
     def changes_model(self) -> bool:
         """What arrives is part of the model."""
         return True

@@ -45,6 +45,11 @@ class TrainedPrototypes(Exchange):
     margin_cap: PositiveFloat = 100.0
 
     @property
+    def counts_classes(self) -> bool:
+        """Beside the mean of each class."""
+        return True
+
+    @property
     def _prototypes(self) -> Prototypes:
         return Prototypes(weight=self.weight)
 

@@ -16,7 +16,7 @@ from hetfed.report import words
 from hetfed.report.html import data_uri, page
 from hetfed.report.markdown import comparison_tables
 from hetfed.report.plots import COLOURS, FAINT, INK, MARKERS, SHIFTS, new_axes, svg
-from hetfed.report.words import estimate, signed
+from hetfed.report.words import signed
 from hetfed.run.about import About
 from hetfed.run.analyse import ROUNDING, AlgorithmResult, Estimate, analyse, comparable
 from hetfed.run.arms import ALONE
@@ -37,17 +37,6 @@ NAME: dict[str, Any] = {
     "arrowprops": {"arrowstyle": "-", "color": "#b3bcc7", "linewidth": 0.6, "relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 0},
 }
 """How a name is written, and the line from it to its point."""
-FILTERS = (
-    words.number,
-    words.count,
-    words.counted,
-    words.size,
-    words.duration,
-    words.listing,
-    words.tone,
-    estimate,
-    signed,
-)
 
 
 def write_comparison(out: Path, frame: pd.DataFrame, about: About) -> Path:
@@ -65,7 +54,6 @@ def write_comparison(out: Path, frame: pd.DataFrame, about: About) -> Path:
     pictures = _draw_all(results, label, out / "plots", relative=relative)
     text = page(
         TEMPLATE,
-        FILTERS,
         **_about_the_plan([summary for _, summary in runs]),
         synthetic=synthetic,
         synthetic_words=(words.SYNTHETIC, words.SYNTHETIC_MEANS),

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Sequence
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from hetfed.report.words import FORMATS
 
-def page(template: str, filters: Sequence[Callable[..., object]], **facts: Any) -> str:
-    """The page of a template, which knows the functions `filters` by their names."""
+
+def page(template: str, **facts: Any) -> str:
+    """The page of a template, which knows the functions of `words.FORMATS` by their names."""
     environment = Environment(
         loader=PackageLoader("hetfed.report", "."),
         # Names and titles come from plans, and may hold what HTML takes for a tag.
@@ -20,7 +21,7 @@ def page(template: str, filters: Sequence[Callable[..., object]], **facts: Any) 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {function.__name__: function for function in filters}
+    environment.filters |= {function.__name__: function for function in FORMATS}
     return environment.get_template(template).render(**facts)
 
 

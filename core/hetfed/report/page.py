@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hetfed.composition import by_reason
 from hetfed.report import words
 from hetfed.report.facts import Facts
 from hetfed.report.html import data_uri, page
@@ -12,37 +11,20 @@ from hetfed.report.plots import COLOURS, CURVES, OUTCOMES
 from hetfed.run.arms import ARMS
 
 TEMPLATE = "page.html.j2"
-COUNT_CLASSES = {"prototypes", "trained-prototypes", "trained-head", "feature-generator"}
-"""The kinds of exchange whose uploads hold the size of every class."""
-READ_PUBLIC = {"logit-distillation", "distilled-parameters"}
-"""The kinds of exchange that read public inputs."""
 
 
 def render(facts: Facts, plots: Mapping[str, str]) -> str:
     """The report as one HTML page that needs no other file; `plots` are SVG texts by file name."""
-    filters = (
-        words.number,
-        words.count,
-        words.counted,
-        words.size,
-        words.duration,
-        words.listing,
-        words.verdict,
-        words.setting,
-        words.arm_name,
-        by_reason,
-    )
     images = {name: data_uri(svg) for name, svg in plots.items()}
     exchanges = facts.summary["exchanges"]
-    public = facts.summary.get("public") if any(exchange["kind"] in READ_PUBLIC for exchange in exchanges) else None
+    public = facts.summary.get("public") if any(exchange["reads_public"] for exchange in exchanges) else None
     return page(
         TEMPLATE,
-        filters,
         facts=facts,
         summary=facts.summary,
         synthetic_words=(words.SYNTHETIC, words.SYNTHETIC_MEANS),
         sentences=words.headline(facts),
-        count_classes=[exchange["label"] for exchange in exchanges if exchange["kind"] in COUNT_CLASSES],
+        count_classes=[exchange["label"] for exchange in exchanges if exchange["counts_classes"]],
         public=words.setting(public) if public else "",
         undefined=words.undefined(facts),
         outcomes=images[OUTCOMES],

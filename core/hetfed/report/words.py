@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from hetfed.composition import by_reason
 from hetfed.report.facts import ClientFacts, Facts
 from hetfed.run.analyse import Estimate
 from hetfed.run.arms import ARMS
@@ -186,3 +187,21 @@ def undefined(facts: Facts) -> list[str]:
         who = "every client" if len(names) == everyone > 1 else listing(names)
         said.append(f"{who}, {listing([arm_name(arm) for arm in missing])}: {reason}")
     return said
+
+
+FORMATS = (
+    number,
+    signed,
+    tone,
+    estimate,
+    count,
+    counted,
+    size,
+    duration,
+    listing,
+    arm_name,
+    verdict,
+    setting,
+    by_reason,
+)
+"""What the templates of all reports may write a value with."""

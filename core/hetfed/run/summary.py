@@ -73,6 +73,8 @@ def _exchange(step: Step, enrolment: Enrolment) -> dict[str, Any]:
         "until": step.until,
         "compression": None if step.compression is None else asdict(step.compression),
         "settings": asdict(step.exchange),
+        "counts_classes": step.exchange.counts_classes,
+        "reads_public": step.exchange.reads_public,
         "clients": list(step.clients or ()),
         "left_out": enrolment.left_out.get(step.label, {}),
     }
