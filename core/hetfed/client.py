@@ -1,44 +1,45 @@
-"""A client: its data, its model, its way of training; and its state between rounds."""
+"""A client: what one site holds, its data, its model and its state between rounds. Others see its profile, and nothing else."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from weakref import ref
+from typing import Any, Protocol, runtime_checkable
 
-import torch
 from torch import Tensor, nn
 
-from hetfed.data import ClientData, Examples, Facts
-from hetfed.evaluation import predict
-from hetfed.model import Output
+from hetfed.data import ClientData, Examples
 from hetfed.participation import Presence
-from hetfed.parts import copy_of
+from hetfed.parts import copy_of, write_tensors
+from hetfed.profile import ModelFn, Profile, PublicInputs, keep_alive, specs_of
 from hetfed.seeding import isolated
 from hetfed.tasks import Metrics, Task
 from hetfed.training import Augment, Training
 
 Tensors = dict[str, Tensor]
-LIVE = 64
-"""How many clients have a live module at a time: what is a cache need not grow with the number of clients.
 
-One that has lost its module pays for an initialisation when its next turn comes."""
-_live: deque[ref[Client]] = deque()
+
+@runtime_checkable
+class Bound(Protocol):
+    """A module that needs the client's own data: a learner without gradients, a mask of absent classes."""
+
+    def bind(self, train: Examples, public: Examples | None) -> object:
+        """Look at the training data and the public inputs of the site that the model is built at."""
+        ...
 
 
 # eq=False: a client is the same as itself alone. Tensors do not compare to one truth value, and dictionaries have no hash.
 @dataclass(frozen=True, eq=False)
 class Client:
-    """One participant.
+    """One participant, as its own site holds it; `profile` is what everybody else may know.
 
     Args:
         name: unique among the clients of a federation; it seeds all that is random in a client's turns.
-        data: the examples, in three splits, and the facts that a model is built from.
+        data: the examples, in three splits, and the sizes that a model is built from.
         task: the loss, the metrics, and the question that is asked.
-        blueprint: builds a model of this client's kind for data with the given facts. It draws weights from torch's default
-            generator and from nothing else, so that the same seed gives the same model.
+        model_fn: builds a model for data of the given sizes. It draws weights from torch's default generator and from nothing
+            else, so that the same seed gives the same model.
         training: how the client trains in each round.
         public: inputs that all clients hold in the same order; their targets are never read.
         unread: where there are public inputs that this client cannot read, why, as what may follow "it".
@@ -46,14 +47,20 @@ class Client:
         kind: the same text for clients whose model and training are the same; pooled training trains them as one.
         about: what a report says of the client.
         references: computes, by name, the test metrics of simple methods to be held beside the model.
-        common: builds a small model that every client of the plan can hold beside its own; None where there is no such model.
+        common_fn: builds a small model that every client can hold beside its own; None where there is no such model.
         presence: how reliable and how fast the client is.
+        statistics: tensors of the model that come from the client's own data (a city's scale and road graph). They are put in
+            place whenever the model is built here, and are part of no profile.
+        columns: the names of an input's columns (genes, sensors), in their order, where they have names.
+        unit: of its metric, where the metric has one.
+        synthetic: whether its data are made up.
+        architecture: the name of the architecture and its settings, as JSON has them.
     """
 
     name: str
     data: ClientData
     task: Task
-    blueprint: Callable[[Facts], nn.Module]
+    model_fn: ModelFn
     training: Training = field(default_factory=Training)
     public: Examples | None = None
     unread: str = ""
@@ -61,37 +68,61 @@ class Client:
     kind: str = ""
     about: Mapping[str, str] = field(default_factory=dict)
     references: Callable[[], Mapping[str, Metrics]] = field(default=dict)
-    common: Callable[[Facts], nn.Module] | None = None
+    common_fn: ModelFn | None = None
     presence: Presence = field(default_factory=Presence)
+    statistics: Mapping[str, Tensor] = field(default_factory=dict)
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unit: str = ""
+    synthetic: bool = False
+    architecture: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def profile(self) -> Profile:
+        """What everybody may know of the client."""
+        train = self.data.train
+        return Profile(
+            self.name,
+            self.task.unscaled,
+            self.data.spec,
+            specs_of(train),
+            tuple(train.target.shape[1:]),
+            len(train),
+            self.model_fn,
+            columns=self.columns,
+            training=self.training,
+            presence=self.presence,
+            public=PublicInputs.of(self.public, self.unread),
+            kind=self.kind,
+            architecture=self.architecture,
+            scaled=self.task.unscaled is not self.task,
+            about=self.about,
+            unit=self.unit,
+            synthetic=self.synthetic,
+            common_fn=self.common_fn,
+        )
+
+    def settled(self, profile: Profile) -> Client:
+        """The client with what the exchanges of a federation add to its model, as its settled profile has it."""
+        # Who gets nothing new stays the same object, with its live module.
+        return self if profile.model_fn is self.model_fn else replace(self, model_fn=profile.model_fn)
 
     def new_model(self, *seed_path: object) -> nn.Module:
-        """A freshly initialised model, the same for the same `seed_path`."""
+        """A freshly initialised model of the client's own, the same for the same `seed_path`."""
         with isolated(*seed_path):
-            return self.blueprint(self.data.facts)
+            model = self.model_fn(self.data.spec)
+        write_tensors(model, self.statistics)
+        for module in model.modules():
+            if isinstance(module, Bound):
+                module.bind(self.data.train, self.public)
+        return model
 
     @cached_property
     def module(self) -> nn.Module:
         """The live module that a turn works with; between turns its tensors mean nothing, and it may be built anew."""
-        # Any weights do: whoever cares for them loads a state first. It is built before it queues up, since an exchange may
-        # look at the modules of other clients meanwhile.
+        # Any weights do: whoever cares for them loads a state first.
         module = self.new_model("module", self.name)
-        # A weak reference: the queue must not keep the clients of an earlier federation alive.
-        _live.append(ref(self))
-        if len(_live) > LIVE:
-            oldest = _live.popleft()()
-            if oldest is not None:
-                vars(oldest).pop("module", None)
+        keep_alive(self)
         return module
-
-    @cached_property
-    def parameters(self) -> int:
-        """How many parameters its model has."""
-        return sum(parameter.numel() for parameter in self.module.parameters())
-
-    @cached_property
-    def probe(self) -> Output:
-        """What a model of this client says of two of its examples; the shapes are what matters."""
-        return predict(self.module, self.data.train.take(torch.arange(min(2, len(self.data.train)))))
 
 
 @dataclass
@@ -115,5 +146,4 @@ class ClientState:
 def new_state(client: Client, seed: int) -> ClientState:
     """The state before the first round."""
     # Seeded by the client's name: clients of one architecture start apart, unless an exchange sends them a common start.
-    model = client.new_model(seed, client.name, "initial")
-    return ClientState(copy_of(model))
+    return ClientState(copy_of(client.new_model(seed, client.name, "initial")))

@@ -8,13 +8,16 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
-from hetfed.client import Client
-from hetfed.compression import Compression, decode
-from hetfed.data import Facts
+from hetfed import codecs
+from hetfed.aggregation import Aggregation
+from hetfed.codecs import Codec
+from hetfed.compression import Compression
+from hetfed.data import Spec
 from hetfed.errors import PlanError, among
 from hetfed.exchanges import Exchange, kind_of
-from hetfed.parts import has_part, parts_near
-from hetfed.payload import Payload
+from hetfed.exchanges.groups import lonely
+from hetfed.payload import Declaration, Payload
+from hetfed.profile import Profile
 from hetfed.training import Phase, last_round
 
 
@@ -26,7 +29,8 @@ class Step:
     `until` is the last round in which they upload; after it everybody goes on with what has arrived. With 0 the server sends
     once, before the first round: a common start and no more; below zero it counts from the last round.
     `clients` are the names of those that take part; None stands for all that can. `label` is the step's name in the ledger.
-    `compression` makes its payloads smaller.
+    `compression` makes its payloads smaller, after what `codecs` do to them. `aggregation` is the rule by which uploads are
+    merged, where the exchange merges by mean.
     """
 
     exchange: Exchange
@@ -35,6 +39,13 @@ class Step:
     label: str = ""
     until: int | None = None
     compression: Compression | None = None
+    aggregation: Aggregation = Aggregation()
+    codecs: tuple[Codec, ...] = ()
+
+    @property
+    def chain(self) -> tuple[Codec, ...]:
+        """What happens to its payloads on their way up, in this order."""
+        return (*self.codecs, *([self.compression] if self.compression else []))
 
     def last_broadcast(self, round_number: int) -> int:
         """The latest round up to this one (1, 2, ...) at whose start the server sends something new."""
@@ -45,22 +56,21 @@ class Step:
         """Whether clients send at the end of this round."""
         return round_number % self.every == 0 and (self.until is None or round_number <= self.until)
 
-    def base(self, received: Payload | None) -> Mapping[str, Tensor]:
+    def base(self, received: Payload | None, declared: Declaration) -> Mapping[str, Tensor]:
         """What a client's payload is a change of: what it was sent in the same round, unless it sends changes by itself."""
-        return {} if received is None or self.exchange.sends_changes else received.tensors
+        return {} if received is None or declared.relative == "change" else received.tensors
 
-    def includes(self, client: Client) -> bool:
-        """Whether `client` takes part."""
-        return self.clients is None or client.name in self.clients
+    def includes(self, name: str) -> bool:
+        """Whether the client of this name takes part."""
+        return self.clients is None or name in self.clients
 
     def write(self, payload: Payload) -> bytes:
         """What travels from the server to a client."""
-        return (self.compression.down(payload) if self.compression else payload).encoded
+        return codecs.down(self.chain, payload).encoded
 
     def read(self, encoded: bytes) -> Payload:
         """What a client makes of it."""
-        payload = Payload.decode(encoded)
-        return Payload(decode(payload.tensors), payload.weight) if self.compression else payload
+        return codecs.read(self.chain, Payload.decode(encoded))
 
 
 @dataclass(frozen=True)
@@ -77,14 +87,14 @@ class Composition:
     def __iter__(self) -> Iterator[Step]:
         return iter(self.steps)
 
-    def of(self, client: Client) -> list[Step]:
-        """The steps that `client` takes part in."""
-        return [step for step in self.steps if step.includes(client)]
+    def of(self, name: str) -> list[Step]:
+        """The steps that the client of this name takes part in."""
+        return [step for step in self.steps if step.includes(name)]
 
-    def phases_of(self, client: Client, round_number: int, rounds: int) -> list[Phase]:
+    def phases_of(self, profile: Profile, round_number: int, rounds: int) -> list[Phase]:
         """The phases of local training: the composition's, else the client's own, else one in which everything trains."""
         # Where none of them is active in this round the list is empty, and the client does not train in it.
-        phases = self.phases or client.training.phases or (Phase(),)
+        phases = self.phases or profile.training.phases or (Phase(),)
         return [phase for phase in phases if phase.active(round_number, rounds)]
 
     def over(self, rounds: int) -> Composition:
@@ -122,53 +132,55 @@ def compose(*parts: Exchange | Step, name: str = "composed", phases: Sequence[Ph
 class Enrolment:
     """A composition in which each step names its clients; `left_out` says which client sits out which step, and why.
 
-    `clients` are those given, their models extended by what the exchanges need.
+    `profiles` are those given, their models extended by what the exchanges need.
     """
 
     composition: Composition
-    clients: tuple[Client, ...]
+    profiles: tuple[Profile, ...]
     left_out: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
-def enrol(composition: Composition, clients: Sequence[Client]) -> Enrolment:
+def enrol(composition: Composition, profiles: Sequence[Profile]) -> Enrolment:
     """Settle who takes part in what, before the first round.
+
+    It looks at profiles only, and comes to the same at every site that has them all.
 
     Raises:
         PlanError: a client that a step names cannot take part; nobody can; or those who can do not fit together.
     """
     steps, left_out = [], {}
+    _check_names(profiles)
     # First, since a client's own phases also hold where it trains alone, without what an exchange adds.
-    for client in clients:
-        _check_paths(client.training.phases, [client], f"the model of {client.name!r} has no such part", "training.phases")
+    for profile in profiles:
+        problem = f"the model of {profile.name!r} has no such part"
+        _check_paths(profile.training.phases, [profile], problem, "training.phases")
     for step in composition:
-        reasons = {client.name: reason for client in clients if (reason := step.exchange.missing(client))}
-        _check_named(step, reasons, clients)
-        _check_compression(step)
-        able = [client for client in clients if step.includes(client) and client.name not in reasons]
+        _check_step(step)
+        reasons = {profile.name: reason for profile in profiles if (reason := step.exchange.missing(profile))}
+        _check_named(step, reasons, profiles)
+        able = [profile for profile in profiles if step.includes(profile.name) and profile.name not in reasons]
         # A client that is there by itself is what tests and trials have; among others, nobody sends what nobody shares.
-        lonely = step.exchange.lonely(able) if len(clients) > 1 else {}
-        enrolled = [client for client in able if client.name not in lonely]
-        reasons |= lonely
+        single = lonely(step.exchange, able) if len(profiles) > 1 else {}
+        enrolled = [profile for profile in able if profile.name not in single]
+        reasons |= single
         if not enrolled:
-            remedy = "; ".join(by_reason(reasons)) + "."
-            if step.clients is not None and not lonely:
-                remedy = "Name at least one under `clients`, or leave that key out."
-            raise PlanError("no client can take part", key=step.label, remedy=remedy)
+            raise _nobody(step, reasons, named=step.clients is not None and not single)
         try:
             step.exchange.check(enrolled)
+            _check_compression(step, [step.exchange.declare(profile) for profile in enrolled])
         except PlanError as error:
             raise error.seen_from(key=step.label) from error
-        steps.append(replace(step, clients=tuple(client.name for client in enrolled)))
+        steps.append(replace(step, clients=tuple(profile.name for profile in enrolled)))
         # Where a plan names the clients of a step, the others are no news; only those who share with nobody are.
-        unasked = reasons if step.clients is None else dict(lonely)
+        unasked = reasons if step.clients is None else dict(single)
         if unasked:
             left_out[step.label] = unasked
         # Extended before the next step is looked at: SharedParameters("companion") must find the companion that the step before
         # it has added.
-        clients = [_extended(client, step.exchange, enrolled) if client in enrolled else client for client in clients]
+        profiles = [_extended(profile, step.exchange, enrolled) if profile in enrolled else profile for profile in profiles]
     # Last, since a phase of the composition may name what an exchange adds to a model.
-    _check_paths(composition.phases, clients, "no client's model has this part", "phase")
-    return Enrolment(replace(composition, steps=tuple(steps)), tuple(clients), left_out)
+    _check_paths(composition.phases, profiles, "no client's model has this part", "phase")
+    return Enrolment(replace(composition, steps=tuple(steps)), tuple(profiles), left_out)
 
 
 def by_reason(reasons: Mapping[str, str]) -> list[str]:
@@ -177,47 +189,71 @@ def by_reason(reasons: Mapping[str, str]) -> list[str]:
     return [f"{', '.join(who)}: {reason}" for reason, who in names.items()]
 
 
-def _extended(client: Client, exchange: Exchange, enrolled: Sequence[Client]) -> Client:
-    """The client with what `exchange` adds to its model."""
-    # Who gets nothing new stays the same object, with its live module and its probe.
-    if type(exchange).extend is Exchange.extend:
-        return client
+def _nobody(step: Step, reasons: Mapping[str, str], *, named: bool) -> PlanError:
+    remedy = "Name at least one under `clients`, or leave that key out." if named else "; ".join(by_reason(reasons)) + "."
+    return PlanError("no client can take part", key=step.label, remedy=remedy)
 
-    def blueprint(facts: Facts) -> nn.Module:
-        model = client.blueprint(facts)
-        exchange.extend(client, model, enrolled)
+
+def _extended(profile: Profile, exchange: Exchange, enrolled: Sequence[Profile]) -> Profile:
+    """The profile with what `exchange` adds to the client's model."""
+    # Who gets nothing new stays the same object, with what is known of its model.
+    if type(exchange).extend is Exchange.extend:
+        return profile
+
+    def model_fn(spec: Spec) -> nn.Module:
+        model = profile.model_fn(spec)
+        exchange.extend(profile, model, enrolled)
         return model
 
-    return replace(client, blueprint=blueprint)
+    return replace(profile, model_fn=model_fn)
 
 
-def _check_paths(phases: Sequence[Phase], clients: Sequence[Client], problem: str, key: str) -> None:
+def _check_names(profiles: Sequence[Profile]) -> None:
+    for name, count in Counter(profile.name for profile in profiles).items():
+        if count > 1:
+            raise PlanError("two clients have the same name", key="client.name", value=name, remedy="Rename one.")
+
+
+def _check_paths(phases: Sequence[Phase], profiles: Sequence[Profile], problem: str, key: str) -> None:
     for path in (path for phase in phases for path in (*phase.only, *phase.frozen)):
-        if not any(has_part(client.module, path) for client in clients):
-            found = {part for client in clients for part in parts_near(client.module, path)}
+        if not any(profile.signature.has(path) for profile in profiles):
+            found = {part for profile in profiles for part in profile.signature.near(path)}
             remedy = f"Name a submodule: {', '.join(sorted(found)) or 'there is none'}."
             raise PlanError(problem, key=key, value=path, remedy=remedy)
 
 
-def _check_compression(step: Step) -> None:
-    if step.compression and step.compression.kind != "8-bit" and step.exchange.sends_changes:
+def _check_step(step: Step) -> None:
+    """The options that a step sets must suit its exchange."""
+    if step.every < 1:
+        remedy = "Set 1 for every round, 2 for every second one, and so on."
+        raise PlanError("not a number of rounds", key=f"{step.label}.every", value=step.every, remedy=remedy)
+    merges = step.exchange.merge == "mean" or step.exchange.robust
+    if step.aggregation != Aggregation() and not merges:
+        problem = f"{kind_of(step.exchange)} takes no mean of what clients send"
+        raise PlanError(problem, key=f"{step.label}.aggregation", value=step.aggregation.kind, remedy="Leave it out.")
+
+
+def _check_compression(step: Step, declared: Sequence[Declaration]) -> None:
+    if step.compression is None or step.compression.kind == "8-bit":
+        return
+    if any(declaration.relative == "change" for declaration in declared):
         raise PlanError(
             "what it sends is a change already, of which the rest would be lost",
-            key=f"{step.label}.compression",
+            key="compression",
             value=step.compression.kind,
             remedy='Set compression = "8-bit".',
         )
-    if step.compression and step.compression.kind != "8-bit" and step.every > 1:
+    if step.every > 1:
         raise PlanError(
             "what clients send is compressed as a change of what they were sent in the same round, which here is nothing",
-            key=f"{step.label}.compression",
+            key="compression",
             value=step.compression.kind,
             remedy='Set every = 1, or compression = "8-bit".',
         )
 
 
-def _check_named(step: Step, reasons: dict[str, str], clients: Sequence[Client]) -> None:
-    names = [client.name for client in clients]
+def _check_named(step: Step, reasons: dict[str, str], profiles: Sequence[Profile]) -> None:
+    names = [profile.name for profile in profiles]
     for name in step.clients or ():
         if name not in names:
             raise PlanError("no such client", key=f"{step.label}.clients", value=name, remedy=among(name, names, "There are"))

@@ -51,6 +51,11 @@ class Compression:
             raise ValueError(f"{self.kind} is for changes, and what the server sends is none: both_ways goes with 8-bit only")
         return self
 
+    @property
+    def owes(self) -> bool:
+        """Only "top-k" makes up for what it leaves out."""
+        return self.kind == "top-k"
+
     def up(self, payload: Payload, sent: Mapping[str, Tensor], owed: Tensors | None = None) -> Payload:
         """A client's payload, smaller.
 
@@ -84,6 +89,10 @@ class Compression:
     def down(self, payload: Payload) -> Payload:
         """What the server sends, smaller where it is to be."""
         return Payload(self._encode(payload.tensors, ()), payload.weight) if self.both_ways else payload
+
+    def read(self, payload: Payload) -> Payload:
+        """What the server sent, as a client reads it."""
+        return Payload(decode(payload.tensors), payload.weight)
 
     def _encode(self, tensors: Mapping[str, Tensor], changed: Collection[str]) -> Tensors:
         """The tensors, those that get smaller in parts; `changed` are the names of those that are changes."""

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Facts = Mapping[str, Any]
-"""What a model must know of the data to be built for it: channels, number of classes, number of sensors, an adjacency ..."""
+Spec = Mapping[str, Any]
+"""The sizes that a model is built from: channels, number of classes, number of sensors ... As JSON has them, and no statistic of data:
+a spec is part of a client's profile."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,15 @@ class Examples:
 
 @dataclass(frozen=True)
 class Batch:
-    """A few examples: `inputs` maps a modality to (b, ...), `target` is (b, ...), `further` maps a head to (b, ...)."""
+    """A few examples: `inputs` maps a modality to (b, ...), `target` is (b, ...), `further` maps a head to (b, ...).
+
+    `drawn` is what an exchange has drawn at random for this batch, so that its loss is a function (`Exchange.draw`).
+    """
 
     inputs: Mapping[str, Tensor]
     target: Tensor
     further: Mapping[str, Tensor] = field(default_factory=dict)
+    drawn: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.target)
@@ -86,9 +91,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class ClientData:
-    """Everything that one client holds: three disjoint splits, and the facts that its model is built from."""
+    """Everything that one client holds: three disjoint splits, and the sizes that its model is built from."""
 
     train: Examples
     validation: Examples
     test: Examples
-    facts: Facts = field(default_factory=dict)
+    spec: Spec = field(default_factory=dict)

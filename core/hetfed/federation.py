@@ -1,4 +1,4 @@
-"""The federation: clients and a composition; its state; and one round of it."""
+"""The federation, as its server knows it: profiles and a composition; its state; and one round of it."""
 
 from __future__ import annotations
 
@@ -7,77 +7,114 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from hetfed.client import Client, ClientState, Tensors, new_state
-from hetfed.composition import Composition, Step
+from hetfed import codecs
+from hetfed.composition import Composition, Enrolment, Step
 from hetfed.context import ServerContext
-from hetfed.engines.local import Engine, local
+from hetfed.client import Tensors
+from hetfed.data import Examples
+from hetfed.engines.local import Engine, Failure, Order, Reply
 from hetfed.errors import PayloadRefused, RunError
+from hetfed.merging import Merging
 from hetfed.participation import Participation, duration
-from hetfed.payload import Payload
+from hetfed.payload import Declaration, Payload
+from hetfed.profile import Profile
 from hetfed.training import Select
-from hetfed.turn import Failure, Job, Report, Round, Turn, take_in
+from hetfed.turn import Round
 
 
 @dataclass(frozen=True)
 class Federation:
     """Who learns together, and how; build one by `Federation.of`.
 
-    `clients` are in the order of their names: the order of a plan changes nothing. `composition` is one over these `rounds`, in
-    which no step's end counts from the last round any more; `Federation.of` sees to both. `quorum` is how many uploads of an
-    exchange the server needs before it merges them; below it, the server's state stays as it was.
+    Args:
+        profiles: those of the clients, in the order of their names: the order of a plan changes nothing.
+        composition: one over these `rounds`, in which no step's end counts from the last round any more.
+        rounds: how many there are.
+        seed: from which all chance is derived.
+        quorum: how many uploads of an exchange the server needs before it merges them; below it, its state stays as it was.
+        participation: who is asked in a round, and how long the server waits.
+        select: which model of a client counts.
+        public: the public inputs as clients read them, for exchanges that work on them at the server.
     """
 
-    clients: tuple[Client, ...]
+    profiles: tuple[Profile, ...]
     composition: Composition
     rounds: int
     seed: int
     quorum: int = 1
     participation: Participation = field(default_factory=Participation)
     select: Select = "validation"
+    public: Mapping[str, Examples] = field(default_factory=dict)
 
     @staticmethod
     def of(
-        clients: Sequence[Client],
-        composition: Composition,
+        enrolment: Enrolment,
         rounds: int,
         seed: int,
         *,
         quorum: int = 1,
         participation: Participation | None = None,
         select: Select = "validation",
+        public: Mapping[str, Examples] | None = None,
     ) -> Federation:
-        """A federation of `clients`, put in order."""
-        ordered = tuple(sorted(clients, key=lambda client: client.name))
-        return Federation(ordered, composition.over(rounds), rounds, seed, quorum, participation or Participation(), select)
+        """A federation of those who are enrolled, put in order."""
+        ordered = tuple(sorted(enrolment.profiles, key=lambda profile: profile.name))
+        composition, chosen = enrolment.composition.over(rounds), participation or Participation()
+        return Federation(ordered, composition, rounds, seed, quorum, chosen, select, public or {})
 
     @cached_property
-    def members(self) -> Mapping[str, Mapping[str, Client]]:
+    def peers(self) -> Mapping[str, Profile]:
+        """The profiles by name."""
+        return {profile.name: profile for profile in self.profiles}
+
+    @cached_property
+    def members(self) -> Mapping[str, Mapping[str, Profile]]:
         """Those who take part in each step, by its label and their names."""
-        return {step.label: {c.name: c for c in self.clients if step.includes(c)} for step in self.composition}
+        return {step.label: {p.name: p for p in self.profiles if step.includes(p.name)} for step in self.composition}
 
     @cached_property
-    def peers(self) -> Mapping[str, Client]:
-        """The clients by name."""
-        return {client.name: client for client in self.clients}
+    def declared(self) -> Mapping[str, Mapping[str, Declaration]]:
+        """What each step declares of each of its members' uploads, by its label and their names."""
+        return {
+            step.label: {name: step.exchange.declare(profile) for name, profile in self.members[step.label].items()}
+            for step in self.composition
+        }
 
-    def duration(self, client: Client, round_number: int) -> float:
-        """How long the client's local training takes in a round, in units of its `presence.speed`."""
-        phases = self.composition.phases_of(client, round_number, self.rounds)
-        return duration(client, sum(phase.examples(client.training, len(client.data.train)) for phase in phases))
+    @cached_property
+    def groups(self) -> Mapping[str, Mapping[str, str]]:
+        """Who is merged with whom in each step, by its label and the members' names."""
+        return {
+            step.label: {name: step.exchange.group(profile) for name, profile in self.members[step.label].items()}
+            for step in self.composition
+        }
+
+    def duration(self, name: str, round_number: int) -> float:
+        """How long a client's local training takes in a round, in units of its `presence.speed`."""
+        profile = self.peers[name]
+        phases = self.composition.phases_of(profile, round_number, self.rounds)
+        return duration(profile, sum(phase.examples(profile.training, profile.examples) for phase in phases))
 
     def round(self, number: int) -> Round:
-        """What every turn of a round needs to know."""
-        return Round(number, self.rounds, self.seed, self.composition, self.peers, self.select)
+        """What every turn of a round needs to know; the round after the last one is final."""
+        return Round(number, self.rounds, self.seed, self.composition, self.peers, self.select, number > self.rounds)
 
     def server_context(self, step: Step, round_number: int, reached: int = 0) -> ServerContext:
         """The server as the exchange of `step` sees it in a round."""
-        asynchronous = self.participation.asynchronous
-        return ServerContext(self.members[step.label], self.seed, round_number, asynchronous=asynchronous, reached=reached)
+        return ServerContext(
+            self.members[step.label],
+            self.seed,
+            round_number,
+            asynchronous=self.participation.asynchronous,
+            reached=reached,
+            groups=self.groups[step.label],
+            public=self.public,
+            aggregation=step.aggregation,
+        )
 
 
 @dataclass(frozen=True)
-class Parcel:
-    """What one client sent by one exchange: when it was sent, and when it arrives.
+class InFlight:
+    """An upload on its way: who sent it by which exchange, when it was sent, and when it arrives.
 
     `base` is what the server had sent to the client, where the client's payload is a change of it.
     """
@@ -130,200 +167,224 @@ class Row:
 
 @dataclass
 class FederationState:
-    """Everything that a run needs in order to go on.
+    """Everything that the server of a run needs in order to go on; the clients' states are with the clients.
 
-    The rounds done, the server's state by step label, the clients' states, the rows so far, and what is still on its way.
+    The rounds done, the server's state by step label, the rows so far, and what is still on its way.
     """
 
     round: int
     server: dict[str, Tensors]
-    clients: dict[str, ClientState]
     rows: list[Row] = field(default_factory=list)
-    pending: list[Parcel] = field(default_factory=list)
+    pending: list[InFlight] = field(default_factory=list)
 
 
 OnUpload = Callable[[Upload], None]
-OnTurn = Callable[[int, str, Report], None]
 
 
-def start(federation: Federation) -> FederationState:
+def init(federation: Federation) -> FederationState:
     """The state before the first round."""
-    server = {step.label: step.exchange.start(federation.server_context(step, 0)) for step in federation.composition}
-    return FederationState(0, server, {client.name: new_state(client, federation.seed) for client in federation.clients})
+    server = {step.label: step.exchange.init(federation.server_context(step, 0)) for step in federation.composition}
+    return FederationState(0, server)
 
 
-def advance(
+def run_round(
     federation: Federation,
     state: FederationState,
-    engine: Engine = local,
+    engine: Engine,
     on_upload: OnUpload = lambda upload: None,
-    on_turn: OnTurn = lambda round_number, client, report: None,
 ) -> FederationState:
-    """One round: the server broadcasts, every client that it asks takes its turn, the server aggregates what it accepts.
+    """One round: the server broadcasts, every client that it asks takes its turn, the server merges what it accepts.
 
     Raises:
-        RunError: a turn failed, and the federation does not tolerate that; the message names the client and the round.
+        RunError: a turn failed, and the federation does not tolerate that; the message names the client, the round, the stage and
+            the exchange.
     """
     this = federation.round(state.round + 1)
-    peers = this.peers
+    asked = _asked(federation, state, this.number)
     inboxes: dict[str, dict[str, bytes]] = {}
-    clients, pending = dict(state.clients), list(state.pending)
-    rows: list[Row] = []
-    uploads: list[Upload] = []
-    # Only a compressed upload is read against what was sent. Held with every parcel, that would double what is on its way.
-    compressed = {step.label for step in federation.composition if step.compression}
-
-    def arrive(parcel: Parcel) -> None:
-        upload = _receive(federation, parcel, this.number)
-        uploads.append(upload)
-        on_upload(upload)
-
-    # What was due arrives before this round's turns. Its sender is not asked again before the next round (see `_jobs`), so that
+    incoming = _Incoming(federation, this.number, [*asked, *(u.client for u in state.pending if u.due == this.number)], on_upload)
+    pending, rows = [upload for upload in state.pending if upload.due != this.number], list[Row]()
+    # What was due arrives before this round's turns. Its sender is not asked again before the next round (see `_asked`), so that
     # no exchange gets two uploads of one client.
-    for parcel in [parcel for parcel in pending if parcel.due == this.number]:
-        pending.remove(parcel)
-        arrive(parcel)
-    for name, turn in engine(_jobs(federation, state, this, inboxes), this):
+    for upload in state.pending:
+        if upload.due == this.number:
+            incoming.arrive(upload)
+    for name, reply in engine(_orders(federation, state, asked, this, inboxes), this):
         bytes_down = sum(map(len, inboxes[name].values()))
-        if isinstance(turn, Failure):
-            rows.append(_failed(federation, this, name, turn, bytes_down))
-            continue
-        # Its state moves on whatever becomes of its uploads: which of them the server accepts is settled without it.
-        clients[name] = turn.state
-        on_turn(this.number, name, turn.report)
-        delay = federation.participation.rounds_of_delay(federation.duration(peers[name], this.number))
-        for label, encoded in turn.outbox.items():
-            base = inboxes[name].get(label, b"") if label in compressed else b""
-            parcel = Parcel(name, label, encoded, this.number, this.number + delay, base)
-            if delay:
-                pending.append(parcel)
-            else:
-                arrive(parcel)
-        rows.append(_row(this.number, name, turn, bytes_down))
-    server = _aggregate(federation, state.server, uploads, this.number)
+        if isinstance(reply, Failure):
+            rows.append(_failed(federation, this.number, name, reply, bytes_down))
+        else:
+            rows.append(_row(this.number, name, reply, bytes_down))
+            pending += incoming.send(name, reply, inboxes[name])
+        incoming.ended(name)
+    server = incoming.update(state.server)
     # However the engine ran them, rows stand in the order of rounds and clients.
     rows = [*state.rows, *sorted(rows, key=lambda row: row.client)]
-    return FederationState(this.number, server, clients, _with_refusals(rows, uploads), pending)
+    return FederationState(this.number, server, with_refusals(rows, incoming.refused), pending)
 
 
-def conclude(federation: Federation, state: FederationState, on_upload: OnUpload = lambda upload: None) -> None:
+def finalize(
+    federation: Federation, state: FederationState, engine: Engine, on_upload: OnUpload = lambda upload: None
+) -> FederationState:
     """After the last round: what came of the last uploads reaches every client, as far as it is part of a model, and is judged.
 
-    It stands in the rows as one more round, without training. Uploads that are still on their way come too late. `state` itself
-    changes, client by client: a second state of all of them at once might not fit into memory.
+    It stands in the rows as one more round, without training. Uploads that are still on their way come too late.
     """
     # The round after the last one: with any cadence whose last upload was in round `rounds`, it is now that the server sends.
     # Of that, only what changes models: prototypes and the like shape a loss, and without training after it would cost bytes
     # for nothing.
     this = federation.round(federation.rounds + 1)
-    late = [_too_late(parcel, federation.rounds) for parcel in state.pending]
+    late = [_too_late(upload, federation.rounds) for upload in state.pending]
     for upload in late:
         on_upload(upload)
-    state.pending, state.rows = [], _with_refusals(state.rows, late)
-    lasting = {step.label for step in federation.composition if step.exchange.changes_model}
-    last_turns = _last_turns(state)
-    for client in federation.clients:
-        sent = _inbox(federation, state, client, this.number, last_turns.get(client.name, 0))
-        inbox = {label: encoded for label, encoded in sent.items() if label in lasting}
-        if not inbox:
-            continue
-        bytes_down = sum(map(len, inbox.values()))
-        try:
-            turn = take_in(Job(client, state.clients[client.name], inbox), this)
-        except Exception as error:
-            state.rows.append(_failed(federation, this, client.name, Failure(error), bytes_down))
-            continue
-        state.clients[client.name] = turn.state
-        state.rows.append(_row(this.number, client.name, turn, bytes_down))
+    inboxes: dict[str, dict[str, bytes]] = {}
+
+    def orders() -> Iterator[Order]:
+        for order in _orders(federation, state, [profile.name for profile in federation.profiles], this, inboxes):
+            lasting = {label: sent for label, sent in order.inbox.items() if federation.declared[label][order.client].lasting}
+            inboxes[order.client] = lasting
+            if lasting:
+                yield replace(order, inbox=lasting)
+
+    rows = []
+    for name, reply in engine(orders(), this):
+        bytes_down = sum(map(len, inboxes[name].values()))
+        failed = isinstance(reply, Failure)
+        rows.append((_failed(federation, this.number, name, reply, bytes_down)) if isinstance(reply, Failure) else _row(this.number, name, reply, bytes_down))
+    rows.sort(key=lambda row: row.client)
+    return FederationState(state.round, state.server, [*with_refusals(state.rows, late), *rows])
 
 
-def _jobs(federation: Federation, state: FederationState, this: Round, inboxes: dict[str, dict[str, bytes]]) -> Iterator[Job]:
-    """The turns of this round, one after the other; what the server sends is noted in `inboxes`."""
+class _Incoming:
+    """The uploads of a round: each is checked when it arrives, and merged with those of its group."""
+
+    def __init__(self, federation: Federation, number: int, asked: Sequence[str], on_upload: OnUpload) -> None:
+        self._federation, self._number, self._on_upload = federation, number, on_upload
+        self.refused: list[Upload] = []
+        self._merging = {
+            step.label: Merging(
+                step.exchange,
+                federation.server_context(step, number),
+                {name: federation.declared[step.label][name].weight for name in asked if step.includes(name)},
+            )
+            for step in federation.composition
+        }
+        # Only a compressed upload is read against what was sent. Held with every one, that would double what is on its way.
+        self._compressed = {step.label for step in federation.composition if step.chain}
+
+    def send(self, name: str, reply: Reply, inbox: Mapping[str, bytes]) -> list[InFlight]:
+        """Take what a client sends; returns what will arrive in a later round."""
+        federation = self._federation
+        delay = federation.participation.rounds_of_delay(federation.duration(name, self._number))
+        sent = [
+            InFlight(name, label, encoded, self._number, self._number + delay, inbox.get(label, b"") if label in self._compressed else b"")
+            for label, encoded in reply.outbox.items()
+        ]
+        if delay:
+            return sent
+        for upload in sent:
+            self.arrive(upload)
+        return []
+
+    def arrive(self, sent: InFlight) -> None:
+        """Decode, check and merge one upload."""
+        upload = _receive(self._federation, sent, self._number)
+        if upload.contents is None:
+            self.refused.append(upload)
+        else:
+            self._merging[upload.exchange].add(upload.client, upload.contents)
+        self._on_upload(upload)
+
+    def ended(self, name: str) -> None:
+        """Nothing more comes of this client in this round."""
+        for merging in self._merging.values():
+            merging.skip(name)
+
+    def update(self, server: Mapping[str, Tensors]) -> dict[str, Tensors]:
+        """The server's next state of every exchange whose quorum has arrived."""
+        after = dict(server)
+        for step in self._federation.composition:
+            merging = self._merging[step.label]
+            # At least one, also where a script sets the quorum to 0: no exchange is asked to merge nothing.
+            if merging.accepted >= max(self._federation.quorum, 1):
+                context = self._federation.server_context(step, self._number)
+                after[step.label] = step.exchange.update(context, after[step.label], merging.merged())
+        return after
+
+
+def _asked(federation: Federation, state: FederationState, round_number: int) -> list[str]:
+    """The names of the clients that take their turn in a round."""
     # Still at work on an earlier round, until what it sends arrives.
-    busy = {parcel.client for parcel in state.pending}
-    last_turns = _last_turns(state)
-    idle = [client for client in federation.clients if client.name not in busy]
-    for client in federation.participation.choose(idle, federation.seed, this.number, of=len(federation.clients)):
-        inboxes[client.name] = _inbox(federation, state, client, this.number, last_turns.get(client.name, 0))
-        yield Job(client, state.clients[client.name], inboxes[client.name])
+    busy = {upload.client for upload in state.pending}
+    idle = [profile for profile in federation.profiles if profile.name not in busy]
+    chosen = federation.participation.choose(idle, federation.seed, round_number, of=len(federation.profiles))
+    return [profile.name for profile in chosen]
 
 
-def _last_turns(state: FederationState) -> Mapping[str, int]:
-    """The last round in which each client completed its turn; those who never did are not in it."""
-    return {row.client: row.round for row in state.rows if not row.failed}
+def _orders(
+    federation: Federation, state: FederationState, names: Sequence[str], this: Round, inboxes: dict[str, dict[str, bytes]]
+) -> Iterator[Order]:
+    """The turns of a round, one after the other; what the server sends is noted in `inboxes`."""
+    # The last round in which each client completed its turn.
+    last_turns = {row.client: row.round for row in state.rows if not row.failed}
+    for name in names:
+        inboxes[name] = _inbox(federation, state, name, this.number, last_turns.get(name, 0))
+        yield Order(name, inboxes[name])
 
 
-def _inbox(
-    federation: Federation, state: FederationState, client: Client, round_number: int, last_turn: int
-) -> dict[str, bytes]:
-    """What the server sends to `client`, whose last completed turn was in the given round (0 for none), as bytes by step label:
+def _inbox(federation: Federation, state: FederationState, name: str, round_number: int, last_turn: int) -> dict[str, bytes]:
+    """What the server sends to a client, whose last completed turn was in the given round (0 for none), as bytes by step label:
     everything that has been sent out since, so that one who was absent does not go on from what is stale."""
     inbox = {}
-    for step in federation.composition.of(client):
+    for step in federation.composition.of(name):
         if step.last_broadcast(round_number) > last_turn:
             reached = step.last_broadcast(last_turn) if last_turn else 0
             context = federation.server_context(step, round_number, reached)
-            payload = step.exchange.broadcast(context, state.server[step.label], client)
+            payload = step.exchange.broadcast(context, state.server[step.label], federation.peers[name])
             if payload is not None:
                 inbox[step.label] = step.write(payload)
     return inbox
 
 
-def _receive(federation: Federation, parcel: Parcel, round_number: int) -> Upload:
+def _receive(federation: Federation, sent: InFlight, round_number: int) -> Upload:
     """Decode and check one upload."""
-    upload = Upload(round_number, parcel.client, parcel.exchange, parcel.encoded, sent=parcel.sent)
-    client = federation.peers[parcel.client]
+    upload = Upload(round_number, sent.client, sent.exchange, sent.encoded, sent=sent.sent)
+    profile = federation.peers[sent.client]
     try:
-        step = next((step for step in federation.composition.of(client) if step.label == parcel.exchange), None)
-        if step is None or not step.uploads(parcel.sent):
+        step = next((step for step in federation.composition.of(sent.client) if step.label == sent.exchange), None)
+        if step is None or not step.uploads(sent.sent):
             raise PayloadRefused("nothing is due in this round")
+        declared = federation.declared[step.label][sent.client]
+        declared.check_size(sent.encoded)
         # Decoded before it is judged: the ledger lists the tensors that left the client, accepted or not.
-        travelled = Payload.decode(parcel.encoded)
+        travelled = Payload.decode(sent.encoded)
         upload = replace(upload, travelled=travelled)
-        late = federation.participation.lateness(federation.duration(client, parcel.sent))
+        late = federation.participation.lateness(federation.duration(sent.client, sent.sent))
         if late:
             raise PayloadRefused(late)
-        # Also needed to decompress: a few bytes must not become a tensor, larger than was declared, that fills the memory.
-        declared = step.exchange.declare(client)
-        contents = travelled
-        if step.compression:
-            sent = step.base(step.read(parcel.base) if parcel.base else None)
-            contents = step.compression.arrived(travelled, sent, declared.shapes)
-        declared.check(contents)
+        base = step.base(step.read(sent.base) if sent.base else None, declared)
+        # The shapes are also needed to decompress: a few bytes must not become a tensor, larger than was declared, that fills
+        # the memory.
+        contents = codecs.arrived(step.chain, travelled, base, declared.shapes)
+        declared.check(contents, profile.examples)
     except PayloadRefused as error:
         return replace(upload, refused=str(error))
-    discount = federation.participation.discount(round_number - parcel.sent)
+    discount = federation.participation.discount(round_number - sent.sent)
     return replace(upload, contents=replace(contents, discount=discount))
 
 
-def _too_late(parcel: Parcel, round_number: int) -> Upload:
+def _too_late(sent: InFlight, round_number: int) -> Upload:
     """An upload that left its client and will not arrive before the run ends."""
-    upload = Upload(round_number, parcel.client, parcel.exchange, parcel.encoded, sent=parcel.sent)
+    upload = Upload(round_number, sent.client, sent.exchange, sent.encoded, sent=sent.sent)
     try:
-        return replace(upload, travelled=Payload.decode(parcel.encoded), refused="still on its way when the run ended")
+        return replace(upload, travelled=Payload.decode(sent.encoded), refused="still on its way when the run ended")
     except PayloadRefused as error:
         return replace(upload, refused=str(error))
 
 
-def _aggregate(
-    federation: Federation, server: Mapping[str, Tensors], uploads: Sequence[Upload], round_number: int
-) -> dict[str, Tensors]:
-    """The server's next state of every exchange whose quorum has arrived."""
-    after = dict(server)
-    for step in federation.composition:
-        # By name and not by arrival: a sum of floating-point numbers depends on their order.
-        mine = sorted((u for u in uploads if u.exchange == step.label), key=lambda upload: upload.client)
-        accepted = {u.client: u.contents for u in mine if u.contents is not None and u.refused is None}
-        # At least one, also where a script sets the quorum to 0: no exchange is asked to aggregate nothing.
-        if len(accepted) >= max(federation.quorum, 1):
-            context = federation.server_context(step, round_number)
-            after[step.label] = step.exchange.aggregate(context, after[step.label], accepted)
-    return after
-
-
-def _row(round_number: int, name: str, turn: Turn, bytes_down: int) -> Row:
+def _row(round_number: int, name: str, reply: Reply, bytes_down: int) -> Row:
     """The row of a turn; its refusals are counted when its uploads arrive, perhaps rounds later."""
-    report = turn.report
+    report = reply.report
     return Row(
         round_number,
         name,
@@ -331,20 +392,21 @@ def _row(round_number: int, name: str, turn: Turn, bytes_down: int) -> Row:
         validation=report.validation,
         validation_loss=report.validation_loss,
         seconds=report.seconds,
-        bytes_up=sum(map(len, turn.outbox.values())),
+        bytes_up=sum(map(len, reply.outbox.values())),
         bytes_down=bytes_down,
         refused=0,
     )
 
 
-def _failed(federation: Federation, this: Round, name: str, failure: Failure, bytes_down: int) -> Row:
-    # Some errors have no text, such as that of a memory that is full.
+def _failed(federation: Federation, round_number: int, name: str, failure: Failure, bytes_down: int) -> Row:
+    # Some errors have no text, such as that of a memory that is full; where a turn stood is in the notes.
+    notes = "".join(f", {note}" for note in getattr(failure.error, "__notes__", ()))
     why = str(failure.error) or repr(failure.error)
     if not federation.participation.tolerate_failures:
-        raise RunError(f"client {name!r} failed in round {this.number}: {why}") from failure.error
+        raise RunError(f"client {name!r} failed in round {round_number}{notes}: {why}") from failure.error
     nan = float("nan")
     return Row(
-        this.number,
+        round_number,
         name,
         train_loss=nan,
         validation=None,
@@ -353,11 +415,11 @@ def _failed(federation: Federation, this: Round, name: str, failure: Failure, by
         bytes_up=0,
         bytes_down=bytes_down,
         refused=0,
-        failed=why,
+        failed=f"{why}{notes}",
     )
 
 
-def _with_refusals(rows: Sequence[Row], uploads: Sequence[Upload]) -> list[Row]:
+def with_refusals(rows: Sequence[Row], uploads: Sequence[Upload]) -> list[Row]:
     """The rows, in which the uploads that were refused now count where they were sent, perhaps rounds ago."""
     refused = Counter((upload.client, upload.sent) for upload in uploads if upload.refused is not None)
     return [

@@ -7,7 +7,8 @@ state is the lesson it was last given, from which, with the client's own data an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -34,36 +35,55 @@ class Estimator(Protocol):
 class Learner(nn.Module):
     """A scikit-learn estimator as a model.
 
-    `estimator` is an unfitted classifier that knows probabilities, or a regressor, that takes sample weights; `train` what it
-    is fitted on, `public` the inputs of its lessons. All modalities that it is fitted on, flattened, are its columns; a missing
-    value, and all values of a modality that is absent, are 0.
+    `estimator` is an unfitted classifier that knows probabilities, or a regressor, that takes sample weights. Its columns are the
+    inputs whose shapes (of one example) are given, flattened, side by side; a missing value, and all values of an input that is
+    absent, are 0. `target` is the shape of one example's target, `public` the number of public inputs.
+
+    What it is fitted on comes later, by `bind`, and at its own site only: elsewhere it answers zeros, in the right shape.
 
     Raises:
         TypeError: the task is neither a classification nor a regression.
     """
 
+    learns_by_gradients = False
     lesson: Tensor
     weight: Tensor
 
-    def __init__(self, estimator: Estimator, task: Task, train: Examples, public: Examples | None = None) -> None:
+    def __init__(
+        self,
+        estimator: Estimator,
+        task: Task,
+        inputs: Mapping[str, Sequence[int]],
+        *,
+        target: Sequence[int] = (),
+        public: int = 0,
+    ) -> None:
         from sklearn.base import clone
 
         super().__init__()
         if not isinstance(task, Classification | Regression):
             raise TypeError(f"a learner without gradients answers classes or numbers, not {type(task).__name__}")
         # A copy: what is fitted for this client must not answer for another that was built around the same object.
-        self.estimator, self.task, self.train_on, self.public = clone(estimator), task, train, public
-        outputs = task.class_count or train.target[0].numel()
+        self.estimator, self.task, self.target = clone(estimator), task, tuple(target)
+        self.inputs = {name: math.prod(shape) for name, shape in inputs.items()}
+        self.train_on: Examples | None = None
+        self.public: Examples | None = None
         # Buffers, so that a learner's state travels through state_dict() like that of any model.
-        self.register_buffer("lesson", torch.zeros(0 if public is None else len(public), outputs))
+        self.register_buffer("lesson", torch.zeros(public, task.class_count or math.prod(target)))
         self.register_buffer("weight", torch.zeros(()))
         self._fitted: tuple[Tensor, Tensor] | None = None
         # The only class that there is in the training data, where there is but one.
         self._only: int | None = None
 
+    def bind(self, train: Examples, public: Examples | None = None) -> Learner:
+        """Let it be fitted on these examples, and take distillation targets for these public inputs; returns itself."""
+        self.train_on, self.public, self._fitted = train, public, None
+        return self
+
     def on(self, examples: Examples) -> Learner:
-        """The same kind of learner for other training data, without lessons."""
-        return Learner(self.estimator, self.task, examples)
+        """The same kind of learner for other training data, without distillation targets."""
+        shapes = {name: (size,) for name, size in self.inputs.items()}
+        return Learner(self.estimator, self.task, shapes, target=self.target).bind(examples)
 
     def digest(self, logits: Tensor, weight: float, temperature: float = 1.0) -> None:
         """Take the logits (public inputs, ...) for a lesson, each weighing `weight` of an own example.
@@ -81,10 +101,12 @@ class Learner(nn.Module):
             KeyError: none of the modalities that it was fitted on is there.
         """
         columns = self._columns(inputs)
+        if self.train_on is None:
+            return Output(torch.zeros(len(columns), *(self.target if isinstance(self.task, Regression) else (self.task.class_count,))))
         if isinstance(self.task, Regression):
             # An estimator is fitted in the unit of the target, whereas logits are scaled, as every model's are.
             values = torch.from_numpy(np.asarray(self.fitted().predict(columns), dtype=np.float32))
-            return Output(((values - self.task.mean) / self.task.scale).view(len(columns), *self.train_on.target.shape[1:]))
+            return Output(((values - self.task.mean) / self.task.scale).view(len(columns), *self.target))
         return Output(self._probability(columns).clamp(SURE, 1 - SURE).log())
 
     def _probability(self, columns: NDArray[np.float64]) -> Tensor:
@@ -113,6 +135,7 @@ class Learner(nn.Module):
 
     def _examples(self) -> tuple[NDArray[np.float64], NDArray[np.generic], NDArray[np.float64]]:
         """Columns, targets and weights: the client's own examples whose target is known, then the lesson's."""
+        assert self.train_on is not None  # `forward` saw to it
         target = self.train_on.target
         known = target >= 0 if isinstance(self.task, Classification) else ~target.view(len(target), -1).isnan().any(dim=1)
         columns, answers = [self._columns(self.train_on.inputs)[known.numpy()]], [target[known].numpy()]
@@ -136,11 +159,10 @@ class Learner(nn.Module):
 
     def _columns(self, inputs: Mapping[str, Tensor]) -> NDArray[np.float64]:
         """The modalities side by side (n, columns)."""
-        known = self.train_on.inputs
-        present = [tensor for name, tensor in inputs.items() if name in known]
+        present = [tensor for name, tensor in inputs.items() if name in self.inputs]
         if not present:
-            raise KeyError(f"none of {', '.join(known)}")
-        absent = {name: torch.zeros(len(present[0]), like[0].numel()) for name, like in known.items()}
+            raise KeyError(f"none of {', '.join(self.inputs)}")
+        absent = {name: torch.zeros(len(present[0]), size) for name, size in self.inputs.items()}
         # In the order of the modalities' names, so that the order in a plan changes nothing.
-        flat = torch.cat([inputs.get(name, absent[name]).flatten(1) for name in sorted(known)], dim=1)
+        flat = torch.cat([inputs.get(name, absent[name]).flatten(1) for name in sorted(self.inputs)], dim=1)
         return cast("NDArray[np.float64]", flat.nan_to_num().double().numpy())

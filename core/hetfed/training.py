@@ -177,14 +177,14 @@ def training_only(model: nn.Module, phase: Phase) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Descent:
+class Steps:
     """What a pass over batches did: how many steps, and the sum of their losses."""
 
     steps: int
     total: float
 
-    def __add__(self, other: Descent) -> Descent:
-        return Descent(self.steps + other.steps, self.total + other.total)
+    def __add__(self, other: Steps) -> Steps:
+        return Steps(self.steps + other.steps, self.total + other.total)
 
     @property
     def loss(self) -> float:
@@ -192,7 +192,7 @@ class Descent:
         return self.total / self.steps if self.steps else math.nan
 
 
-def descend(optimizer: torch.optim.Optimizer, batches: Iterable[Batch], loss: Loss, clip_norm: float | None = None) -> Descent:
+def train_steps(optimizer: torch.optim.Optimizer, batches: Iterable[Batch], loss: Loss, clip_norm: float | None = None) -> Steps:
     """One optimiser step per batch that has a loss."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     # Summed as a tensor and read once: a float() in every step would wait for the device.
@@ -208,7 +208,7 @@ def descend(optimizer: torch.optim.Optimizer, batches: Iterable[Batch], loss: Lo
             nn.utils.clip_grad_norm_(parameters, clip_norm)
         optimizer.step()
         total, steps = total + value.detach(), steps + 1
-    return Descent(steps, float(total))
+    return Steps(steps, float(total))
 
 
 def shuffled(examples: Examples, size: int, generator: torch.Generator, augment: Augment | None) -> Iterable[Batch]:

@@ -10,24 +10,29 @@ from itertools import count
 
 from torch import Tensor
 
+from hetfed import codecs
 from hetfed.client import Client, ClientState, Tensors
+from hetfed.codecs import Codec
 from hetfed.composition import Composition, Step
 from hetfed.context import ClientContext, Work
 from hetfed.data import Batch
 from hetfed.evaluation import DIVERGED, Evaluation, evaluate
+from hetfed.exchanges import Exchange
 from hetfed.learner import Learner
-from hetfed.parts import copy_of
-from hetfed.payload import Payload
+from hetfed.parts import copy_of, live_tensors
+from hetfed.payload import Declaration, Payload
+from hetfed.profile import Profile
 from hetfed.seeding import isolated
 from hetfed.training import (
-    Descent,
+    Loss,
     Phase,
     Select,
-    descend,
+    Steps,
     load_optimizer_tensors,
     optimizer_tensors,
     set_training_mode,
     shuffled,
+    train_steps,
     training_only,
 )
 
@@ -36,16 +41,17 @@ from hetfed.training import (
 class Round:
     """What is the same for every turn of a round: its number (1, 2, ...) of how many, the seed, the composition, the clients.
 
-    `peers` are the clients by name: the architecture of another client is no secret, its data and parameters are. `select` says
-    which model a client keeps: the one that did best on its validation data, or the last one.
+    `peers` are the profiles of all clients by name. `select` says which model a client keeps: the one that did best on its
+    validation data, or the last one. In a `final` round nothing trains: what arrives is taken in and judged.
     """
 
     number: int
     rounds: int
     seed: int
     composition: Composition
-    peers: Mapping[str, Client]
+    peers: Mapping[str, Profile]
     select: Select = "validation"
+    final: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,23 +83,48 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A turn that came to nothing, and why."""
+class View:
+    """One step as its exchange sees it in a turn; `declared` is what it has said of its uploads."""
 
-    error: Exception
+    step: Step
+    context: ClientContext
+    declared: Declaration
+
+    @property
+    def exchange(self) -> Exchange:
+        """The exchange."""
+        return self.step.exchange
+
+    def at(self, stage: str) -> ClientContext:
+        """The context, once it is noted where the turn stands."""
+        self.context.work.stage = f"{stage} of {self.step.label}"
+        return self.context
 
 
 def take_turn(job: Job, this: Round) -> Turn:
     """Apply what arrived, train with the summed losses, upload; keep the model that does best on validation data.
 
     The model is judged both as it arrived, where anything arrived, and as it is after training. A client whose training
-    diverged goes on from where it stood before it trained: its upload shows what happened, and is refused.
+    diverged goes on from where it stood before it trained: its upload shows what happened, and is refused. In a final round
+    nothing trains and nothing is uploaded.
+
+    An error that a turn ends in carries a note of the stage and the exchange that it occurred in.
     """
+    work = Work()
+    try:
+        return (_final_turn if this.final else _whole_turn)(job, this, work)
+    except Exception as error:
+        if work.stage:
+            error.add_note(f"in the {work.stage}")
+        raise
+
+
+def _whole_turn(job: Job, this: Round, work: Work) -> Turn:
     began = time.perf_counter()
     # Memories are copied, and the state is replaced as a whole at the end: a turn that fails or diverges must leave what the
     # client held as it was.
     state, memories = job.state, _memories(job)
-    context, views = _set_up(job, this, this.composition.of(job.client), memories)
+    context, views = _set_up(job, this, this.composition.of(job.client.name), memories, work)
     # Dropout and the like draw from torch's default generator. It is seeded here, so that a turn does not depend on which
     # client ran before it.
     with isolated(this.seed, job.client.name, this.number, "turn"):
@@ -101,10 +132,10 @@ def take_turn(job: Job, this: Round) -> Turn:
         # What arrived may be better than what training on a few examples makes of it, and only a model that has been judged can
         # be kept.
         if job.inbox:
-            _, state = _judged(context, state, this)
+            _, state = _judged(job.client, context, state, this)
         train_loss, optimizer = _train(context, views, state.optimizer, this)
         outbox = _upload(views, received, memories, this)
-    after, state = _judged(context, state, this)
+    after, state = _judged(job.client, context, state, this)
     trained = copy_of(context.model)
     if not all(tensor.isfinite().all() for tensor in trained.values()):
         # What the server sends but once must not be lost with the rest.
@@ -113,15 +144,15 @@ def take_turn(job: Job, this: Round) -> Turn:
     return Turn(state, outbox, Report(train_loss, after.value, after.loss, time.perf_counter() - began))
 
 
-def take_in(job: Job, this: Round) -> Turn:
-    """A turn without training, after the last round: apply what arrived and judge it."""
+def _final_turn(job: Job, this: Round, work: Work) -> Turn:
+    """Apply what arrived, and judge it."""
     began = time.perf_counter()
     memories = _memories(job)
-    steps = [step for step in this.composition.of(job.client) if step.label in job.inbox]
-    context, views = _set_up(job, this, steps, memories)
+    steps = [step for step in this.composition.of(job.client.name) if step.label in job.inbox]
+    context, views = _set_up(job, this, steps, memories, work)
     with isolated(this.seed, job.client.name, this.number, "turn"):
         _apply(views, job.inbox)
-    after, state = _judged(context, job.state, this)
+    after, state = _judged(job.client, context, job.state, this)
     state = replace(state, model=copy_of(context.model), exchanges=memories)
     return Turn(state, {}, Report(math.nan, after.value, after.loss, time.perf_counter() - began))
 
@@ -132,101 +163,150 @@ def _memories(job: Job) -> dict[str, Tensors]:
 
 
 def _set_up(
-    job: Job, this: Round, steps: Sequence[Step], memories: dict[str, Tensors]
-) -> tuple[ClientContext, list[tuple[Step, ClientContext]]]:
+    job: Job, this: Round, steps: Sequence[Step], memories: dict[str, Tensors], work: Work
+) -> tuple[ClientContext, list[View]]:
     """The client's context with its model as it was left, and the same as each of `steps` sees it."""
+    client = job.client
+    profile = this.peers.get(client.name, client.profile)
     # The live module is a cache. It may have been built anew, or be left over from another round or run: the state decides what
     # is in it.
-    model = job.client.module
+    model = client.module
     model.load_state_dict(job.state.model)
-    lr = job.client.training.lr_at(this.number, this.rounds)
-    in_part = any(phase.only or phase.frozen for phase in this.composition.phases_of(job.client, this.number, this.rounds))
-    context = ClientContext(job.client, model, this.seed, this.number, {}, this.peers, work=Work(lr=lr, in_part=in_part))
-    return context, [(step, context.of(memories.setdefault(step.label, {}))) for step in steps]
+    work.lr = client.training.lr_at(this.number, this.rounds)
+    phases = this.composition.phases_of(profile, this.number, this.rounds)
+    work.in_part = any(phase.only or phase.frozen for phase in phases)
+    context = ClientContext(
+        profile,
+        client.task,
+        client.data.train,
+        model,
+        live_tensors(model),
+        this.seed,
+        this.number,
+        {},
+        this.peers,
+        public=client.public,
+        augment=client.augment,
+        work=work,
+    )
+    views = [
+        View(step, context.of(memories.setdefault(step.label, {})), step.exchange.declare(profile)) for step in steps
+    ]
+    return context, views
 
 
-def _apply(views: list[tuple[Step, ClientContext]], inbox: Mapping[str, bytes]) -> dict[str, Payload]:
+def _apply(views: Sequence[View], inbox: Mapping[str, bytes]) -> dict[str, Payload]:
     """Take in what arrived, and let every exchange begin; returns what arrived by step label."""
     # All payloads are decoded before any is applied, and all are applied before any exchange begins: where an exchange starts
     # from includes what the others have brought.
-    received = {step.label: step.read(inbox[step.label]) for step, _ in views if step.label in inbox}
-    for step, context in views:
-        if step.label in received:
-            step.exchange.apply(context, received[step.label])
-    for step, context in views:
-        step.exchange.begin(context)
+    received = {view.step.label: view.step.read(inbox[view.step.label]) for view in views if view.step.label in inbox}
+    for view in views:
+        if view.step.label in received:
+            view.exchange.apply(view.at("apply"), received[view.step.label])
+    for view in views:
+        view.exchange.begin(view.at("begin"))
     return received
 
 
 def _received(job: Job, this: Round) -> tuple[Tensors, dict[str, Tensors]]:
     """The model and the memories as they were when what arrived had been taken in, and training had not begun."""
     memories = _memories(job)
-    context, views = _set_up(job, this, this.composition.of(job.client), memories)
+    context, views = _set_up(job, this, this.composition.of(job.client.name), memories, Work())
     with isolated(this.seed, job.client.name, this.number, "turn"):
         _apply(views, job.inbox)
     return copy_of(context.model), memories
 
 
-def _judged(context: ClientContext, state: ClientState, this: Round) -> tuple[Evaluation, ClientState]:
+def _judged(
+    client: Client, context: ClientContext, state: ClientState, this: Round
+) -> tuple[Evaluation, ClientState]:
     """How the model as it stands does on validation data, and the state that keeps it if it is to be kept: of models that do
     equally well, the earliest."""
-    evaluation = evaluate(context.model, context.client.task, context.client.data.validation)
+    context.work.stage = "validation"
+    evaluation = evaluate(context.model, client.task, client.data.validation)
     if state.score is None or evaluation.score > state.score or (this.select == "last" and evaluation.score > DIVERGED):
         state = replace(state, best=copy_of(context.model), score=evaluation.score, best_round=context.round)
     return evaluation, state
 
 
 def _train(
-    context: ClientContext, views: list[tuple[Step, ClientContext]], moments: Tensors, this: Round
+    context: ClientContext, views: Sequence[View], moments: Tensors, this: Round
 ) -> tuple[float, Tensors]:
     """The local epochs of one round: the mean loss, and the optimiser's moments afterwards."""
-    client, model, training = context.client, context.model, context.client.training
+    model, training, work = context.model, context.profile.training, context.work
+    work.stage = "training"
     if isinstance(model, Learner):
         # It would be fitted anyway when first asked for a prediction; here, its time and its failures belong to this turn.
         model.fitted()
         return math.nan, {}
-    optimizer = training.new_optimizer(model.parameters(), context.work.lr)
+    optimizer = training.new_optimizer(model.parameters(), work.lr)
     # Moments of one channel mean nothing for the next one that stands in its place.
-    keep_optimizer = training.keep_optimizer and all(step.exchange.keeps_place for step, _ in views)
+    keep_optimizer = training.keep_optimizer and all(view.declared.relative != "moving" for view in views)
     if keep_optimizer:
         load_optimizer_tensors(optimizer, model, moments)
+    set_training_mode(model, min(len(context.train), training.batch_size))
+    loss = _loss_of(context, views)
+    # One counter for all phases: else the passes of the second phase would have the same orders as those of the first.
+    done, epochs = Steps(0, 0.0), count()
+    for phase in this.composition.phases_of(context.profile, this.number, this.rounds):
+        with training_only(model, phase):
+            done += train_steps(optimizer, _batches(context, phase, epochs), loss, training.clip_norm)
+    work.steps = done.steps
+    return done.loss, optimizer_tensors(optimizer, model) if keep_optimizer else {}
+
+
+def _loss_of(context: ClientContext, views: Sequence[View]) -> Loss:
+    """The loss of a batch: the task's, and the terms of every exchange; None where no term has anything to learn from."""
+    work, tensors = context.work, context.tensors
+    drawing = [view for view in views if type(view.exchange).draw is not Exchange.draw]
 
     def loss(batch: Batch) -> Tensor | None:
-        output = model(batch.inputs)
-        terms = [client.task.loss(output, batch), *(step.exchange.loss(view, batch, output) for step, view in views)]
+        work.learnable = _learnable(context, batch)
+        drawn = {view.step.label: replace(batch, drawn=view.exchange.draw(view.at("draw"), batch)) for view in drawing}
+        work.stage = "training"
+        output = context.model(batch.inputs)
+        terms = [context.task.loss(output, batch)]
+        terms += [
+            view.exchange.loss(view.at("loss"), tensors, drawn.get(view.step.label, batch), output) for view in views
+        ]
         known = [term for term in terms if term is not None]
         return sum(known[1:], start=known[0]) if known else None
 
-    set_training_mode(model, min(len(client.data.train), training.batch_size))
-    # One counter for all phases: else the passes of the second phase would have the same orders as those of the first.
-    done, epochs = Descent(0, 0.0), count()
-    for phase in this.composition.phases_of(client, this.number, this.rounds):
-        with training_only(model, phase):
-            done += descend(optimizer, _batches(context, phase, epochs), loss, training.clip_norm)
-    context.work.steps = done.steps
-    return done.loss, optimizer_tensors(optimizer, model) if keep_optimizer else {}
+    return loss
+
+
+def _learnable(context: ClientContext, batch: Batch) -> bool:
+    """Whether the batch has a known target: where it has none, what rests on targets has nothing to say."""
+    classes = context.task.classes(batch)
+    return classes is None or bool((classes >= 0).any())
 
 
 def _batches(context: ClientContext, phase: Phase, epochs: Iterator[int]) -> Iterator[Batch]:
     """The batches of a phase, each of its `epochs` in an order of its own."""
-    client, training = context.client, context.client.training
-    passes = (shuffled(client.data.train, training.batch_size, context.generator("order", n), client.augment) for n in epochs)
+    training, train = context.profile.training, context.train
+    passes = (shuffled(train, training.batch_size, context.generator("order", n), context.augment) for n in epochs)
     return training.enough(passes, phase)
 
 
 def _upload(
-    views: list[tuple[Step, ClientContext]], received: Mapping[str, Payload], memories: dict[str, Tensors], this: Round
+    views: Sequence[View], received: Mapping[str, Payload], memories: dict[str, Tensors], this: Round
 ) -> dict[str, bytes]:
     """What goes to the server, as bytes by step label."""
     outbox = {}
-    for step, context in views:
-        payload = step.exchange.upload(context) if step.uploads(this.number) else None
+    for view in views:
+        step = view.step
+        payload = view.exchange.upload(view.at("upload")) if step.uploads(this.number) else None
         if payload is None:
             continue
-        if step.compression:
-            sent = step.base(received.get(step.label))
-            owed = memories.setdefault(f"{step.label} owed", {}) if step.exchange.continues else None
-            # What it leaves out is owed: that stands among the exchanges' memories, and so is saved and resumed with them.
-            payload = step.compression.up(payload, sent, owed)
-        outbox[step.label] = payload.encoded
+        base = step.base(received.get(step.label), view.declared)
+        # What a codec leaves out is owed: that stands among the exchanges' memories, and so is saved and resumed with them.
+        owed = [_owed(memories, view, codec, place) for place, codec in enumerate(step.chain)]
+        outbox[step.label] = codecs.up(step.chain, payload, base, owed).encoded
     return outbox
+
+
+def _owed(memories: dict[str, Tensors], view: View, codec: Codec, place: int) -> Tensors | None:
+    """Where a client remembers what a codec has left out, if the next upload goes on from this one."""
+    if not codec.owes or view.declared.relative != "broadcast":
+        return None
+    return memories.setdefault(f"{view.step.label} owed{f' {place}' if place else ''}", {})

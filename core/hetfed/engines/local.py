@@ -1,22 +1,67 @@
-"""Turns run one after the other in this process."""
+"""Engines: where turns run. The engine of a single process holds every client and its state, and runs turns one after another."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
+from hetfed.client import Client, ClientState, new_state
+from hetfed.composition import Enrolment
 from hetfed.errors import HetfedError
-from hetfed.turn import Failure, Job, Round, Turn, take_turn
-
-Engine = Callable[[Iterable[Job], Round], Iterator[tuple[str, Turn | Failure]]]
-"""Runs the turns of one round, and yields each with its client's name as it ends."""
+from hetfed.turn import Job, Report, Round, take_turn
 
 
-def local(jobs: Iterable[Job], this: Round) -> Iterator[tuple[str, Turn | Failure]]:
-    """The engine of a single process."""
-    for job in jobs:
-        try:
-            yield job.client.name, take_turn(job, this)
-        except HetfedError:
-            raise
-        except Exception as error:
-            yield job.client.name, Failure(error)
+@dataclass(frozen=True)
+class Order:
+    """What the server asks of one client in a round: to take its turn with what is sent, payload bytes by step label."""
+
+    client: str
+    inbox: Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What comes back of a turn: payload bytes by step label, and figures. The client's state stays where it is."""
+
+    outbox: Mapping[str, bytes]
+    report: Report
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A turn that came to nothing, and why."""
+
+    error: Exception
+
+
+Engine = Callable[[Iterable[Order], Round], Iterator[tuple[str, Reply | Failure]]]
+"""Runs the turns of one round where the clients are, and yields what comes of each with its client's name as it ends."""
+
+
+@dataclass
+class Sites:
+    """The clients of one process, by name, with their states: the engine that everything else is held against."""
+
+    clients: Mapping[str, Client]
+    states: dict[str, ClientState] = field(default_factory=dict)
+
+    @staticmethod
+    def of(clients: Iterable[Client], enrolment: Enrolment, seed: int) -> Sites:
+        """The clients of an enrolment, each with the model that was settled there, before the first round."""
+        held = {client.name: client for client in clients}
+        settled = {profile.name: held[profile.name].settled(profile) for profile in enrolment.profiles}
+        return Sites(settled, {name: new_state(client, seed) for name, client in settled.items()})
+
+    def __call__(self, orders: Iterable[Order], this: Round) -> Iterator[tuple[str, Reply | Failure]]:
+        """Take the turns in their order; a state moves on when its turn has come to an end."""
+        for order in orders:
+            job = Job(self.clients[order.client], self.states[order.client], order.inbox)
+            try:
+                turn = take_turn(job, this)
+            except HetfedError:
+                raise
+            except Exception as error:
+                yield order.client, Failure(error)
+                continue
+            self.states[order.client] = turn.state
+            yield order.client, Reply(turn.outbox, turn.report)

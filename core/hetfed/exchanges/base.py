@@ -5,21 +5,27 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from hetfed.client import Client, Tensors
+from hetfed.aggregation import Merged
+from hetfed.client import Tensors
 from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch
-from hetfed.exchanges.groups import lonely
-from hetfed.learner import Learner
 from hetfed.model import Output
 from hetfed.payload import Declaration, Payload
+from hetfed.profile import Profile
+
+Merge = Literal["mean", "sum", "each"]
+"""What the server needs of the uploads: their mean, their sum, or each of them."""
+EVERYBODY = ""
+"""The group of all."""
 
 
-def without_gradients(client: Client) -> str | None:
+def without_gradients(profile: Profile) -> str | None:
     """What is missing where a model has neither parameters nor a loss that changes them; None where it has."""
-    return "its model does not learn by gradients" if isinstance(client.module, Learner) else None
+    return None if profile.signature.gradients else "its model does not learn by gradients"
 
 
 @dataclass(frozen=True)
@@ -28,45 +34,22 @@ class Exchange(ABC):
 
     The order in a round: the server's `broadcast` for every exchange; at the client, `apply` of what arrived, exchange after
     exchange, then `begin` of every one; training, to which every batch adds `loss`; `upload` of every one; at the server, each
-    payload is checked against `declare`, and `aggregate` gets those that keep to it. What an exchange does not need, it leaves
-    as it is here.
+    payload is checked against `declare`, those that keep to it are merged as `merge` and `group` say, and `update` gets the result.
+    What an exchange does not need, it leaves as it is here.
 
-    The `memory` of a client's context lasts between rounds and is saved, its `scratch` is empty at the start of each turn.
-    Methods keep nothing in `self`, and change no tensor of `state` or of a payload in place. They draw from the `generator` of
+    Methods at the client see a `ClientContext`: its own training data and the profiles of the others. Methods at the server see
+    profiles only. The `memory` of a client's context lasts between rounds and is saved, its `scratch` is empty at the start of each
+    turn. Methods keep nothing in `self`, and change no tensor of `state` or of a payload in place. They draw from the `generator` of
     their context alone; where initialisation or dropout draws for them, they are `isolated` by a seed of their own.
     """
 
-    @property
-    def continues(self) -> bool:
-        """Whether an upload goes on from what the server sent, so that what compression leaves out of it is still owed."""
-        return False
+    merge: ClassVar[Merge] = "each"
+    robust: ClassVar[bool] = False
+    """Whether `update` itself merges by the rule of the step (`ServerContext.aggregation`), though `merge` is not "mean"."""
+    public_at_server: ClassVar[bool] = False
+    """Whether the server works on the public inputs, as each member reads them."""
 
-    @property
-    def changes_model(self) -> bool:
-        """Whether `apply` changes the model itself, so that what came of the last uploads is worth sending in the end."""
-        return False
-
-    @property
-    def keeps_place(self) -> bool:
-        """Whether a parameter of the client stands for the same thing in every round, so that its moments can be kept."""
-        return True
-
-    @property
-    def sends_changes(self) -> bool:
-        """Whether an upload is a change already, and not something of which a change can be taken."""
-        return False
-
-    @property
-    def counts_classes(self) -> bool:
-        """Whether its uploads say how many examples of each class a client has: the report tells it."""
-        return False
-
-    @property
-    def reads_public(self) -> bool:
-        """Whether it looks at public inputs: the report says which they are."""
-        return False
-
-    def extend(self, client: Client, model: nn.Module, members: Sequence[Client]) -> None:
+    def extend(self, profile: Profile, model: nn.Module, members: Sequence[Profile]) -> None:
         """Add to a freshly built model what the exchange needs there (a companion, a projector), as submodules.
 
         Called, in the order of the composition, each time that a model of the client is built, and must add the same modules
@@ -75,27 +58,24 @@ class Exchange(ABC):
         """
         return
 
-    def missing(self, client: Client) -> str | None:
-        """What `client` lacks to take part, in words; None if it can. Unless written anew, all can that learn by gradients."""
-        return without_gradients(client)
+    def missing(self, profile: Profile) -> str | None:
+        """What a client lacks to take part, in words; None if it can. Unless written anew, all can that learn by gradients."""
+        return without_gradients(profile)
 
-    def lonely(self, clients: Sequence[Client]) -> Mapping[str, str]:
-        """Those of these clients who would share with nobody but themselves, by name, and why: they send nothing.
-
-        Unless written anew, that is whoever is there by itself.
-        """
-        return lonely(clients)
-
-    def check(self, clients: Sequence[Client]) -> None:
+    def check(self, profiles: Sequence[Profile]) -> None:
         """Raise `PlanError` where these clients, each able by itself, do not fit together."""
         return
 
-    def start(self, server: ServerContext) -> Tensors:
+    def group(self, profile: Profile) -> str:
+        """Who is merged with whom: those of whom this is the same. Unless written anew, everybody."""
+        return EVERYBODY
+
+    def init(self, server: ServerContext) -> Tensors:
         """The server's state before the first round."""
         return {}
 
-    def broadcast(self, server: ServerContext, state: Tensors, client: Client) -> Payload | None:
-        """What goes to `client` at the start of a round; None for nothing.
+    def broadcast(self, server: ServerContext, state: Tensors, profile: Profile) -> Payload | None:
+        """What goes to a client at the start of a round; None for nothing.
 
         The payload may hold the state's own tensors: it is serialised at once.
         """
@@ -109,18 +89,28 @@ class Exchange(ABC):
         """Just before local training, when every exchange has taken in what arrived."""
         return
 
-    def loss(self, context: ClientContext, batch: Batch, output: Output) -> Tensor | None:
-        """An extra term of the local loss, a scalar; None for none."""
+    def draw(self, context: ClientContext, batch: Batch) -> Tensors:
+        """What chance gives to the loss of a batch, which finds it in `batch.drawn`: a loss itself draws nothing."""
+        return {}
+
+    def loss(
+        self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output
+    ) -> Tensor | None:
+        """An extra term of the local loss, a scalar; None for none.
+
+        It is a function of `parameters`, the model's parameters and buffers by name, and of what is in the context's memory and
+        scratch: whoever trains several clients at once calls it with tensors that are not those of the live module.
+        """
         return None
 
     @abstractmethod
-    def declare(self, client: Client) -> Declaration:
-        """What every upload of `client` will look like."""
+    def declare(self, profile: Profile) -> Declaration:
+        """What every upload of a client will look like, and what it tells."""
 
     @abstractmethod
     def upload(self, context: ClientContext) -> Payload | None:
         """What goes to the server after local training; None for nothing this time."""
 
     @abstractmethod
-    def aggregate(self, server: ServerContext, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
-        """The server's next state from the uploads that were accepted, by client name in sorted order."""
+    def update(self, server: ServerContext, state: Tensors, merged: Mapping[str, Merged]) -> Tensors:
+        """The server's next state from what the uploads came to, by group; a group that sent nothing is not in it."""

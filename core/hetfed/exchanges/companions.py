@@ -8,7 +8,7 @@ personal.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -17,13 +17,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from hetfed.client import Client, Tensors
+from hetfed.aggregation import Merged
+from hetfed.client import Tensors
 from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch
 from hetfed.exchanges.base import Exchange, without_gradients
 from hetfed.model import Output
-from hetfed.parts import COMPANION, HEAD, INNER_HEAD, write_tensors
+from hetfed.parts import COMPANION, HEAD, INNER_HEAD, below, write_tensors
 from hetfed.payload import Declaration, Payload
+from hetfed.profile import Profile
 from hetfed.tasks import WithFurther
 
 NO_COMMON_MODEL = "there is no small common model for it"
@@ -33,11 +35,7 @@ NO_COMMON_MODEL = "there is no small common model for it"
 class Companion(Exchange):
     """What all companions have in common: nothing of them travels by itself."""
 
-    def lonely(self, clients: Sequence[Client]) -> Mapping[str, str]:
-        """Nobody: a companion is of use to a client by itself."""
-        return {}
-
-    def declare(self, client: Client) -> Declaration:
+    def declare(self, profile: Profile) -> Declaration:
         """Nothing."""
         return Declaration({})
 
@@ -45,7 +43,7 @@ class Companion(Exchange):
         """Nothing."""
         return None
 
-    def aggregate(self, server: ServerContext, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
+    def update(self, server: ServerContext, state: Tensors, merged: Mapping[str, Merged]) -> Tensors:
         """Nothing arrives."""
         return state
 
@@ -71,31 +69,32 @@ class MutualLearning(Companion):
     adaptive: bool = False
     hint: NonNegativeFloat = 0.0
 
-    def missing(self, client: Client) -> str | None:
+    def missing(self, profile: Profile) -> str | None:
         """A client needs gradients, a common model beside its own, and features for the hint."""
-        if reason := without_gradients(client):
+        if reason := without_gradients(profile):
             return reason
-        if client.common is None:
+        if profile.common_fn is None:
             return NO_COMMON_MODEL
-        return "its model gives no features" if self.hint and client.probe.features is None else None
+        return "its model gives no features" if self.hint and profile.probe.features is None else None
 
-    def extend(self, client: Client, model: nn.Module, members: Sequence[Client]) -> None:
+    def extend(self, profile: Profile, model: nn.Module, members: Sequence[Profile]) -> None:
         """Add the common model, and the projector of the hint."""
-        companion = _common(client)
+        companion = _common(profile)
         # Under a path of its own, by which checkpoints and SharedParameters("companion") find it.
         model.add_module(COMPANION, companion)
         if self.hint:
-            theirs, own = _feature_size(client, companion), _feature_size(client, model)
+            theirs, own = _feature_size(profile, companion), _feature_size(profile, model)
             model.add_module("projector", nn.Linear(theirs, own, bias=False))
 
-    def loss(self, context: ClientContext, batch: Batch, output: Output) -> Tensor | None:
+    def loss(
+        self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output
+    ) -> Tensor | None:
         """The companion's loss, and what each learns from the other."""
-        task, companion = context.client.task, _companion(context)
-        other: Output = companion(batch.inputs)
+        task, other = context.task, _companions(context, parameters, batch)
         theirs = task.loss(other, batch)
         own_kl = task.distillation_loss(output.logits, other.logits, self.temperature)
         other_kl = task.distillation_loss(other.logits, output.logits, self.temperature)
-        distance = self._hint(context, output, other)
+        distance = self._hint(context, parameters, output, other)
         if self.adaptive:
             # The better both models are, the more they are worth listening to.
             mine = task.loss(output, batch)
@@ -107,10 +106,12 @@ class MutualLearning(Companion):
         total = (1 - self.alpha) / self.alpha * own_kl + (1 - self.beta) / self.beta * other_kl + self.hint * distance
         return total if theirs is None else total + theirs
 
-    def _hint(self, context: ClientContext, output: Output, other: Output) -> Tensor:
+    def _hint(
+        self, context: ClientContext, parameters: Mapping[str, Tensor], output: Output, other: Output
+    ) -> Tensor:
         if not self.hint or output.features is None or other.features is None:
             return torch.zeros(())
-        return F.mse_loss(context.model.get_submodule("projector")(other.features), output.features)
+        return F.mse_loss(cast("Tensor", context.call("projector", parameters, other.features)), output.features)
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -130,23 +131,26 @@ class ProximalCopy(Companion):
     weight: NonNegativeFloat = 0.1
     anchor: Literal["received", "current"] = "received"
 
-    def extend(self, client: Client, model: nn.Module, members: Sequence[Client]) -> None:
+    def extend(self, profile: Profile, model: nn.Module, members: Sequence[Profile]) -> None:
         """Add a model of the client's own architecture."""
-        model.add_module(COMPANION, client.blueprint(client.data.facts))
+        model.add_module(COMPANION, profile.model_fn(profile.spec))
 
     def begin(self, context: ClientContext) -> None:
         """The own model starts as the copy does; and the copy, as it is now, is what pulls in this turn."""
         _start_as_companion(context)
         context.scratch["anchor"] = {name: p.detach().clone() for name, p in _companion(context).named_parameters()}
 
-    def loss(self, context: ClientContext, batch: Batch, output: Output) -> Tensor | None:
+    def loss(
+        self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output
+    ) -> Tensor | None:
         """The pull, and the copy's own loss where it has one."""
-        own, anchor = dict(context.model.named_parameters()), context.scratch["anchor"]
-        if self.anchor == "current":
-            return self.weight / 2 * _squared_distance(own, dict(_companion(context).named_parameters()))
+        anchor = context.scratch["anchor"]
         assert isinstance(anchor, dict)
-        pull = self.weight / 2 * _squared_distance(own, anchor)
-        theirs = context.client.task.loss(_companion(context)(batch.inputs), batch)
+        if self.anchor == "current":
+            copy = below(COMPANION, parameters)
+            return self.weight / 2 * _squared_distance(parameters, {name: copy[name] for name in anchor})
+        pull = self.weight / 2 * _squared_distance(parameters, anchor)
+        theirs = context.task.loss(_companions(context, parameters, batch), batch)
         return pull if theirs is None else pull + theirs
 
 
@@ -164,12 +168,12 @@ class MixedModels(Companion):
     mixture: float = Field(default=0.5, ge=0, le=1)
     adaptive: bool = True
 
-    def extend(self, client: Client, model: nn.Module, members: Sequence[Client]) -> None:
+    def extend(self, profile: Profile, model: nn.Module, members: Sequence[Profile]) -> None:
         """Add the copy and the mixture; from now on the model predicts with the mixture."""
-        copy = client.blueprint(client.data.facts)
-        # Taken before the copy is added, so that they are the model's own alone. They stay right: states are loaded by copying
-        # into these same tensors.
-        own, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+        copy = profile.model_fn(profile.spec)
+        # Taken before the copy is added, so that they are the model's own alone. By name and not the tensors themselves: in
+        # a functional call, others stand in their place.
+        own, buffers = [name for name, _ in model.named_parameters()], [name for name, _ in model.named_buffers()]
         model.add_module(COMPANION, copy)
         share = torch.tensor(self.mixture)
         if self.adaptive:
@@ -178,14 +182,17 @@ class MixedModels(Companion):
             model.register_buffer("mixture", share)
 
         def forward(inputs: Mapping[str, Tensor]) -> Output:
-            theirs, share = dict(copy.named_parameters()), getattr(model, "mixture")  # noqa: B009
+            held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+            share = held["mixture"]
             with torch.no_grad():
-                # Not a clamp of the share in use, outside of which it would learn nothing and never come back.
-                share.clamp_(0, 1)
+                # In place, and not a clamp of the share in use, outside of which it would learn nothing and never come back.
+                share.copy_(share.clamp(0, 1))
             # The copy is detached: it learns from its own loss only.
-            mixed: Tensors = {name: share * p + (1 - share) * theirs[name].detach() for name, p in own.items()}
+            mixed: Tensors = {
+                name: share * held[name] + (1 - share) * held[f"{COMPANION}.{name}"].detach() for name in own
+            }
             # The copy's modules with the own buffers: running statistics must be those of the model that predicts.
-            output: Output = functional_call(copy, {**mixed, **buffers}, (inputs,))
+            output: Output = functional_call(copy, {**mixed, **{name: held[name] for name in buffers}}, (inputs,))
             return output
 
         _replace_forward(model, forward)
@@ -194,9 +201,11 @@ class MixedModels(Companion):
         """The own model starts as the copy does."""
         _start_as_companion(context)
 
-    def loss(self, context: ClientContext, batch: Batch, output: Output) -> Tensor | None:
+    def loss(
+        self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output
+    ) -> Tensor | None:
         """The copy's own loss."""
-        return context.client.task.loss(_companion(context)(batch.inputs), batch)
+        return context.task.loss(_companions(context, parameters, batch), batch)
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -214,24 +223,24 @@ class NestedFeatures(Companion):
     size: PositiveInt | None = None
     weight: PositiveFloat = 1.0
 
-    def missing(self, client: Client) -> str | None:
+    def missing(self, profile: Profile) -> str | None:
         """A client needs gradients, a common model, a linear head, and features of one vector per example of enough numbers."""
-        if reason := without_gradients(client):
+        if reason := without_gradients(profile):
             return reason
-        if client.common is None:
+        if profile.common_fn is None:
             return NO_COMMON_MODEL
-        features = client.probe.features
+        features = profile.probe.features
         if features is None or features.ndim != 2:
             return "its model gives no features of one vector per example"
-        if not isinstance(getattr(client.module, "head", None), nn.Linear):
+        if not isinstance(getattr(profile.module, "head", None), nn.Linear):
             return "its model has no linear head"
         return f"its features are fewer than {self.size}" if features.shape[1] < (self.size or 0) else None
 
-    def extend(self, client: Client, model: nn.Module, members: Sequence[Client]) -> None:
+    def extend(self, profile: Profile, model: nn.Module, members: Sequence[Profile]) -> None:
         """Add the common model, its head for the inner vector, and the projector."""
         companion, head = _common(client), model.get_submodule("head")
         assert isinstance(head, nn.Linear)  # `missing` saw to it
-        own, small = _feature_size(client, model), _feature_size(client, companion)
+        own, small = _feature_size(profile, model), _feature_size(profile, companion)
         size = self.size or max(own // 2, 1)
         companion.add_module(INNER_HEAD, nn.Linear(size, head.out_features))
         # The companion's own head answers nothing here, and must not travel for nothing.
@@ -250,9 +259,11 @@ class NestedFeatures(Companion):
 
         _replace_forward(model, forward)
 
-    def loss(self, context: ClientContext, batch: Batch, output: Output) -> Tensor | None:
+    def loss(
+        self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output
+    ) -> Tensor | None:
         """The loss of the inner prediction, which answers the main question and no further one."""
-        task = context.client.task
+        task = context.task
         main = task.main if isinstance(task, WithFurther) else task
         inner = main.loss(Output(output.further[COMPANION]), batch)
         return None if inner is None else self.weight * inner
@@ -269,9 +280,14 @@ def _companion(context: ClientContext) -> nn.Module:
     return context.model.get_submodule(COMPANION)
 
 
-def _common(client: Client) -> nn.Module:
-    assert client.common is not None  # `missing` saw to it
-    return client.common(client.data.facts)
+def _companions(context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch) -> Output:
+    """What the companion says of a batch."""
+    return cast("Output", context.call(COMPANION, parameters, batch.inputs))
+
+
+def _common(profile: Profile) -> nn.Module:
+    assert profile.common_fn is not None  # `missing` saw to it
+    return profile.common_fn(profile.spec)
 
 
 def _start_as_companion(context: ClientContext) -> None:
@@ -288,10 +304,10 @@ def _squared_distance(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) ->
 
 
 @torch.no_grad()
-def _feature_size(client: Client, model: nn.Module) -> int:
+def _feature_size(profile: Profile, model: nn.Module) -> int:
     """How long a feature vector of `model` is."""
     # In evaluation mode: one example is no batch to normalise, and building a model must draw nothing but its weights.
-    features = model.eval()(client.data.train.take(torch.arange(1)).inputs).features
+    features = model.eval()(profile.blank(1).inputs).features
     model.train()
     assert features is not None
     return int(features.shape[-1])

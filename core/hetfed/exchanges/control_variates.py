@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from hetfed.client import Client, Tensors
+from hetfed.aggregation import Merged
+from hetfed.client import Tensors
 from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch
-from hetfed.exchanges.base import Exchange, without_gradients
-from hetfed.exchanges.groups import (
-    Among,
-    check_question,
-    check_same,
-    everybody,
-    group_of_client,
-    grouped,
-    lonely,
-    of_group,
-    question_of,
-    within,
-)
+from hetfed.exchanges.base import EVERYBODY, Exchange, Merge, without_gradients
+from hetfed.exchanges.groups import Among, check_question, check_same, declared_part, of_group, within
 from hetfed.model import Output
-from hetfed.parts import WHOLE, answers, part_names, read_tensors, without_part
+from hetfed.parts import WHOLE, read_tensors
 from hetfed.payload import Declaration, Payload
+from hetfed.profile import Profile
+from hetfed.training import Training
 
 COUNTED = "counted in round"
 """The name under which it travels when the server last counted a change of the client's."""
@@ -50,41 +43,39 @@ class ControlVariates(Exchange):
         among: as in `SharedParameters`.
     """
 
+    merge: ClassVar[Merge] = "sum"
+
     part: str = WHOLE
     exclude: tuple[str, ...] = ()
     among: Among = "all"
 
-    @property
-    def sends_changes(self) -> bool:
-        """Of the client's own variate."""
-        return True
-
-    def missing(self, client: Client) -> str | None:
+    def missing(self, profile: Profile) -> str | None:
         """A client needs parameters under the path."""
-        return without_gradients(client) or (None if self._names(client) else without_part(client.module, self.part))
+        return without_gradients(profile) or (None if self._names(profile) else profile.signature.without(self.part))
 
-    def lonely(self, clients: Sequence[Client]) -> Mapping[str, str]:
-        """Who is the only one of its group."""
-        return lonely(clients, self._group if self.among == "same-shape" else everybody, self._question)
-
-    def check(self, clients: Sequence[Client]) -> None:
+    def check(self, profiles: Sequence[Profile]) -> None:
         """Unless groups are formed, all hold the same, for the same question."""
         if self.among == "all":
-            check_same(clients, {client.name: self.declare(client) for client in clients}, "control variates")
-            check_question([client for client in clients if answers(client.module, self._names(client))], "a head's gradients")
+            declared = {profile.name: self.declare(profile) for profile in profiles}
+            check_same(profiles, declared, "control variates")
+            check_question([profile for profile in profiles if declared[profile.name].question], "a head's gradients")
 
-    def start(self, server: ServerContext) -> Tensors:
+    def group(self, profile: Profile) -> str:
+        """Those whose tensors agree, where groups are formed."""
+        return self.declare(profile).group if self.among == "same-shape" else EVERYBODY
+
+    def init(self, server: ServerContext) -> Tensors:
         """Zeros."""
         return {
-            f"{self._group(client)}/{name}": torch.zeros(shape)
-            for client in server.members.values()
-            for name, shape in self.declare(client).shapes.items()
+            f"{server.groups[profile.name]}/{name}": torch.zeros(shape)
+            for profile in server.members.values()
+            for name, shape in self.declare(profile).shapes.items()
         }
 
-    def broadcast(self, server: ServerContext, state: Tensors, client: Client) -> Payload | None:
+    def broadcast(self, server: ServerContext, state: Tensors, profile: Profile) -> Payload | None:
         """The usual gradient of the client's group, and in which round the server last counted a change of the client's own."""
-        counted = state.get(_counted(client.name), torch.tensor([0]))
-        return Payload({**of_group(self._group(client), state), COUNTED: counted})
+        counted = state.get(_counted(profile.name), torch.tensor([0]))
+        return Payload({**of_group(server.groups[profile.name], state), COUNTED: counted})
 
     def apply(self, context: ClientContext, payload: Payload) -> None:
         """Remember it, until the next one; and that the last change has arrived, if it has."""
@@ -97,23 +88,23 @@ class ControlVariates(Exchange):
         """Remember the point from which local training starts, or measure the gradient there."""
         # After every exchange has applied what arrived: this is the model from which training starts, the server's mean
         # included.
-        names = self._names(context.client)
+        names = self._names(context.profile)
         context.scratch["start"] = read_tensors(context.model, names)
-        if context.work.in_part or not _plain_sgd(context.client):
+        if context.work.in_part or not _plain_sgd(context.profile.training):
             context.scratch["gradient"] = _full_gradient(context, names)
 
-    def loss(self, context: ClientContext, batch: Batch, output: Output) -> Tensor | None:
+    def loss(
+        self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output
+    ) -> Tensor | None:
         """A linear term whose gradient is c - c_i."""
         everybody, own = of_group("everybody", context.memory), of_group("own", context.memory)
         if not everybody:
             return None
-        parameters = dict(context.model.named_parameters())
         return torch.stack([((c - own[n] if n in own else c) * parameters[n]).sum() for n, c in everybody.items()]).sum()
 
-    def declare(self, client: Client) -> Declaration:
+    def declare(self, profile: Profile) -> Declaration:
         """One tensor for each corrected parameter."""
-        parameters = dict(client.module.named_parameters())
-        return Declaration.of({name: parameters[name].detach() for name in self._names(client)})
+        return declared_part(profile, self._names(profile), weight=1.0, relative="change", lasting=False)
 
     def upload(self, context: ClientContext) -> Payload | None:
         """The change of the client's own variate since the last one that the server has counted: an upload may be refused,
@@ -125,35 +116,28 @@ class ControlVariates(Exchange):
         own = {name: torch.zeros_like(c) for name, c in everybody.items()} | of_group("own", context.memory)
         new = context.scratch.get("gradient")
         if not isinstance(new, dict):
-            new, parameters = dict(own), dict(context.model.named_parameters())
+            new = dict(own)
             # Without a step there is nothing to estimate a gradient from, and c_i stays as it is.
             if context.work.steps:
                 distance = context.work.steps * context.work.lr
-                new = {n: own[n] - c + (start[n] - parameters[n].detach()) / distance for n, c in everybody.items()}
+                new = {n: own[n] - c + (start[n] - context.tensors[n].detach()) / distance for n, c in everybody.items()}
         context.memory.update({**within("own", new), SENT: torch.tensor([context.round])})
         counted = of_group("counted", context.memory)
         return Payload({name: new[name] - counted[name] if name in counted else new[name] for name in own})
 
-    def aggregate(self, server: ServerContext, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
+    def update(self, server: ServerContext, state: Tensors, merged: Mapping[str, Merged]) -> Tensors:
         """c moves by the sum of the changes over the number of all members, absent ones included."""
-        after = {**state, **{_counted(name): torch.tensor([server.round]) for name in uploads}}
-        for group, sent in grouped(uploads, lambda name: self._group(server.members[name])).items():
-            members = sum(self._group(client) == group for client in server.members.values())
+        after = dict(state)
+        for group, found in merged.items():
+            after |= {_counted(name): torch.tensor([server.round]) for name in found.names}
             # Not by the payloads' weights: the paper's c is the plain mean of all c_i, and that of an absent client has not
             # changed.
-            for name, before in of_group(group, state).items():
-                change = torch.stack([payload.tensors[name] for payload in sent.values()]).sum(dim=0)
-                after[f"{group}/{name}"] = before + change / members
+            before = of_group(group, state)
+            after |= within(group, {name: c + found.tensors[name] / found.size for name, c in before.items()})
         return after
 
-    def _group(self, client: Client) -> str:
-        return group_of_client(client, self.declare(client).shapes)
-
-    def _question(self, client: Client) -> str:
-        return question_of(client, self._names(client))
-
-    def _names(self, client: Client) -> list[str]:
-        return part_names(client.module, self.part, exclude=self.exclude, buffers=False)
+    def _names(self, profile: Profile) -> list[str]:
+        return profile.signature.names(self.part, exclude=self.exclude, buffers=False)
 
 
 def _counted(client: str) -> str:
@@ -161,8 +145,7 @@ def _counted(client: str) -> str:
     return f"{COUNTED} for {client}"
 
 
-def _plain_sgd(client: Client) -> bool:
-    training = client.training
+def _plain_sgd(training: Training) -> bool:
     # Each of these makes a step something else than the learning rate times the gradient, on which option II counts.
     changed = training.momentum or training.weight_decay or training.clip_norm
     return training.optimizer == "sgd" and not changed
@@ -170,16 +153,15 @@ def _plain_sgd(client: Client) -> bool:
 
 def _full_gradient(context: ClientContext, names: list[str]) -> Tensors:
     """The gradient of the task's loss over the client's training data at the present model."""
-    parameters = dict(context.model.named_parameters())
-    learning = [name for name in names if parameters[name].requires_grad]
-    totals, examples = {name: torch.zeros_like(parameters[name]) for name in names}, 0
+    learning = [name for name in names if context.tensors[name].requires_grad]
+    totals, examples = {name: torch.zeros_like(context.tensors[name]) for name in names}, 0
     # Without dropout, and with the running statistics as they are: the estimate neither draws nor moves anything.
     context.model.eval()
-    for batch in context.client.data.train.batches(context.client.training.batch_size):
-        loss = context.client.task.loss(context.model(batch.inputs), batch)
+    for batch in context.train.batches(context.profile.training.batch_size):
+        loss = context.task.loss(context.model(batch.inputs), batch)
         if loss is None or not learning:
             continue
-        found = torch.autograd.grad(loss, [parameters[name] for name in learning], allow_unused=True)
+        found = torch.autograd.grad(loss, [context.tensors[name] for name in learning], allow_unused=True)
         examples += len(batch)
         for name, gradient in zip(learning, found, strict=True):
             if gradient is not None:

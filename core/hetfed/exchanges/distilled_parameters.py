@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from pydantic import ConfigDict, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from hetfed.client import Client, Tensors
+from hetfed.aggregation import Merged
+from hetfed.client import Tensors
 from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch, Examples
 from hetfed.evaluation import predict
 from hetfed.exchanges.base import Exchange, without_gradients
-from hetfed.exchanges.groups import group_of, of_group, within
-from hetfed.exchanges.logit_distillation import LogitDistillation, public_of
+from hetfed.exchanges.groups import of_group, seed_of, within
+from hetfed.exchanges.logit_distillation import LogitDistillation
 from hetfed.exchanges.shared_parameters import SharedParameters
-from hetfed.parts import copy_of, local_parts, read_tensors, write_tensors
+from hetfed.parts import copy_of, read_tensors, write_tensors
 from hetfed.payload import Declaration, Payload
+from hetfed.profile import Profile
 from hetfed.seeding import isolated
-from hetfed.training import descend, set_training_mode, shuffled
+from hetfed.training import set_training_mode, shuffled, train_steps
 
 SHARED = SharedParameters(among="same-shape")
 
@@ -29,8 +33,9 @@ SHARED = SharedParameters(among="same-shape")
 class DistilledParameters(Exchange):
     """The mean model of each group of equal architectures learns from the ensemble of all models (FedDF, Lin et al. 2020).
 
-    The ensemble's mean logits on the public inputs are the lesson; no label is read. A fifth of the public inputs is held back:
-    distillation stops when the distance there has not fallen for `patience` passes, and the best pass is kept.
+    The ensemble's mean logits on the public inputs are the distillation targets; no label is read. A fifth of the public inputs is
+    held back: distillation stops when the distance there has not fallen for `patience` passes, and the best pass is kept. The server
+    works on the public inputs as each client reads them, that is scaled as the client scales its own.
 
     Args:
         temperature: softens both sides (classification).
@@ -40,87 +45,86 @@ class DistilledParameters(Exchange):
         batch_size: of those passes.
     """
 
+    robust: ClassVar[bool] = True
+    public_at_server: ClassVar[bool] = True
+
     temperature: PositiveFloat = 1.0
     epochs: PositiveInt = 20
     patience: PositiveInt = 3
     lr: PositiveFloat = 1e-3
     batch_size: PositiveInt = 64
 
-    @property
-    def reads_public(self) -> bool:
-        """Those of `[public]`."""
-        return True
-
-    @property
-    def continues(self) -> bool:
-        """As in `SharedParameters`."""
-        return True
-
-    @property
-    def changes_model(self) -> bool:
-        """What arrives is part of the model."""
-        return True
-
-    def missing(self, client: Client) -> str | None:
+    def missing(self, profile: Profile) -> str | None:
         """A client needs public inputs, and a model that learns by gradients and of which nothing must stay at home."""
-        if local_parts(client.module):
+        if profile.signature.local:
             return "parts of its model mean nothing at the server"
-        return without_gradients(client) or LogitDistillation().missing(client)
+        if profile.scaled:
+            return "its answers are scaled by its own data, which the server does not know"
+        return without_gradients(profile) or LogitDistillation().missing(profile)
 
-    def check(self, clients: Sequence[Client]) -> None:
+    def check(self, profiles: Sequence[Profile]) -> None:
         """All must answer with logits of the same shape."""
-        LogitDistillation().check(clients)
+        LogitDistillation().check(profiles)
 
-    def start(self, server: ServerContext) -> Tensors:
-        """As in `SharedParameters`."""
-        return SHARED.start(server)
+    def group(self, profile: Profile) -> str:
+        """Those whose models agree."""
+        return SHARED.group(profile)
 
-    def broadcast(self, server: ServerContext, state: Tensors, client: Client) -> Payload | None:
+    def init(self, server: ServerContext) -> Tensors:
         """As in `SharedParameters`."""
-        return SHARED.broadcast(server, state, client)
+        return SHARED.init(server)
+
+    def broadcast(self, server: ServerContext, state: Tensors, profile: Profile) -> Payload | None:
+        """As in `SharedParameters`."""
+        return SHARED.broadcast(server, state, profile)
 
     def apply(self, context: ClientContext, payload: Payload) -> None:
         """As in `SharedParameters`."""
         SHARED.apply(context, payload)
 
-    def declare(self, client: Client) -> Declaration:
+    def declare(self, profile: Profile) -> Declaration:
         """As in `SharedParameters`."""
-        return SHARED.declare(client)
+        return replace(SHARED.declare(profile), reveals=("the public inputs as it reads them",))
 
     def upload(self, context: ClientContext) -> Payload | None:
         """As in `SharedParameters`."""
         return SHARED.upload(context)
 
-    def aggregate(self, server: ServerContext, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
+    def update(self, server: ServerContext, state: Tensors, merged: Mapping[str, Merged]) -> Tensors:
         """Average within each group, then distil the ensemble into each mean."""
-        after = SHARED.aggregate(server, state, uploads)
-        clients = {name: server.members[name] for name in uploads}
+        means = {
+            group: replace(found, tensors=server.aggregation(list(found.uploads.values()))) for group, found in merged.items()
+        }
+        after = SHARED.update(server, state, means)
+        sent = {name: upload for found in merged.values() for name, upload in found.uploads.items()}
         # The ensemble is of the uploaded models themselves and not of the groups' means, as in the paper.
-        said = [predict(_model(client, uploads[name].tensors), public_of(client)).logits for name, client in clients.items()]
-        lesson = torch.stack(said).mean(dim=0)
-        for group, sent in SHARED.grouped(server, uploads).items():
-            client = clients[next(iter(sent))]
-            student = _model(client, of_group(group, after))
+        said = [
+            predict(_model(server.members[name], sent[name].tensors), server.public[name]).logits for name in sorted(sent)
+        ]
+        target = torch.stack(said).mean(dim=0)
+        for group, found in merged.items():
+            profile = server.members[found.names[0]]
+            student = _model(profile, of_group(group, after))
             # Seeded by shapes: dropout in the student must not depend on which client of the group comes first.
-            with isolated(server.seed, "server", server.round, group_of(self.declare(client).shapes)):
-                self._distil(server, student, client, lesson)
+            with isolated(server.seed, "server", server.round, seed_of(self.declare(profile).shapes)):
+                self._distil(server, student, profile, target)
             # Under the names that travel, since the student has others too, such as the step counts of normalisation.
             after |= within(group, read_tensors(student, list(of_group(group, after))))
         return after
 
-    def _distil(self, server: ServerContext, student: nn.Module, client: Client, lesson: Tensor) -> None:
-        """Train `student` towards `lesson` (public inputs, ...), and leave it as it was after its best pass."""
-        public = public_of(client)
-        lessons = Examples(public.inputs, lesson, public.ids)
+    def _distil(self, server: ServerContext, student: nn.Module, profile: Profile, target: Tensor) -> None:
+        """Train `student` towards `target` (public inputs, ...), and leave it as it was after its best pass."""
+        public, task = server.public[profile.name], profile.task
+        taught = Examples(public.inputs, target, public.ids)
         # The same order for every group: all are stopped by the same inputs that were held back.
-        order = torch.randperm(len(lessons), generator=server.generator("held back"))
-        held, train = lessons.take(order[: max(len(order) // 5, 1)]), lessons.take(order[max(len(order) // 5, 1) :])
+        order = torch.randperm(len(taught), generator=server.generator("held back"))
+        held, train = taught.take(order[: max(len(order) // 5, 1)]), taught.take(order[max(len(order) // 5, 1) :])
 
         def distance(batch: Batch) -> Tensor:
-            return client.task.distillation_loss(student(batch.inputs).logits, batch.target, self.temperature)
+            return task.distillation_loss(student(batch.inputs).logits, batch.target, self.temperature)
 
         def held_distance() -> float:
-            return float(client.task.distillation_loss(predict(student, held).logits, held.target, self.temperature))
+            return float(task.distillation_loss(predict(student, held).logits, held.target, self.temperature))
 
         optimizer = torch.optim.Adam(student.parameters(), lr=self.lr)
         # The mean itself is the first candidate: distillation that only makes it worse is undone.
@@ -129,7 +133,7 @@ class DistilledParameters(Exchange):
             if waited >= self.patience or len(train) < 2:
                 break
             set_training_mode(student, min(len(train), self.batch_size))
-            descend(optimizer, shuffled(train, self.batch_size, server.generator("distil", epoch), None), distance)
+            train_steps(optimizer, shuffled(train, self.batch_size, server.generator("distil", epoch), None), distance)
             found = held_distance()
             waited = waited + 1
             if found < best:
@@ -137,8 +141,8 @@ class DistilledParameters(Exchange):
         student.load_state_dict(tensors)
 
 
-def _model(client: Client, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """A model of the client's kind with these parameters."""
-    model = client.new_model("shape only")
+def _model(profile: Profile, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """A model of the client's architecture with these parameters."""
+    model = profile.new_model("shape only")
     write_tensors(model, tensors)
     return model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from pydantic import ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -10,14 +11,17 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hetfed.client import Client, Tensors
+from hetfed.aggregation import Merged
+from hetfed.client import Tensors
 from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch
-from hetfed.exchanges.base import Exchange
+from hetfed.exchanges.base import EVERYBODY, Exchange
+from hetfed.exchanges.groups import rule_of
 from hetfed.exchanges.prototypes import Prototypes, classes_and_features
 from hetfed.model import Output
-from hetfed.parts import HEAD, copy_of, part_names, read_tensors, without_part, write_tensors
-from hetfed.payload import Declaration, Payload
+from hetfed.parts import HEAD, copy_of, read_tensors, write_tensors
+from hetfed.payload import CLASS_COUNTS, Declaration, Payload, TensorRule
+from hetfed.profile import Profile
 from hetfed.seeding import isolated
 
 COUNTS = "class counts"
@@ -50,27 +54,23 @@ class FeatureGenerator(Exchange):
     batch_size: PositiveInt = 128
     diversity: NonNegativeFloat = 1.0
 
-    @property
-    def counts_classes(self) -> bool:
-        """Beside the head."""
-        return True
-
-    def missing(self, client: Client) -> str | None:
+    def missing(self, profile: Profile) -> str | None:
         """A client needs classes, features and a head."""
-        return Prototypes().missing(client) or (None if part_names(client.module, HEAD) else without_part(client.module, HEAD))
+        signature = profile.signature
+        return Prototypes().missing(profile) or (None if signature.names(HEAD) else signature.without(HEAD))
 
-    def check(self, clients: Sequence[Client]) -> None:
+    def check(self, profiles: Sequence[Profile]) -> None:
         """All must agree on the classes and the feature size."""
-        Prototypes().check(clients)
+        Prototypes().check(profiles)
 
-    def start(self, server: ServerContext) -> Tensors:
+    def init(self, server: ServerContext) -> Tensors:
         """A fresh generator, and that no class has been seen."""
         classes, size = classes_and_features(next(iter(server.members.values())))
         with isolated(server.seed, "server", "generator"):
             net = _Generator(classes, self.noise, self.hidden, size)
         return {COUNTS: torch.zeros(classes), **net.state_dict()}
 
-    def broadcast(self, server: ServerContext, state: Tensors, client: Client) -> Payload | None:
+    def broadcast(self, server: ServerContext, state: Tensors, profile: Profile) -> Payload | None:
         """The generator and the classes there are, once it has learnt."""
         return Payload(state) if state[COUNTS].any() else None
 
@@ -78,10 +78,10 @@ class FeatureGenerator(Exchange):
         """Remember the generator for the loss."""
         context.memory.update(payload.tensors)
 
-    def loss(self, context: ClientContext, batch: Batch, output: Output) -> Tensor | None:
-        """The cross-entropy of the head on as many generated features as the batch has examples."""
+    def draw(self, context: ClientContext, batch: Batch) -> Tensors:
+        """As many generated features as the batch has examples, and their classes."""
         if not context.memory:
-            return None
+            return {}
         # Built once a turn, at whose start scratch is empty.
         if "generator" not in context.scratch:
             context.scratch.update(generator=self._net(context.memory), chance=context.generator("generated features"))
@@ -90,29 +90,39 @@ class FeatureGenerator(Exchange):
         classes = torch.multinomial(context.memory[COUNTS], len(batch), replacement=True, generator=chance)
         # Only the head learns from what is generated.
         with torch.no_grad():
-            features = net(classes, torch.randn(len(classes), self.noise, generator=chance))
-        return self.weight * F.cross_entropy(context.model.get_submodule(HEAD)(features), classes)
+            return {"features": net(classes, torch.randn(len(classes), self.noise, generator=chance)), "classes": classes}
 
-    def declare(self, client: Client) -> Declaration:
+    def loss(
+        self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output
+    ) -> Tensor | None:
+        """The cross-entropy of the head on the generated features."""
+        if not batch.drawn:
+            return None
+        said = cast("Tensor", context.call(HEAD, parameters, batch.drawn["features"]))
+        return self.weight * F.cross_entropy(said, batch.drawn["classes"])
+
+    def declare(self, profile: Profile) -> Declaration:
         """The head's tensors, and one count per class."""
-        state, names = client.module.state_dict(), part_names(client.module, HEAD)
-        shapes = {name: tuple(state[name].shape) for name in names}
-        return Declaration({COUNTS: (client.task.class_count,), **shapes}, {name: state[name].dtype for name in names})
+        tensors = profile.signature.tensors
+        head = {name: rule_of(name, tensors[name]) for name in profile.signature.names(HEAD)}
+        counts = TensorRule((profile.task.class_count,), low=0, high=profile.examples, whole=True)
+        weight, question = float(profile.examples), profile.task.question
+        return Declaration({COUNTS: counts, **head}, weight, reveals=(CLASS_COUNTS,), question=question)
 
     def upload(self, context: ClientContext) -> Payload | None:
         """The trained head, and how many examples of each class trained it."""
-        train = context.client.data.train
-        classes = context.client.task.classes(train.whole())
+        train, task = context.train, context.task
+        classes = task.classes(train.whole())
         assert classes is not None
-        counts = torch.bincount(classes[classes >= 0], minlength=context.client.task.class_count).float()
-        head = read_tensors(context.model, part_names(context.model, HEAD))
+        counts = torch.bincount(classes[classes >= 0], minlength=task.class_count).float()
+        head = read_tensors(context.model, context.profile.signature.names(HEAD))
         return Payload({COUNTS: counts, **head}, weight=len(train))
 
-    def aggregate(self, server: ServerContext, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
+    def update(self, server: ServerContext, state: Tensors, merged: Mapping[str, Merged]) -> Tensors:
         """Train the generator against the heads that arrived."""
-        # Clamped: a negative count, which only a faulty client sends, would make multinomial raise for everybody. And of this
-        # round only: the generator is asked for classes whose heads have just been heard.
-        counts = torch.stack([payload.tensors[COUNTS].clamp(min=0) for payload in uploads.values()])
+        uploads = merged[EVERYBODY].uploads
+        # Of this round only: the generator is asked for classes whose heads have just been heard.
+        counts = torch.stack([payload.tensors[COUNTS] for payload in uploads.values()])
         total = counts.sum(dim=0)
         if not total.any():
             return state
@@ -161,8 +171,8 @@ def _sameness(features: Tensor, noise: Tensor) -> Tensor:
     return torch.exp(-(apart * noise_apart).mean())
 
 
-def _head_of(client: Client, payload: Payload) -> nn.Module:
+def _head_of(profile: Profile, payload: Payload) -> nn.Module:
     """The head that a client sent, not to be trained."""
-    head = client.new_model("shape only").get_submodule(HEAD).eval()
+    head = profile.new_model("shape only").get_submodule(HEAD).eval()
     write_tensors(head, {n.removeprefix(f"{HEAD}."): t for n, t in payload.tensors.items() if n != COUNTS})
     return head.requires_grad_(False)

@@ -1,67 +1,76 @@
-"""Clients whose tensors agree in name, shape and what they answer form a group: only within one can they be averaged."""
+"""Clients whose tensors agree in name, shape, columns and what they answer form a group: only within one can they be averaged."""
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import Literal
 
-from hetfed.client import Client, Tensors
+from torch import Tensor
+
+from hetfed.client import Tensors
 from hetfed.errors import PlanError
-from hetfed.parts import answers
-from hetfed.payload import Declaration, Payload
+from hetfed.exchanges.base import EVERYBODY, Exchange
+from hetfed.parts import HEAD, TensorSpec, inside
+from hetfed.payload import Declaration, Relative, TensorRule, short_name
+from hetfed.profile import Profile
 
 Among = Literal["all", "same-shape"]
 """Whether all clients must agree, or each group of those that do averages by itself."""
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def group_of(shapes: Shapes, question: str = "") -> str:
-    """A short name for all who hold tensors of these names and shapes that answer this question, if they answer any."""
-    # Twelve hexadecimal digits tell groups apart, and keep the names short under which a state holds its tensors.
-    return hashlib.sha256((repr(sorted(shapes.items())) + question).encode()).hexdigest()[:12]
+def declared_part(
+    profile: Profile, names: Collection[str], *, weight: float | None, relative: Relative, lasting: bool
+) -> Declaration:
+    """The declaration of the tensors of these names of a client's model."""
+    signature = profile.signature
+    rules = {name: rule_of(name, signature.tensors[name]) for name in names}
+    question = profile.task.question if signature.answers(names) else ""
+    return Declaration(rules, weight, relative, lasting, question=question, columns=columns_under(profile, names))
 
 
-def group_of_client(client: Client, shapes: Shapes) -> str:
-    """The group of a client that shares tensors of these names and shapes."""
-    return group_of(shapes, question_of(client, shapes))
+def rule_of(name: str, spec: TensorSpec) -> TensorRule:
+    """What a tensor of a model must be."""
+    # The running statistics of normalisation are called so by torch: there is no other sign of a variance.
+    return TensorRule(spec.shape, spec.dtype, low=0.0 if name.endswith("running_var") else -float("inf"))
 
 
-def question_of(client: Client, names: Collection[str]) -> str:
-    """What the client's tensors of these names answer; empty where no head is among them."""
-    return client.task.question if answers(client.module, names) else ""
+def columns_under(profile: Profile, names: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """The columns by name that tensors stand on, by input: those of every input, unless the model says what reads which."""
+    if all(inside(name, HEAD) for name in names):
+        return {}
+    signature = profile.signature
+    read = signature.inputs_under(names) if signature.reads else set(profile.columns)
+    return {name: columns for name, columns in profile.columns.items() if name in read}
 
 
-def grouped(uploads: Mapping[str, Payload], group: Callable[[str], str]) -> dict[str, dict[str, Payload]]:
-    """Uploads by client name, by the group that `group` says the client belongs to."""
-    groups: dict[str, dict[str, Payload]] = defaultdict(dict)
-    for name, payload in uploads.items():
-        groups[group(name)][name] = payload
-    return groups
+def seed_of(shapes: Shapes) -> str:
+    """The same text for all who hold tensors of these names and shapes: it seeds their common start."""
+    return short_name(repr(sorted(shapes.items())))
 
 
-def everybody(client: Client) -> str:
-    """The group of all."""
-    return ""
+def lonely(exchange: Exchange, profiles: Sequence[Profile]) -> dict[str, str]:
+    """Those who would share with nobody but themselves, and what they lack: they send nothing.
+
+    An exchange by which nobody sends anything is of use to a client by itself.
+    """
+    declared = {profile.name: exchange.declare(profile) for profile in profiles}
+    if not any(declaration.tensors for declaration in declared.values()):
+        return {}
+    groups = {profile.name: exchange.group(profile) for profile in profiles}
+    sizes = Counter(groups.values())
+    return {name: _reason(group, declared[name]) for name, group in groups.items() if sizes[group] == 1}
 
 
-def lonely(
-    clients: Sequence[Client], group: Callable[[Client], str] = everybody, question: Callable[[Client], str] = everybody
-) -> dict[str, str]:
-    """Those who are the only one of their group, and what they lack: `question` is what a client's tensors answer, if any."""
-    sizes = Counter(map(group, clients))
-
-    def reason(client: Client) -> str:
-        if group is everybody:
-            return "nobody else can take part"
-        return f"nobody else has the same tensors there{', to answer the same question' if question(client) else ''}"
-
-    return {client.name: reason(client) for client in clients if sizes[group(client)] == 1}
+def _reason(group: str, declaration: Declaration) -> str:
+    if group == EVERYBODY:
+        return "nobody else can take part"
+    return f"nobody else has the same tensors there{', to answer the same question' if declaration.question else ''}"
 
 
-def within(group: str, tensors: Tensors) -> Tensors:
+def within(group: str, tensors: Mapping[str, Tensor]) -> Tensors:
     """The tensors under the names by which the server's state, or a client's memory, keeps them."""
     return {f"{group}/{name}": tensor for name, tensor in tensors.items()}
 
@@ -71,25 +80,26 @@ def of_group(group: str, state: Tensors) -> Tensors:
     return {key.removeprefix(f"{group}/"): tensor for key, tensor in state.items() if key.startswith(f"{group}/")}
 
 
-def check_same(clients: Sequence[Client], declared: Mapping[str, Declaration], what: str) -> None:
-    """Raise `PlanError` that names two clients whose declared tensors differ, and the first one that does."""
-    first = clients[0]
-    for client in clients[1:]:
-        difference = _difference(declared[first.name].shapes, declared[client.name].shapes)
+def check_same(profiles: Sequence[Profile], declared: Mapping[str, Declaration], what: str) -> None:
+    """Raise `PlanError` that names two clients whose declared tensors differ, and in what they do first."""
+    first = profiles[0]
+    for profile in profiles[1:]:
+        one, other = declared[first.name], declared[profile.name]
+        difference = _difference(one.shapes, other.shapes) or _other_columns(one, other)
         if difference:
             raise PlanError(
-                f"clients {first.name!r} and {client.name!r} cannot share {what}: {difference}",
+                f"clients {first.name!r} and {profile.name!r} cannot share {what}: {difference}",
                 remedy='Give them the same architecture there, share a smaller part, or set among = "same-shape".',
             )
 
 
-def check_question(clients: Sequence[Client], what: str) -> None:
+def check_question(profiles: Sequence[Profile], what: str) -> None:
     """Raise `PlanError` that names two clients who ask different questions, and what these are."""
-    for first, client in pairwise(clients):
-        one, other = first.task.question, client.task.question
+    for first, profile in pairwise(profiles):
+        one, other = first.task.question, profile.task.question
         if one != other:
             raise PlanError(
-                f"clients {first.name!r} and {client.name!r} cannot share {what}: they ask {one!r} and {other!r}",
+                f"clients {first.name!r} and {profile.name!r} cannot share {what}: they ask {one!r} and {other!r}",
                 remedy="Let those take part that ask the same, or share what answers nothing, such as all but the head.",
             )
 
@@ -98,4 +108,12 @@ def _difference(mine: Shapes, theirs: Shapes) -> str | None:
     for name in sorted(set(mine) | set(theirs)):
         if mine.get(name) != theirs.get(name):
             return f"tensor {name!r} is {mine.get(name, 'absent')} at the one and {theirs.get(name, 'absent')} at the other"
+    return None
+
+
+def _other_columns(mine: Declaration, theirs: Declaration) -> str | None:
+    for name in sorted(set(mine.columns) & set(theirs.columns)):
+        for place, (one, other) in enumerate(zip(mine.columns[name], theirs.columns[name], strict=False)):
+            if one != other:
+                return f"column {place + 1} of {name!r} is {one!r} at the one and {other!r} at the other"
     return None

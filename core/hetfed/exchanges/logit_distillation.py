@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import ConfigDict, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
+from torch import Tensor
 
-from hetfed.aggregation import Aggregation, Setting
-from hetfed.client import Client, Tensors
+from hetfed.aggregation import Merged
+from hetfed.client import Tensors
 from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch, Examples
 from hetfed.errors import PlanError
 from hetfed.evaluation import UNREADABLE, predict
-from hetfed.exchanges.base import Exchange
+from hetfed.exchanges.base import EVERYBODY, Exchange, Merge
 from hetfed.exchanges.groups import check_question
 from hetfed.learner import Learner
-from hetfed.payload import Declaration, Payload
-from hetfed.training import descend, set_training_mode, shuffled
+from hetfed.payload import Declaration, Payload, TensorRule
+from hetfed.profile import Profile, blank
+from hetfed.tasks import in_unit, scaled
+from hetfed.training import set_training_mode, shuffled, train_steps
+
+LOGITS = "logits"
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class LogitDistillation(Exchange):
-    """Every client predicts the public inputs; the mean of their logits is what each then digests (FedMD, Li and Wang 2019).
+    """Every client predicts the public inputs; the mean of their logits is what each then learns from (FedMD, Li and Wang 2019).
 
     The labels of the public set, if it has any, are never read. Raw logits travel, not probabilities: a mean of
-    probabilities loses how sure each client was.
+    probabilities loses how sure each client was. Answers that a client scales by its own data travel in their unit.
 
     Args:
         temperature: softens both sides (classification).
@@ -35,110 +40,94 @@ class LogitDistillation(Exchange):
         epochs: passes over the public inputs each time.
         batch_size: of those passes.
         mean: "equal", or "examples" to weigh a client by its number of training examples.
-        aggregation: how uploads are merged.
     """
+
+    merge: ClassVar[Merge] = "mean"
 
     temperature: PositiveFloat = 1.0
     weight: PositiveFloat = 1.0
     epochs: PositiveInt = 1
     batch_size: PositiveInt = 64
     mean: Literal["equal", "examples"] = "equal"
-    aggregation: Setting = Aggregation()
 
-    @property
-    def reads_public(self) -> bool:
-        """Those of `[public]`."""
-        return True
-
-    @property
-    def changes_model(self) -> bool:
-        """What arrives is learnt at once."""
-        return True
-
-    def missing(self, client: Client) -> str | None:
+    def missing(self, profile: Profile) -> str | None:
         """A client needs public inputs that its model can read."""
-        if client.public is None or not len(client.public):
-            return f"it {client.unread}" if client.unread else "it holds no public inputs"
+        public = profile.public
+        if not public.count:
+            return f"it {public.unread}" if public.unread else "it holds no public inputs"
         try:
             # A model fails in its own way on inputs that are not its own: whatever it raises is the reason why it cannot take
             # part.
-            predict(client.module, client.public.take(torch.arange(1)))
+            predict(profile.module, blank(public.inputs, 1))
         except UNREADABLE as error:
             return f"its model cannot read the public inputs: {error}"
         return None
 
-    def check(self, clients: Sequence[Client]) -> None:
+    def check(self, profiles: Sequence[Profile]) -> None:
         """All must answer the same question about the same public inputs, in the same order, with logits of the same shape."""
-        first = clients[0]
-        for client in clients[1:]:
-            if _shape(client) != _shape(first):
+        first = profiles[0]
+        for profile in profiles[1:]:
+            if _shape(profile) != _shape(first):
                 raise PlanError(
-                    f"clients {first.name!r} and {client.name!r} cannot distil logits: their predictions of the public inputs "
-                    f"are {_shape(first)} and {_shape(client)}",
+                    f"clients {first.name!r} and {profile.name!r} cannot distil logits: their predictions of the public inputs "
+                    f"are {_shape(first)} and {_shape(profile)}",
                     remedy="Give both the same public inputs and the same classes.",
                 )
-            if list(public_of(client).ids) != list(public_of(first).ids):
+            if profile.public.digest != first.public.digest:
                 raise PlanError(
-                    f"clients {first.name!r} and {client.name!r} cannot distil logits: their public inputs are not the same "
+                    f"clients {first.name!r} and {profile.name!r} cannot distil logits: their public inputs are not the same "
                     "examples in the same order",
                     remedy="Give both the same public inputs.",
                 )
-            if any((one != other).any() for one, other in zip(_scaling(client), _scaling(first), strict=True)):
-                raise PlanError(
-                    f"clients {first.name!r} and {client.name!r} cannot distil logits: the same number means another value, as "
-                    "each scales its answers by its own training targets",
-                    remedy="Give both tasks the same mean and scale.",
-                )
-        check_question(clients, "predictions")
+        check_question(profiles, "predictions")
 
-    def broadcast(self, server: ServerContext, state: Tensors, client: Client) -> Payload | None:
+    def broadcast(self, server: ServerContext, state: Tensors, profile: Profile) -> Payload | None:
         """The mean logits, once there are any."""
         return Payload(state) if state else None
 
     def apply(self, context: ClientContext, payload: Payload) -> None:
-        """Digest: train towards the mean logits on the public inputs, with an optimiser of its own or as more examples."""
+        """Train towards the mean logits on the public inputs, with an optimiser of its own or as more examples."""
+        task, training, teacher = context.task, context.profile.training, scaled(payload.tensors[LOGITS], context.task)
         if isinstance(context.model, Learner):
-            context.model.digest(payload.tensors["logits"], self.weight, self.temperature)
+            context.model.digest(teacher, self.weight, self.temperature)
             return
-        public, training = public_of(context.client), context.client.training
-        task, teacher = context.client.task, payload.tensors["logits"]
-        lessons = Examples(public.inputs, teacher, public.ids)
+        public = public_of(context)
+        taught = Examples(public.inputs, teacher, public.ids)
         optimizer = training.new_optimizer(context.model.parameters(), context.work.lr)
 
-        def loss(batch: Batch) -> torch.Tensor:
+        def loss(batch: Batch) -> Tensor:
             logits = context.model(batch.inputs).logits
             return self.weight * task.distillation_loss(logits, batch.target, self.temperature)
 
-        set_training_mode(context.model, min(len(lessons), self.batch_size))
+        set_training_mode(context.model, min(len(taught), self.batch_size))
         for epoch in range(self.epochs):
-            batches = shuffled(lessons, self.batch_size, context.generator("digest", epoch), context.client.augment)
-            descend(optimizer, batches, loss, training.clip_norm)
+            batches = shuffled(taught, self.batch_size, context.generator("digest", epoch), context.augment)
+            train_steps(optimizer, batches, loss, training.clip_norm)
 
-    def declare(self, client: Client) -> Declaration:
+    def declare(self, profile: Profile) -> Declaration:
         """Logits for every public input."""
-        return Declaration({"logits": _shape(client)})
+        weight = float(profile.examples) if self.mean == "examples" else 1.0
+        tensors = {LOGITS: TensorRule(_shape(profile))}
+        reveals = ("predictions on public inputs",)
+        return Declaration(tensors, weight, lasting=True, reveals=reveals, question=profile.task.question)
 
     def upload(self, context: ClientContext) -> Payload | None:
         """What the trained model says of the public inputs."""
-        weight = len(context.client.data.train) if self.mean == "examples" else 1.0
-        return Payload({"logits": context.predict(public_of(context.client)).logits}, weight)
+        weight = len(context.train) if self.mean == "examples" else 1.0
+        return Payload({LOGITS: in_unit(context.predict(public_of(context)).logits, context.task)}, weight)
 
-    def aggregate(self, server: ServerContext, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
+    def update(self, server: ServerContext, state: Tensors, merged: Mapping[str, Merged]) -> Tensors:
         """The merged logits."""
-        merged = self.aggregation(list(uploads.values()))
-        return {n: server.mixed(state.get(n, mean), mean, uploads.values(), len(server.members)) for n, mean in merged.items()}
+        found = merged[EVERYBODY]
+        return {name: found.into(state.get(name, mean), mean) for name, mean in found.tensors.items()}
 
 
-def public_of(client: Client) -> Examples:
+def public_of(context: ClientContext) -> Examples:
     """The public inputs of a client that takes part."""
-    assert client.public is not None  # `missing` saw to it
-    return client.public
+    assert context.public is not None  # `missing` saw to it
+    return context.public
 
 
-def _scaling(client: Client) -> list[torch.Tensor]:
-    return [torch.as_tensor(part, dtype=torch.float64) for part in client.task.scaling]
-
-
-def _shape(client: Client) -> tuple[int, ...]:
+def _shape(profile: Profile) -> tuple[int, ...]:
     """The shape (public inputs, ...) of the client's predictions."""
-    return (len(public_of(client)), *client.probe.logits.shape[1:])
+    return (profile.public.count, *torch.Size(profile.probe.logits.shape[1:]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import ConfigDict, PositiveFloat
@@ -12,15 +12,16 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
-from hetfed.aggregation import Aggregation, Setting
-from hetfed.client import Client, Tensors
+from hetfed.aggregation import Merged
+from hetfed.client import Tensors
 from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch
 from hetfed.errors import PlanError
-from hetfed.exchanges.base import Exchange, without_gradients
+from hetfed.exchanges.base import EVERYBODY, Exchange, without_gradients
 from hetfed.exchanges.groups import check_question
 from hetfed.model import Output
-from hetfed.payload import Declaration, Payload
+from hetfed.payload import CLASS_COUNTS, Declaration, Payload, TensorRule
+from hetfed.profile import Profile
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -33,46 +34,41 @@ class Prototypes(Exchange):
     Args:
         weight: of the squared distance between a feature and the prototype of its class, in the local loss.
         mean: "counted" weighs a client's class mean by its count; "equal" does not (the paper's own code).
-        aggregation: how the means of a class are merged.
     """
+
+    robust: ClassVar[bool] = True
 
     weight: PositiveFloat = 1.0
     mean: Literal["counted", "equal"] = "counted"
-    aggregation: Setting = Aggregation()
 
-    @property
-    def counts_classes(self) -> bool:
-        """Beside the mean of each class."""
-        return True
-
-    def missing(self, client: Client) -> str | None:
+    def missing(self, profile: Profile) -> str | None:
         """A client needs gradients, classes and features."""
-        if reason := without_gradients(client):
+        if reason := without_gradients(profile):
             return reason
-        if client.task.class_count == 0:
+        if profile.task.class_count == 0:
             return "its task has no classes"
-        if client.probe.features is None:
+        if profile.probe.features is None:
             return "its model gives no features"
-        return None if client.probe.features.ndim == 2 else "its features are not one vector per example"
+        return None if profile.probe.features.ndim == 2 else "its features are not one vector per example"
 
-    def check(self, clients: Sequence[Client]) -> None:
+    def check(self, profiles: Sequence[Profile]) -> None:
         """All must agree on the classes and the feature size."""
-        first = clients[0]
-        for client in clients[1:]:
-            if classes_and_features(client) != classes_and_features(first):
+        first = profiles[0]
+        for profile in profiles[1:]:
+            if classes_and_features(profile) != classes_and_features(first):
                 raise PlanError(
-                    f"clients {first.name!r} and {client.name!r} cannot share prototypes: (classes, feature size) is "
-                    f"{classes_and_features(first)} at the one and {classes_and_features(client)} at the other",
+                    f"clients {first.name!r} and {profile.name!r} cannot share prototypes: (classes, feature size) is "
+                    f"{classes_and_features(first)} at the one and {classes_and_features(profile)} at the other",
                     remedy="Give their models the same feature size and their tasks the same classes.",
                 )
-        check_question(clients, "what their classes look like")
+        check_question(profiles, "what their classes look like")
 
-    def start(self, server: ServerContext) -> Tensors:
+    def init(self, server: ServerContext) -> Tensors:
         """No class has been seen."""
         classes, size = classes_and_features(next(iter(server.members.values())))
         return {"means": torch.zeros(classes, size), "counts": torch.zeros(classes)}
 
-    def broadcast(self, server: ServerContext, state: Tensors, client: Client) -> Payload | None:
+    def broadcast(self, server: ServerContext, state: Tensors, profile: Profile) -> Payload | None:
         """The means of the classes seen so far."""
         # Signs and not counts: which classes have been seen is all that the others need to know.
         return Payload({"means": state["means"], "counts": state["counts"].sign()}) if state["counts"].any() else None
@@ -81,29 +77,31 @@ class Prototypes(Exchange):
         """Remember the means for the loss."""
         context.memory.update(payload.tensors)
 
-    def loss(self, context: ClientContext, batch: Batch, output: Output) -> Tensor | None:
+    def loss(
+        self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output
+    ) -> Tensor | None:
         """The mean squared distance of each feature to the prototype of its class."""
-        classes = context.client.task.classes(batch)
-        if not context.memory or classes is None or output.features is None:
+        classes = context.task.classes(batch)
+        if not context.memory or classes is None or output.features is None or not context.work.learnable:
             return None
         # An unknown class, -1, reads the last count here; the first condition rules it out all the same.
         usable = (classes >= 0) & (context.memory["counts"][classes] > 0)
-        if not usable.any():
-            return None
-        return self.weight * F.mse_loss(output.features[usable], context.memory["means"][classes[usable]])
+        means = torch.where(usable[:, None], context.memory["means"][classes], output.features.detach())
+        squared = F.mse_loss(output.features, means, reduction="none")
+        return self.weight * (squared.sum() / (usable.sum() * squared.shape[1]).clamp(min=1))
 
-    def declare(self, client: Client) -> Declaration:
+    def declare(self, profile: Profile) -> Declaration:
         """Means and counts."""
-        classes, size = classes_and_features(client)
-        return Declaration({"means": (classes, size), "counts": (classes,)})
+        return declared_means(profile)
 
     def upload(self, context: ClientContext) -> Payload | None:
         """Class means of the features of the trained model: while weights still move, means would mix several models."""
         return class_means(context)
 
-    def aggregate(self, server: ServerContext, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
+    def update(self, server: ServerContext, state: Tensors, merged: Mapping[str, Merged]) -> Tensors:
         """The mean of each class over the clients that have it; a class that nobody sent keeps its prototype."""
         means, counts = state["means"].clone(), state["counts"].clone()
+        uploads = merged[EVERYBODY].uploads
         # Class by class, since different clients have seen each: who lacks a class must not pull its mean towards zero.
         for c in range(len(counts)):
             sent = {name: payload.tensors["counts"][c] for name, payload in uploads.items()}
@@ -111,16 +109,26 @@ class Prototypes(Exchange):
             if having:
                 weights = {name: float(sent[name]) if self.mean == "counted" else 1.0 for name in having}
                 sent_means = {name: {"mean": uploads[name].tensors["means"][c]} for name in having}
-                rows = [replace(uploads[name], tensors=sent_means[name], weight=weights[name]) for name in having]
-                mean = self.aggregation(rows)["mean"]
-                means[c] = server.mixed(means[c] if counts[c] else mean, mean, rows, len(server.members))
+                rows = {name: replace(uploads[name], tensors=sent_means[name], weight=weights[name]) for name in having}
+                mean = server.aggregation(list(rows.values()))["mean"]
+                share = server.share(rows, len(server.members))
+                means[c] = Merged({}, (), 0, share).into(means[c] if counts[c] else mean, mean)
                 counts[c] = sum(sent[name] for name in having)
         return {"means": means, "counts": counts}
 
 
+def declared_means(profile: Profile) -> Declaration:
+    """Class means of features, and how many examples of each class there are."""
+    classes, size = classes_and_features(profile)
+    counts = TensorRule((classes,), low=0, high=profile.examples, whole=True)
+    tensors = {"means": TensorRule((classes, size)), "counts": counts}
+    reveals = ("the mean feature of each class", CLASS_COUNTS)
+    return Declaration(tensors, float(profile.examples), reveals=reveals, question=profile.task.question)
+
+
 def class_means(context: ClientContext) -> Payload:
     """The mean feature of each class over the client's training data (classes, features), and counts (classes,)."""
-    train, task = context.client.data.train, context.client.task
+    train, task = context.train, context.task
     features, classes = context.predict(train).features, task.classes(train.whole())
     assert features is not None and classes is not None
     known = classes >= 0
@@ -137,7 +145,7 @@ def class_points(uploads: Mapping[str, Payload]) -> tuple[Tensor, Tensor]:
     return means[having, classes], classes
 
 
-def classes_and_features(client: Client) -> tuple[int, int]:
+def classes_and_features(profile: Profile) -> tuple[int, int]:
     """(classes, feature size)."""
-    features = client.probe.features
-    return client.task.class_count, 0 if features is None else features.shape[1]
+    features = profile.probe.features
+    return profile.task.class_count, 0 if features is None else features.shape[1]

@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import ConfigDict, NonNegativeFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from hetfed.aggregation import Aggregation, Setting
-from hetfed.client import Client, Tensors
+from hetfed.aggregation import Merged
+from hetfed.client import Tensors
 from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch
 from hetfed.errors import PlanError
-from hetfed.exchanges.base import Exchange, without_gradients
-from hetfed.exchanges.groups import (
-    Among,
-    check_question,
-    check_same,
-    everybody,
-    group_of,
-    group_of_client,
-    grouped,
-    lonely,
-    of_group,
-    question_of,
-    within,
-)
+from hetfed.exchanges.base import EVERYBODY, Exchange, Merge, without_gradients
+from hetfed.exchanges.groups import Among, check_question, check_same, declared_part, of_group, seed_of, within
 from hetfed.model import Output
-from hetfed.parts import WHOLE, answers, has_part, part_names, part_words, parts_near, read_tensors, without_part, write_tensors
+from hetfed.parts import WHOLE, part_words, read_tensors, write_tensors
 from hetfed.payload import Declaration, Payload
+from hetfed.profile import Profile
 from hetfed.server_optimizer import ServerOptimizer
 
 
@@ -50,42 +39,28 @@ class SharedParameters(Exchange):
         among: "all" demands the same shapes of every client, and the same question where a head is shared; "same-shape"
             averages within each group of clients that agree in this.
         proximal: the weight mu of the proximal term.
-        aggregation: how uploads are merged.
         server: an optimiser that takes the clients' mean change for a gradient (FedOpt); buffers, such as running statistics,
             are averaged all the same.
     """
+
+    merge: ClassVar[Merge] = "mean"
 
     part: str = WHOLE
     exclude: tuple[str, ...] = ()
     norm: Literal["shared", "local"] = "shared"
     among: Among = "all"
     proximal: NonNegativeFloat = 0.0
-    aggregation: Setting = Aggregation()
     server: ServerOptimizer | None = None
 
-    @property
-    def continues(self) -> bool:
-        """Local training starts from what was sent."""
-        return True
-
-    @property
-    def changes_model(self) -> bool:
-        """What arrives is part of the model."""
-        return True
-
-    def missing(self, client: Client) -> str | None:
+    def missing(self, profile: Profile) -> str | None:
         """A client needs parameters under the path."""
-        return without_gradients(client) or (None if self._names(client) else without_part(client.module, self.part))
+        return without_gradients(profile) or (None if self._names(profile) else profile.signature.without(self.part))
 
-    def lonely(self, clients: Sequence[Client]) -> Mapping[str, str]:
-        """Who is the only one of its group."""
-        return lonely(clients, self._group if self.among == "same-shape" else everybody, self._question)
-
-    def check(self, clients: Sequence[Client]) -> None:
+    def check(self, profiles: Sequence[Profile]) -> None:
         """What is to stay personal must exist; and unless groups are formed, all hold the same, for the same question."""
         for path in self.exclude:
-            if not any(has_part(client.module, path) for client in clients):
-                found = {part for client in clients for part in parts_near(client.module, path)}
+            if not any(profile.signature.has(path) for profile in profiles):
+                found = {part for profile in profiles for part in profile.signature.near(path)}
                 raise PlanError(
                     "no client's model has this part, so that all of it would be shared",
                     key="exclude",
@@ -93,23 +68,28 @@ class SharedParameters(Exchange):
                     remedy=f"Name the submodule that stays personal: {', '.join(sorted(found))}.",
                 )
         if self.among == "all":
-            check_same(clients, {client.name: self.declare(client) for client in clients}, part_words(self.part))
-            check_question([client for client in clients if answers(client.module, self._names(client))], "a head")
+            declared = {profile.name: self.declare(profile) for profile in profiles}
+            check_same(profiles, declared, part_words(self.part))
+            check_question([profile for profile in profiles if declared[profile.name].question], "a head")
 
-    def start(self, server: ServerContext) -> Tensors:
+    def group(self, profile: Profile) -> str:
+        """Those whose tensors agree, where groups are formed."""
+        return self.declare(profile).group if self.among == "same-shape" else EVERYBODY
+
+    def init(self, server: ServerContext) -> Tensors:
         """One initialisation for each group of clients that average together."""
         state: Tensors = {}
-        for client in server.members.values():
-            group = self._group(client)
+        for profile in server.members.values():
+            group = server.groups[profile.name]
             if not of_group(group, state):
                 # Seeded by shapes and not by a client's name: who comes first in a group must not matter.
-                model = client.new_model(server.seed, "server", group_of(self.declare(client).shapes))
-                state |= within(group, read_tensors(model, self._names(client)))
+                model = profile.new_model(server.seed, "server", seed_of(self.declare(profile).shapes))
+                state |= within(group, read_tensors(model, self._names(profile)))
         return state
 
-    def broadcast(self, server: ServerContext, state: Tensors, client: Client) -> Payload | None:
+    def broadcast(self, server: ServerContext, state: Tensors, profile: Profile) -> Payload | None:
         """The mean of the client's group."""
-        return Payload(of_group(self._group(client), state))
+        return Payload(of_group(server.groups[profile.name], state))
 
     def apply(self, context: ClientContext, payload: Payload) -> None:
         """Put the mean in place, and remember it if the loss needs it."""
@@ -118,50 +98,41 @@ class SharedParameters(Exchange):
             # In memory, which lasts between rounds, and not in scratch: the pull goes on in rounds in which nothing is sent.
             context.memory.update(payload.tensors)
 
-    def loss(self, context: ClientContext, batch: Batch, output: Output) -> Tensor | None:
+    def loss(
+        self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output
+    ) -> Tensor | None:
         """The proximal term."""
         if not self.proximal:
             return None
-        anchored = [(p, context.memory[name]) for name, p in context.model.named_parameters() if name in context.memory]
+        anchored = [name for name in context.profile.signature.parameters if name in context.memory]
         if not anchored:
             return None
-        return self.proximal / 2 * torch.stack([(p - anchor).square().sum() for p, anchor in anchored]).sum()
+        distances = [(parameters[name] - context.memory[name]).square().sum() for name in anchored]
+        return self.proximal / 2 * torch.stack(distances).sum()
 
-    def declare(self, client: Client) -> Declaration:
-        """The tensors under the path."""
-        state = client.module.state_dict()
-        return Declaration.of({name: state[name] for name in self._names(client)})
+    def declare(self, profile: Profile) -> Declaration:
+        """The tensors under the path, weighing as many examples as train them."""
+        names, weight = self._names(profile), float(profile.examples)
+        return declared_part(profile, names, weight=weight, relative="broadcast", lasting=True)
 
     def upload(self, context: ClientContext) -> Payload | None:
-        """The trained part, weighing as many examples as trained it."""
-        return Payload(read_tensors(context.model, self._names(context.client)), weight=len(context.client.data.train))
+        """The trained part."""
+        return Payload(read_tensors(context.model, self._names(context.profile)), weight=len(context.train))
 
-    def aggregate(self, server: ServerContext, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
+    def update(self, server: ServerContext, state: Tensors, merged: Mapping[str, Merged]) -> Tensors:
         """One mean per group; a group that sent nothing keeps its state."""
         after = dict(state)
-        for group, sent in self.grouped(server, uploads).items():
-            before, mean = of_group(group, state), self.aggregation(list(sent.values()))
+        for group, found in merged.items():
+            before, mean = of_group(group, state), dict(found.tensors)
             if self.server:
                 # Parameters only: a step of an optimiser could make a running variance negative.
-                parameters = dict(server.members[next(iter(sent))].module.named_parameters())
-                stepping = {name: t for name, t in before.items() if name in parameters}
+                parameters = server.members[found.names[0]].signature.parameters
+                stepping = {name: tensor for name, tensor in before.items() if name in parameters}
                 stepped, moments = self.server.step(stepping, mean, of_group(f"moments of {group}", state))
                 mean |= stepped
                 after |= within(f"moments of {group}", moments)
-            members = sum(self._group(client) == group for client in server.members.values()) if server.asynchronous else 0
-            mixed = {name: server.mixed(before[name], tensor, sent.values(), members) for name, tensor in mean.items()}
-            after |= within(group, mixed)
+            after |= within(group, {name: found.into(before[name], tensor) for name, tensor in mean.items()})
         return after
 
-    def grouped(self, server: ServerContext, uploads: Mapping[str, Payload]) -> dict[str, dict[str, Payload]]:
-        """Uploads by client name, by the group that averages together."""
-        return grouped(uploads, lambda name: self._group(server.members[name]))
-
-    def _group(self, client: Client) -> str:
-        return group_of_client(client, self.declare(client).shapes)
-
-    def _question(self, client: Client) -> str:
-        return question_of(client, self._names(client))
-
-    def _names(self, client: Client) -> list[str]:
-        return part_names(client.module, self.part, exclude=self.exclude, with_norm=self.norm == "shared")
+    def _names(self, profile: Profile) -> list[str]:
+        return profile.signature.names(self.part, exclude=self.exclude, with_norm=self.norm == "shared")

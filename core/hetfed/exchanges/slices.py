@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -10,14 +11,18 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from hetfed.client import Client, Tensors
+from hetfed.aggregation import Merged
+from hetfed.client import Tensors
 from hetfed.context import ClientContext, ServerContext
+from hetfed.data import Examples
 from hetfed.errors import PlanError
-from hetfed.exchanges.base import Exchange, without_gradients
-from hetfed.exchanges.groups import check_question
+from hetfed.exchanges.base import EVERYBODY, Exchange, without_gradients
+from hetfed.exchanges.groups import check_question, declared_part
 from hetfed.model import Output
-from hetfed.parts import NORM_LAYERS, WHOLE, answers, inside, part_names, read_tensors, without_part, write_tensors
-from hetfed.payload import Declaration, Payload
+from hetfed.parts import NORM_LAYERS, WHOLE, inside, read_tensors, write_tensors
+from hetfed.payload import Declaration, Payload, Relative, TensorRule
+from hetfed.profile import Profile
+from hetfed.tasks import Task
 
 WINDOW = "window"
 """The name under which the first channel of a slice travels."""
@@ -50,17 +55,7 @@ class Slices(Exchange):
     exclude: tuple[str, ...] = ()
     window: Literal["first", "rolling"] = "first"
 
-    @property
-    def keeps_place(self) -> bool:
-        """Not in a window that moves."""
-        return self.window == "first"
-
-    @property
-    def continues(self) -> bool:
-        """Only where the client goes on from the same channels."""
-        return self.window == "first"
-
-    def extend(self, client: Client, model: nn.Module, members: Sequence[Client]) -> None:
+    def extend(self, profile: Profile, model: nn.Module, members: Sequence[Profile]) -> None:
         """Scale the outputs of narrowed layers; in training, mask the logits of absent classes."""
         widths = {path: _width(module) for path, module in _widest(members).module.named_modules()}
         for path, module in model.named_modules():
@@ -69,62 +64,58 @@ class Slices(Exchange):
                 # In evaluation too, since the running statistics behind it are measured on scaled outputs. A hook, unlike a
                 # layer, leaves the names of the parameters as they are.
                 module.register_forward_hook(_Scale(narrow / wide))
-        absent = _absent_classes(client)
-        if absent is not None and absent.any():
-            model.register_forward_hook(_Mask(absent))
+        if profile.task.class_count:
+            mask = ClassMask(profile.task)
+            model.add_module("class_mask", mask)
+            model.register_forward_hook(mask.hide)
 
-    @property
-    def changes_model(self) -> bool:
-        """What arrives is part of the model."""
-        return True
-
-    def missing(self, client: Client) -> str | None:
+    def missing(self, profile: Profile) -> str | None:
         """A client needs parameters under the path."""
-        return without_gradients(client) or (None if self._names(client) else without_part(client.module, self.part))
+        return without_gradients(profile) or (None if self._names(profile) else profile.signature.without(self.part))
 
-    def check(self, clients: Sequence[Client]) -> None:
+    def check(self, profiles: Sequence[Profile]) -> None:
         """Every model must be a slice of the widest one's, and every head that is shared answer the same question."""
-        check_question([client for client in clients if answers(client.module, self._names(client))], "slices of a head")
-        widest = _widest(clients)
+        check_question([profile for profile in profiles if self.declare(profile).question], "slices of a head")
+        widest = _widest(profiles)
         whole = self.declare(widest).shapes
-        for client in clients:
-            mine = self.declare(client).shapes
+        for profile in profiles:
+            mine = self.declare(profile).shapes
             for name in sorted(set(whole) | set(mine)):
                 big, small = whole.get(name), mine.get(name)
                 fits = big is not None and small is not None and len(big) == len(small)
                 if not fits or any(k > n for k, n in zip(small or (), big or (), strict=True)):
-                    problem = f"the model of {client.name!r} is no slice of that of {widest.name!r}: tensor {name!r} is "
+                    problem = f"the model of {profile.name!r} is no slice of that of {widest.name!r}: tensor {name!r} is "
                     remedy = "Give them the same architecture in different widths."
                     raise PlanError(f"{problem}{small or 'absent'}, the other's {big or 'absent'}", remedy=remedy)
-            self._check_stacked(client, widest)
+            self._check_stacked(profile, widest)
             if self.window == "rolling":
-                self._check_rolling(client, widest)
+                self._check_rolling(profile, widest)
 
-    def _check_rolling(self, client: Client, widest: Client) -> None:
+    def _check_rolling(self, profile: Profile, widest: Profile) -> None:
         """A window moves by whole channels: it must be clear which rows of the next layer belong to one."""
-        mine, whole = self.declare(client).shapes, self.declare(widest).shapes
+        mine, whole = self.declare(profile).shapes, self.declare(widest).shapes
         channels = _channels(mine, whole)
         for name, shape in mine.items():
             for k, n in zip(shape, whole[name], strict=True):
                 if k < n and len(_blocks(k, n, channels)) != 1:
                     raise PlanError(
-                        f"a window cannot roll over tensor {name!r} of {client.name!r}: it holds {k} of {n} rows, and which of "
+                        f"a window cannot roll over tensor {name!r} of {profile.name!r}: it holds {k} of {n} rows, and which of "
                         "them belong to one channel is not to be told",
                         remedy='Set window = "first", or exclude that layer.',
                     )
 
-    def _check_stacked(self, client: Client, widest: Client) -> None:
-        wide, names = dict(widest.module.named_modules()), self._names(client)
-        for path, module in client.module.named_modules():
+    def _check_stacked(self, profile: Profile, widest: Profile) -> None:
+        wide, names = dict(widest.module.named_modules()), self._names(profile)
+        for path, module in profile.module.named_modules():
             shared = isinstance(module, STACKED) and any(inside(name, path) for name in names)
             if shared and _shapes(module) != _shapes(wide[path]):
                 raise PlanError(
-                    f"{path!r} of {client.name!r} is narrower than that of {widest.name!r}; a {type(module).__name__} holds "
+                    f"{path!r} of {profile.name!r} is narrower than that of {widest.name!r}; a {type(module).__name__} holds "
                     "several matrices as one, of which no slice is a narrower layer",
                     remedy="Give all members the same width there, or exclude it.",
                 )
 
-    def start(self, server: ServerContext) -> Tensors:
+    def init(self, server: ServerContext) -> Tensors:
         """The widest member's initialisation."""
         widest = _widest(list(server.members.values()))
         return {
@@ -132,11 +123,11 @@ class Slices(Exchange):
             **read_tensors(widest.new_model(server.seed, "server", "slices"), self._names(widest)),
         }
 
-    def broadcast(self, server: ServerContext, state: Tensors, client: Client) -> Payload | None:
+    def broadcast(self, server: ServerContext, state: Tensors, profile: Profile) -> Payload | None:
         """The client's slice."""
-        shapes, window = self.declare(client).shapes, int(state[WINDOW])
+        shapes, window = self.declare(profile).shapes, int(state[WINDOW])
         channels = _channels(shapes, {name: tensor.shape for name, tensor in state.items()})
-        slices = {name: state[name][_index(shapes[name], state[name], window, channels)] for name in self._names(client)}
+        slices = {name: state[name][_index(shapes[name], state[name], window, channels)] for name in self._names(profile)}
         return Payload({WINDOW: state[WINDOW], **slices})
 
     def apply(self, context: ClientContext, payload: Payload) -> None:
@@ -150,22 +141,25 @@ class Slices(Exchange):
         # would be judged by those of other channels.
         measure_statistics(context)
 
-    def declare(self, client: Client) -> Declaration:
+    def declare(self, profile: Profile) -> Declaration:
         """The parameters under the path, no running statistics; and where the slice lies."""
-        state = client.module.state_dict()
-        return Declaration.of({WINDOW: torch.tensor([0]), **{name: state[name] for name in self._names(client)}})
+        relative: Relative = "broadcast" if self.window == "first" else "moving"
+        names, weight = self._names(profile), float(profile.examples)
+        declared = declared_part(profile, names, weight=weight, relative=relative, lasting=True)
+        return replace(declared, tensors={WINDOW: TensorRule((1,), torch.int64, low=0), **declared.tensors})
 
     def upload(self, context: ClientContext) -> Payload | None:
         """The trained slice; then the running statistics are measured anew."""
         measure_statistics(context)
         # Where the slice that was trained lies; by the time a late upload arrives, the server's window has moved on.
         window = context.memory.get(WINDOW, torch.tensor([0]))
-        trained = read_tensors(context.model, self._names(context.client))
-        return Payload({WINDOW: window, **trained}, weight=len(context.client.data.train))
+        trained = read_tensors(context.model, self._names(context.profile))
+        return Payload({WINDOW: window, **trained}, weight=len(context.train))
 
-    def aggregate(self, server: ServerContext, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
+    def update(self, server: ServerContext, state: Tensors, merged: Mapping[str, Merged]) -> Tensors:
         """Each element becomes its mean over those who hold it; one that nobody holds stays as it is."""
-        after = {WINDOW: state[WINDOW] + (self.window == "rolling")}
+        found = merged[EVERYBODY]
+        uploads, after = found.uploads, {WINDOW: state[WINDOW] + (self.window == "rolling")}
         whole_shapes = {name: tensor.shape for name, tensor in state.items()}
         channels = {
             client: _channels({name: tensor.shape for name, tensor in payload.tensors.items()}, whole_shapes)
@@ -181,11 +175,11 @@ class Slices(Exchange):
                 total[index] += payload.discount * part
                 count[index] += payload.discount
             mean = total / torch.where(count > 0, count, torch.ones_like(count))
-            after[name] = torch.where(count > 0, server.mixed(whole, mean, uploads.values(), len(server.members)), whole)
+            after[name] = torch.where(count > 0, found.into(whole, mean), whole)
         return after
 
-    def _names(self, client: Client) -> list[str]:
-        return part_names(client.module, self.part, exclude=self.exclude, buffers=False)
+    def _names(self, profile: Profile) -> list[str]:
+        return profile.signature.names(self.part, exclude=self.exclude, buffers=False)
 
 
 def _index(shape: tuple[int, ...], whole: Tensor, window: int, channels: Channels) -> Index:
@@ -226,13 +220,28 @@ class _Scale:
         return output / self.share
 
 
-class _Mask:
-    """A forward hook: in training the logits of `absent` classes are zero and learn nothing."""
+class ClassMask(nn.Module):
+    """In training, the logits of classes that the client does not have are zero and learn nothing.
 
-    def __init__(self, absent: Tensor) -> None:
-        self.absent = absent
+    Which classes these are is known where the model is bound to the client's data, and nowhere else.
+    """
 
-    def __call__(self, module: nn.Module, inputs: object, output: Output) -> Output:
+    absent: Tensor
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.task = task
+        # Not persistent: it is made anew from the data, and part of no state.
+        self.register_buffer("absent", torch.zeros(task.class_count, dtype=torch.bool), persistent=False)
+
+    def bind(self, train: Examples, public: Examples | None) -> None:
+        """Look which classes the training data lacks."""
+        classes = self.task.classes(train.whole())
+        assert classes is not None  # a task that counts classes has them
+        self.absent = torch.bincount(classes[classes >= 0], minlength=len(self.absent)) == 0
+
+    def hide(self, module: nn.Module, inputs: object, output: Output) -> Output:
+        """A forward hook of the whole model."""
         if not module.training:
             return output
         # Zero, as in HeteroFL, and not minus infinity, which would take the class out of the softmax altogether.
@@ -255,7 +264,7 @@ def measure_statistics(context: ClientContext) -> None:
     for layer in layers:
         layer.train()
     # Two at least: one example has no variance.
-    for batch in context.client.data.train.batches(max(context.client.training.batch_size, 2)):
+    for batch in context.train.batches(max(context.profile.training.batch_size, 2)):
         if len(batch) > 1:
             context.model(batch.inputs)
     context.model.train(was)
@@ -263,9 +272,9 @@ def measure_statistics(context: ClientContext) -> None:
         layer.momentum = momentum
 
 
-def _widest(clients: Sequence[Client]) -> Client:
+def _widest(profiles: Sequence[Profile]) -> Profile:
     """The member with most parameters, the first by name among equals."""
-    return min(clients, key=lambda client: (-client.parameters, client.name))
+    return min(profiles, key=lambda profile: (-profile.signature.size, profile.name))
 
 
 def _shapes(module: nn.Module) -> list[torch.Size]:
@@ -279,11 +288,3 @@ def _width(module: nn.Module) -> int | None:
     width = getattr(module, "out_channels", getattr(module, "out_features", None))
     return width if isinstance(width, int) else None
 
-
-def _absent_classes(client: Client) -> Tensor | None:
-    """Which classes the training data lacks (classes,); None where the task has no classes."""
-    train = client.data.train
-    classes = client.task.classes(train.whole())
-    if classes is None:
-        return None
-    return torch.bincount(classes[classes >= 0], minlength=client.task.class_count) == 0

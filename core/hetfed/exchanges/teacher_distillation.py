@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from pydantic import ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
-from hetfed.client import Client, Tensors
+from hetfed.aggregation import Merged
+from hetfed.client import Tensors
 from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch
 from hetfed.errors import PlanError
 from hetfed.evaluation import UNREADABLE, predict
-from hetfed.exchanges.base import Exchange
-from hetfed.exchanges.groups import check_question, of_group, within
+from hetfed.exchanges.base import EVERYBODY, Exchange
+from hetfed.exchanges.groups import check_question, of_group, rule_of, within
 from hetfed.model import Output
 from hetfed.parts import inside, write_tensors
 from hetfed.payload import Declaration, Payload
+from hetfed.profile import Profile
 
 PROJECTORS = "projectors"
 """The path of a student's own projectors in its model."""
@@ -54,22 +57,22 @@ class TeacherDistillation(Exchange):
     weighting: Literal["equal", "fit"] = "equal"
     hint: NonNegativeFloat = 0.0
 
-    def extend(self, client: Client, model: nn.Module, members: Sequence[Client]) -> None:
+    def extend(self, profile: Profile, model: nn.Module, members: Sequence[Profile]) -> None:
         """Add a projector for each teacher's features."""
-        own = client.probe.features
+        own = profile.probe.features
         if not self.hint or own is None:
             return
         projectors = {
             name: nn.Linear(own.shape[-1], member.probe.features.shape[-1])
             for name, member in sorted((member.name, member) for member in members)
-            if self._teaches(name, client) and member.probe.features is not None
+            if self._teaches(name, profile) and member.probe.features is not None
         }
         # A client's name may hold a full stop, which the path of a submodule may not.
         model.add_module(PROJECTORS, nn.ModuleDict({_module_name(name): layer for name, layer in projectors.items()}))
 
-    def check(self, clients: Sequence[Client]) -> None:
+    def check(self, profiles: Sequence[Profile]) -> None:
         """The teachers must be among the clients, ask what the students ask, and be able to read what these hold."""
-        by_name = {client.name: client for client in clients}
+        by_name = {profile.name: profile for profile in profiles}
         for name in self.teachers:
             if name not in by_name:
                 raise PlanError(
@@ -78,18 +81,18 @@ class TeacherDistillation(Exchange):
                     value=name,
                     remedy=f"Name some of: {', '.join(sorted(by_name))}.",
                 )
-        for student in clients:
-            for teacher in clients:
+        for student in profiles:
+            for teacher in profiles:
                 if self._teaches(teacher.name, student):
                     _check_readable(teacher, student)
                     check_question([teacher, student], "predictions")
 
-    def broadcast(self, server: ServerContext, state: Tensors, client: Client) -> Payload | None:
+    def broadcast(self, server: ServerContext, state: Tensors, profile: Profile) -> Payload | None:
         """The parameters of those of the client's teachers that are new to it."""
-        teachers = [name for name in server.members if self._teaches(name, client) and _arrival(name) in state]
+        teachers = [name for name in server.members if self._teaches(name, profile) and _arrival(name) in state]
         new = [name for name in teachers if self.after is None or int(state[_arrival(name)]) >= server.reached]
         mine = {key: tensor for name in new for key, tensor in within(name, of_group(name, state)).items()}
-        if self.after is not None and int(state.get(_arrival(client.name), -1)) >= server.reached:
+        if self.after is not None and int(state.get(_arrival(profile.name), -1)) >= server.reached:
             # An upload may be refused, late or short of a quorum: only now may the teacher stop.
             mine[SENT] = torch.ones(1)
         return Payload(mine) if mine else None
@@ -98,48 +101,57 @@ class TeacherDistillation(Exchange):
         """Remember the teachers."""
         context.memory.update(payload.tensors)
 
-    def loss(self, context: ClientContext, batch: Batch, output: Output) -> Tensor | None:
+    def loss(
+        self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output
+    ) -> Tensor | None:
         """The distillation loss against the mean of the teachers' logits, and the hint."""
         teachers = self._teachers(context)
         if not teachers.modules:
             return None
         with torch.no_grad():
-            said: list[Output] = [teacher(batch.inputs) for teacher in teachers.modules.values()]
-            logits = torch.stack([w * o.logits for w, o in zip(teachers.weights, said, strict=True)]).sum(dim=0)
-        loss = self.weight * context.client.task.distillation_loss(output.logits, logits, self.temperature)
-        return loss + self.hint * _hint(context, output, dict(zip(teachers.modules, said, strict=True))) if self.hint else loss
+            said: dict[str, Output] = {
+                name: functional_call(teacher, of_group(name, context.memory), (batch.inputs,))
+                for name, teacher in teachers.modules.items()
+            }
+            logits = torch.stack([w * o.logits for w, o in zip(teachers.weights, said.values(), strict=True)]).sum(dim=0)
+        loss = self.weight * context.task.distillation_loss(output.logits, logits, self.temperature)
+        return loss + self.hint * _hint(context, parameters, output, said) if self.hint else loss
 
     def _teachers(self, context: ClientContext) -> _Teachers:
         """The frozen teachers that have arrived, built once a turn."""
         found = context.scratch.get("teachers")
         if not isinstance(found, _Teachers):
             names = [
-                name for name in sorted(context.peers) if self._teaches(name, context.client) and _sent(name, context.memory)
+                name for name in sorted(context.peers) if self._teaches(name, context.profile) and _sent(name, context.memory)
             ]
             modules = {name: _frozen(context.peers[name], context.memory) for name in names}
             losses = torch.zeros(len(names)) if self.weighting == "equal" else _losses(context, modules.values())
             found = context.scratch["teachers"] = _Teachers(modules, (-losses).softmax(dim=0))
         return found
 
-    def _teaches(self, teacher: str, student: Client) -> bool:
+    def _teaches(self, teacher: str, student: Profile) -> bool:
         """Whether the client called `teacher` teaches `student`: those who only teach do not learn."""
         return teacher in self.teachers and student.name not in self.teachers if self.teachers else teacher != student.name
 
-    def declare(self, client: Client) -> Declaration:
+    def declare(self, profile: Profile) -> Declaration:
         """Every tensor of a teacher's model but the projectors."""
-        teaches = client.name in self.teachers or not self.teachers
-        return Declaration.of(_own_tensors(client.name, client.module) if teaches else {})
+        teaches = profile.name in self.teachers or not self.teachers
+        own = {key: rule_of(key, spec) for key, spec in profile.signature.tensors.items() if not inside(key, PROJECTORS)}
+        rules = {f"{profile.name}/{key}": rule for key, rule in own.items()} if teaches else {}
+        return Declaration(rules, float(profile.examples))
 
     def upload(self, context: ClientContext) -> Payload | None:
         """A teacher's parameters, when it has trained enough."""
-        name = context.client.name
+        name = context.name
         if (self.teachers and name not in self.teachers) or context.round < (self.after or 0) or SENT in context.memory:
             return None
-        tensors = {key: tensor.clone() for key, tensor in _own_tensors(name, context.model).items()}
-        return Payload(tensors, weight=len(context.client.data.train))
+        state = context.model.state_dict()
+        own = {f"{name}/{key}": tensor.clone() for key, tensor in state.items() if not inside(key, PROJECTORS)}
+        return Payload(own, weight=len(context.train))
 
-    def aggregate(self, server: ServerContext, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
+    def update(self, server: ServerContext, state: Tensors, merged: Mapping[str, Merged]) -> Tensors:
         """All teachers side by side: nothing is merged, their logits are."""
+        uploads = merged[EVERYBODY].uploads
         arrived = {_arrival(name): torch.tensor([server.round]) for name in uploads}
         return {**state, **arrived, **{key: tensor for payload in uploads.values() for key, tensor in payload.tensors.items()}}
 
@@ -153,28 +165,28 @@ class _Teachers(NamedTuple):
 
 def _losses(context: ClientContext, teachers: Iterable[nn.Module]) -> Tensor:
     """The loss of each teacher on the student's own training data (teachers,)."""
-    train = context.client.data.train
+    train = context.train
     whole = train.whole()
-    losses = [context.client.task.loss(predict(teacher, train), whole) for teacher in teachers]
+    losses = [context.task.loss(predict(teacher, train), whole) for teacher in teachers]
     # Without a single known label no teacher has a loss, and all weigh the same.
     return torch.tensor([0.0 if loss is None else float(loss) for loss in losses])
 
 
-def _hint(context: ClientContext, output: Output, said: Mapping[str, Output]) -> Tensor:
+def _hint(
+    context: ClientContext, parameters: Mapping[str, Tensor], output: Output, said: Mapping[str, Output]
+) -> Tensor:
     """The mean squared distance of the projected features to each teacher's."""
     if output.features is None:
         return torch.zeros(())
     projectors = dict(context.model.get_submodule(PROJECTORS).named_children())
     distances = [
-        F.mse_loss(projectors[_module_name(name)](output.features), other.features)
+        F.mse_loss(
+            cast("Tensor", context.call(f"{PROJECTORS}.{_module_name(name)}", parameters, output.features)), other.features
+        )
         for name, other in said.items()
         if _module_name(name) in projectors and other.features is not None
     ]
     return torch.stack(distances).mean() if distances else torch.zeros(())
-
-
-def _own_tensors(name: str, model: nn.Module) -> Tensors:
-    return {f"{name}/{key}": tensor for key, tensor in model.state_dict().items() if not inside(key, PROJECTORS)}
 
 
 def _arrival(teacher: str) -> str:
@@ -191,7 +203,7 @@ def _sent(teacher: str, memory: Mapping[str, Tensor]) -> bool:
     return any(key.startswith(f"{teacher}/") for key in memory)
 
 
-def _frozen(teacher: Client, memory: Mapping[str, Tensor]) -> nn.Module:
+def _frozen(teacher: Profile, memory: Mapping[str, Tensor]) -> nn.Module:
     """The teacher's architecture with the parameters it sent, in evaluation mode."""
     model = teacher.new_model("teacher", teacher.name)
     prefix = f"{teacher.name}/"
@@ -199,11 +211,11 @@ def _frozen(teacher: Client, memory: Mapping[str, Tensor]) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def _check_readable(teacher: Client, student: Client) -> None:
+def _check_readable(teacher: Profile, student: Profile) -> None:
     remedy = "Choose a teacher with the student's modalities and classes, or list the clients that take part."
     try:
         # A model fails in its own way on inputs that are not its own: whatever it raises is the reason.
-        logits = predict(teacher.module, student.data.train.take(torch.arange(1))).logits
+        logits = predict(teacher.module, student.blank(1)).logits
     except UNREADABLE as error:
         why = f"it has no {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
         problem = f"teacher {teacher.name!r} cannot read the data of student {student.name!r} ({why})"

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from pydantic import ConfigDict, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch.nn import functional as F
 
-from hetfed.client import Client, Tensors
+from hetfed.aggregation import Merged
+from hetfed.client import Tensors
 from hetfed.context import ClientContext, ServerContext
 from hetfed.errors import PlanError
-from hetfed.exchanges.base import Exchange
-from hetfed.exchanges.prototypes import Prototypes, class_means, class_points
-from hetfed.parts import HEAD, copy_of, part_names, read_tensors, without_part, write_tensors
+from hetfed.exchanges.base import EVERYBODY, Exchange
+from hetfed.exchanges.prototypes import Prototypes, class_means, class_points, declared_means
+from hetfed.parts import HEAD, copy_of, read_tensors, write_tensors
 from hetfed.payload import Declaration, Payload
+from hetfed.profile import Profile
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -34,38 +37,29 @@ class TrainedHead(Exchange):
     lr: PositiveFloat = 0.01
     batch_size: PositiveInt = 10
 
-    @property
-    def counts_classes(self) -> bool:
-        """Beside the mean of each class."""
-        return True
-
-    @property
-    def changes_model(self) -> bool:
-        """What arrives is part of the model."""
-        return True
-
-    def missing(self, client: Client) -> str | None:
+    def missing(self, profile: Profile) -> str | None:
         """A client needs classes, features and a head."""
-        return Prototypes().missing(client) or (None if part_names(client.module, HEAD) else without_part(client.module, HEAD))
+        signature = profile.signature
+        return Prototypes().missing(profile) or (None if signature.names(HEAD) else signature.without(HEAD))
 
-    def check(self, clients: Sequence[Client]) -> None:
+    def check(self, profiles: Sequence[Profile]) -> None:
         """All must agree on the classes, the feature size and the head's shapes."""
-        Prototypes().check(clients)
-        first = clients[0]
-        for client in clients[1:]:
-            if self._shapes(client) != self._shapes(first):
+        Prototypes().check(profiles)
+        first = profiles[0]
+        for profile in profiles[1:]:
+            if self._shapes(profile) != self._shapes(first):
                 raise PlanError(
-                    f"clients {first.name!r} and {client.name!r} have heads of other shapes: {self._shapes(first)} and "
-                    f"{self._shapes(client)}",
+                    f"clients {first.name!r} and {profile.name!r} have heads of other shapes: {self._shapes(first)} and "
+                    f"{self._shapes(profile)}",
                     remedy="Give their models the same kind of head.",
                 )
 
-    def start(self, server: ServerContext) -> Tensors:
+    def init(self, server: ServerContext) -> Tensors:
         """A fresh head."""
         first = next(iter(server.members.values()))
-        return read_tensors(first.new_model(server.seed, "server", HEAD), part_names(first.module, HEAD))
+        return read_tensors(first.new_model(server.seed, "server", HEAD), first.signature.names(HEAD))
 
-    def broadcast(self, server: ServerContext, state: Tensors, client: Client) -> Payload | None:
+    def broadcast(self, server: ServerContext, state: Tensors, profile: Profile) -> Payload | None:
         """The head."""
         return Payload(state)
 
@@ -73,21 +67,22 @@ class TrainedHead(Exchange):
         """Put it in place."""
         write_tensors(context.model, payload.tensors)
 
-    def declare(self, client: Client) -> Declaration:
+    def declare(self, profile: Profile) -> Declaration:
         """As in `Prototypes`."""
-        return Prototypes().declare(client)
+        return replace(declared_means(profile), lasting=True)
 
     def upload(self, context: ClientContext) -> Payload | None:
         """Class means of the features of the trained model."""
         return class_means(context)
 
-    def aggregate(self, server: ServerContext, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
+    def update(self, server: ServerContext, state: Tensors, merged: Mapping[str, Merged]) -> Tensors:
         """Train the head on the class means that arrived."""
-        points, classes = class_points(uploads)
+        found = merged[EVERYBODY]
+        points, classes = class_points(found.uploads)
         if not len(points):
             return state
         # In evaluation mode: a few class means are no batch to normalise, and leave nothing to drop.
-        head = server.members[next(iter(uploads))].new_model("shape only").get_submodule(HEAD).eval()
+        head = server.members[found.names[0]].new_model("shape only").get_submodule(HEAD).eval()
         write_tensors(head, {name.removeprefix(f"{HEAD}."): tensor for name, tensor in state.items()})
         optimizer, chance = torch.optim.SGD(head.parameters(), lr=self.lr), server.generator(HEAD)
         for _ in range(self.epochs):
@@ -97,6 +92,6 @@ class TrainedHead(Exchange):
                 optimizer.step()
         return {f"{HEAD}.{name}": tensor for name, tensor in copy_of(head).items()}
 
-    def _shapes(self, client: Client) -> dict[str, tuple[int, ...]]:
-        state = client.module.state_dict()
-        return {name: tuple(state[name].shape) for name in part_names(client.module, HEAD)}
+    def _shapes(self, profile: Profile) -> dict[str, tuple[int, ...]]:
+        signature = profile.signature
+        return {name: signature.tensors[name].shape for name in signature.names(HEAD)}

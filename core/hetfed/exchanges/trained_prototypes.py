@@ -10,14 +10,16 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hetfed.client import Client, Tensors
+from hetfed.aggregation import Merged
+from hetfed.client import Tensors
 from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch
-from hetfed.exchanges.base import Exchange
+from hetfed.exchanges.base import EVERYBODY, Exchange
 from hetfed.exchanges.prototypes import Prototypes, class_points, classes_and_features
 from hetfed.model import Output
 from hetfed.parts import write_tensors
 from hetfed.payload import Declaration, Payload
+from hetfed.profile import Profile
 from hetfed.seeding import isolated
 
 
@@ -45,30 +47,25 @@ class TrainedPrototypes(Exchange):
     margin_cap: PositiveFloat = 100.0
 
     @property
-    def counts_classes(self) -> bool:
-        """Beside the mean of each class."""
-        return True
-
-    @property
     def _prototypes(self) -> Prototypes:
         return Prototypes(weight=self.weight)
 
-    def missing(self, client: Client) -> str | None:
+    def missing(self, profile: Profile) -> str | None:
         """As in `Prototypes`."""
-        return self._prototypes.missing(client)
+        return self._prototypes.missing(profile)
 
-    def check(self, clients: Sequence[Client]) -> None:
+    def check(self, profiles: Sequence[Profile]) -> None:
         """As in `Prototypes`."""
-        self._prototypes.check(clients)
+        self._prototypes.check(profiles)
 
-    def start(self, server: ServerContext) -> Tensors:
+    def init(self, server: ServerContext) -> Tensors:
         """The network that gives the prototypes, and that no class has been seen."""
         classes, size = classes_and_features(next(iter(server.members.values())))
         with isolated(server.seed, "server", "prototypes"):
             net = _PrototypeNet(classes, size)
         return {"counts": torch.zeros(classes), **{f"net/{name}": tensor for name, tensor in net.state_dict().items()}}
 
-    def broadcast(self, server: ServerContext, state: Tensors, client: Client) -> Payload | None:
+    def broadcast(self, server: ServerContext, state: Tensors, profile: Profile) -> Payload | None:
         """The prototypes of the classes seen so far."""
         if not state["counts"].any():
             return None
@@ -80,20 +77,23 @@ class TrainedPrototypes(Exchange):
         """As in `Prototypes`."""
         self._prototypes.apply(context, payload)
 
-    def loss(self, context: ClientContext, batch: Batch, output: Output) -> Tensor | None:
+    def loss(
+        self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output
+    ) -> Tensor | None:
         """As in `Prototypes`."""
-        return self._prototypes.loss(context, batch, output)
+        return self._prototypes.loss(context, parameters, batch, output)
 
-    def declare(self, client: Client) -> Declaration:
+    def declare(self, profile: Profile) -> Declaration:
         """As in `Prototypes`."""
-        return self._prototypes.declare(client)
+        return self._prototypes.declare(profile)
 
     def upload(self, context: ClientContext) -> Payload | None:
         """As in `Prototypes`."""
         return self._prototypes.upload(context)
 
-    def aggregate(self, server: ServerContext, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
+    def update(self, server: ServerContext, state: Tensors, merged: Mapping[str, Merged]) -> Tensors:
         """Train the prototypes on the class means that arrived."""
+        uploads = merged[EVERYBODY].uploads
         points, classes = class_points(uploads)
         if not len(points):
             return state

@@ -72,6 +72,11 @@ class Task(Protocol):
         """(mean, scale): what the logits times the scale plus the mean are is in the unit of the target; (0, 1) for classes."""
         ...
 
+    @property
+    def unscaled(self) -> Task:
+        """The same question without any statistic of a client's data; itself where it holds none."""
+        ...
+
     def metrics(self, output: Output, examples: Examples) -> Metrics:
         """Every metric of `output` on `examples`, in the units of the user."""
         ...

@@ -45,6 +45,11 @@ class Classification:
         """None."""
         return 0.0, 1.0
 
+    @property
+    def unscaled(self) -> Classification:
+        """Itself: it holds no statistic of anybody's data."""
+        return self
+
     def loss(self, output: Output, batch: Batch) -> Tensor | None:
         """Cross-entropy over the examples whose class is known."""
         known = batch.target != MISSING

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 import torch
@@ -28,8 +28,8 @@ class Forecasting:
     unit: str
     interval: int
     horizons: tuple[int, ...]
-    mean: Tensor
-    scale: Tensor
+    mean: Tensor = field(default_factory=lambda: torch.zeros(1))
+    scale: Tensor = field(default_factory=lambda: torch.ones(1))
     loss_kind: str = "huber"
     higher_is_better: bool = False
     class_count: int = 0
@@ -48,6 +48,11 @@ class Forecasting:
     def scaling(self) -> tuple[Tensor, Tensor]:
         """That of the readings of each sensor."""
         return self.mean, self.scale
+
+    @property
+    def unscaled(self) -> Forecasting:
+        """The same without the mean and the scale of the readings."""
+        return replace(self, mean=torch.zeros(1), scale=torch.ones(1))
 
     def loss(self, output: Output, batch: Batch) -> Tensor | None:
         """Mean loss over known readings, in scaled units."""

@@ -50,6 +50,13 @@ class WithFurther:
         """As in the main task."""
         return self.main.scaling
 
+    @property
+    def unscaled(self) -> WithFurther:
+        """The same, no task of which holds a statistic of anybody's data."""
+        main, further = self.main.unscaled, {name: (task.unscaled, weight) for name, (task, weight) in self.further.items()}
+        same = main is self.main and all(further[name][0] is task for name, (task, _) in self.further.items())
+        return self if same else WithFurther(main, further)
+
     def loss(self, output: Output, batch: Batch) -> Tensor | None:
         """The main loss plus the weighted losses of the further heads; None where no head has anything to learn."""
         losses = [self.main.loss(output, batch)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 from torch import Tensor
@@ -56,6 +56,11 @@ class Regression:
     def scaling(self) -> tuple[float, float]:
         """That of the training targets."""
         return self.mean, self.scale
+
+    @property
+    def unscaled(self) -> Regression:
+        """The same without the mean and the scale of the training targets."""
+        return self if self.scaling == (0.0, 1.0) else replace(self, mean=0.0, scale=1.0)
 
     def loss(self, output: Output, batch: Batch) -> Tensor | None:
         """Mean loss over known targets, in scaled units."""

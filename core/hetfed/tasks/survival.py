@@ -38,6 +38,11 @@ class Survival:
         """None."""
         return 0.0, 1.0
 
+    @property
+    def unscaled(self) -> Survival:
+        """Itself: it holds no statistic of anybody's data."""
+        return self
+
     def loss(self, output: Output, batch: Batch) -> Tensor | None:
         """The mean over the batch of the negative logarithm of Cox's partial likelihood (Cox 1972), ties after Breslow.
 

@@ -1,0 +1,164 @@
+"""Merging: the uploads of a round become one result for each group of clients, as the exchange declares.
+
+"mean" is the mean by weight, or the robust rule that the step sets; "sum" the sum; "each" hands every upload over. A mean and a sum
+are added up while uploads arrive, in the order of the clients' names, so that the result does not depend on who was fastest; an
+upload that overtakes another waits for it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from hetfed.aggregation import Merged, add_up
+from hetfed.client import Tensors
+from hetfed.context import ServerContext
+from hetfed.exchanges.base import Exchange, Merge
+from hetfed.payload import Payload
+
+
+class Merger(Protocol):
+    """Takes the uploads of one group in one round."""
+
+    def add(self, name: str, payload: Payload) -> None:
+        """An upload that was accepted."""
+        ...
+
+    def skip(self, name: str) -> None:
+        """Nothing will come of this client in this round."""
+        ...
+
+    def merged(self) -> Merged:
+        """What they came to."""
+        ...
+
+
+@dataclass
+class Collect:
+    """Holds every upload until the end of the round: for what is trained on them, for robust rules, and where late ones count."""
+
+    server: ServerContext
+    size: int
+    how: Merge
+    sent: dict[str, Payload] = field(default_factory=dict)
+
+    def add(self, name: str, payload: Payload) -> None:
+        """Hold it."""
+        self.sent[name] = payload
+
+    def skip(self, name: str) -> None:
+        """Nothing to do."""
+
+    def merged(self) -> Merged:
+        """Their mean or their sum; all of them, by name, where each is asked for."""
+        # By name and not by arrival: a sum of floating-point numbers depends on their order.
+        sent = dict(sorted(self.sent.items()))
+        share = self.server.share(sent, self.size)
+        if self.how == "each":
+            return Merged({}, tuple(sent), self.size, share, sent)
+        rule = self.server.aggregation if self.how == "mean" else add_up
+        return Merged(rule(list(sent.values())), tuple(sent), self.size, share)
+
+
+@dataclass
+class AddUp:
+    """Adds uploads up as they arrive, `weights` being those of the clients that were asked, in the order of their names.
+
+    With `mean`, each is weighed by its share of the weights of all that were asked, in double precision; where somebody's is
+    missing, the sum is scaled up in the end.
+    """
+
+    size: int
+    weights: Mapping[str, float]
+    mean: bool
+    total: Tensors = field(default_factory=dict)
+    like: Mapping[str, Tensor] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+    waiting: dict[str, Payload | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._queue = deque(sorted(self.weights))
+        self._sum = sum(self.weights.values())
+
+    def add(self, name: str, payload: Payload) -> None:
+        """Add it, or let it wait for those whose names come before."""
+        self._settle(name, payload)
+
+    def skip(self, name: str) -> None:
+        """Wait for it no longer."""
+        self._settle(name, None)
+
+    def merged(self) -> Merged:
+        """The mean or the sum of what arrived."""
+        while self._queue:
+            self._take(self._queue.popleft())
+        scale = 1 / sum(map(self._share, self.names)) if self.mean and len(self.names) < len(self.weights) else None
+        found = {
+            name: (total if scale is None else total * scale).to(self.like[name].dtype) for name, total in self.total.items()
+        }
+        return Merged(found, tuple(self.names), self.size)
+
+    def _settle(self, name: str, payload: Payload | None) -> None:
+        # A client that has sent by one exchange is not heard of again when its turn ends.
+        if name not in self.weights or self.waiting.get(name) is not None or name in self.names:
+            return
+        self.waiting[name] = payload
+        while self._queue and self._queue[0] in self.waiting:
+            self._take(self._queue.popleft())
+
+    def _take(self, name: str) -> None:
+        payload = self.waiting.pop(name, None)
+        if payload is None:
+            return
+        self.names.append(name)
+        self.like = self.like or {key: tensor[:0] if tensor.ndim else tensor for key, tensor in payload.tensors.items()}
+        for key, tensor in payload.tensors.items():
+            part = self._share(name) * tensor.double() if self.mean else tensor.clone()
+            self.total[key] = part if key not in self.total else self.total[key].add_(part)
+
+    def _share(self, name: str) -> float:
+        return self.weights[name] / self._sum if self._sum else 1 / len(self.weights)
+
+
+class Merging:
+    """The uploads of one step in one round, by group; `asked` are the clients that may send, with the weights they declared."""
+
+    def __init__(self, exchange: Exchange, server: ServerContext, asked: Mapping[str, float | None]) -> None:
+        self._exchange, self._server, self._asked = exchange, server, asked
+        self._sizes = Counter(server.groups.values())
+        self._mergers: dict[str, Merger] = {}
+        self.accepted = 0
+
+    def add(self, name: str, payload: Payload) -> None:
+        """An upload that was accepted."""
+        self.accepted += 1
+        self._merger(self._server.groups[name]).add(name, payload)
+
+    def skip(self, name: str) -> None:
+        """Nothing, or nothing more, will come of this client in this round."""
+        if name in self._asked:
+            self._merger(self._server.groups[name]).skip(name)
+
+    def merged(self) -> dict[str, Merged]:
+        """What came of each group from which something arrived, by the group's name."""
+        found = {group: merger.merged() for group, merger in sorted(self._mergers.items())}
+        return {group: merged for group, merged in found.items() if merged.names}
+
+    def _merger(self, group: str) -> Merger:
+        if group not in self._mergers:
+            self._mergers[group] = self._new(group)
+        return self._mergers[group]
+
+    def _new(self, group: str) -> Merger:
+        how, size = self._exchange.merge, self._sizes[group]
+        asked = {name: weight for name, weight in self._asked.items() if self._server.groups[name] == group}
+        weights = {name: weight for name, weight in asked.items() if weight is not None}
+        # Late uploads come with weights of their own, and a robust rule has to look at all uploads side by side.
+        plain = self._server.aggregation.kind == "mean" and not self._server.asynchronous and len(weights) == len(asked)
+        if how == "each" or (how == "mean" and not plain) or self._server.asynchronous:
+            return Collect(self._server, size, how)
+        return AddUp(size, weights, mean=how == "mean")
