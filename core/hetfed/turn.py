@@ -261,11 +261,12 @@ def _loss_of(context: ClientContext, views: Sequence[View]) -> Loss:
     drawing = [view for view in views if type(view.exchange).draw is not Exchange.draw]
 
     def loss(batch: Batch) -> Tensor | None:
-        work.learnable = _learnable(context, batch)
+        # Asked outside of the losses, which never branch on data: an optimiser with momentum would step on a gradient of 0.
+        work.learnable = bool(context.task.learnable(batch))
         drawn = {view.step.label: replace(batch, drawn=view.exchange.draw(view.at("draw"), batch)) for view in drawing}
         work.stage = "training"
         output = context.model(batch.inputs)
-        terms = [context.task.loss(output, batch)]
+        terms = [context.task.loss(output, batch) if work.learnable else None]
         terms += [
             view.exchange.loss(view.at("loss"), tensors, drawn.get(view.step.label, batch), output) for view in views
         ]
@@ -273,12 +274,6 @@ def _loss_of(context: ClientContext, views: Sequence[View]) -> Loss:
         return sum(known[1:], start=known[0]) if known else None
 
     return loss
-
-
-def _learnable(context: ClientContext, batch: Batch) -> bool:
-    """Whether the batch has a known target: where it has none, what rests on targets has nothing to say."""
-    classes = context.task.classes(batch)
-    return classes is None or bool((classes >= 0).any())
 
 
 def _batches(context: ClientContext, phase: Phase, epochs: Iterator[int]) -> Iterator[Batch]:

@@ -99,12 +99,12 @@ class MutualLearning(Companion):
             # The better both models are, the more they are worth listening to.
             mine = task.loss(output, batch)
             # The floor keeps two nearly perfect models from dividing by zero.
-            divisor = sum((loss.detach() for loss in (mine, theirs) if loss is not None), start=torch.zeros(())).clamp(min=1e-3)
+            divisor = (mine.detach() + theirs.detach()).clamp(min=1e-3)
             own_kl, other_kl, distance = own_kl / divisor, other_kl / divisor, distance / divisor
         # The turn adds the own task loss with a weight of 1, as below the companion's: divided by alpha and by beta, the
         # distillation keeps its ratio to them.
         total = (1 - self.alpha) / self.alpha * own_kl + (1 - self.beta) / self.beta * other_kl + self.hint * distance
-        return total if theirs is None else total + theirs
+        return total + theirs
 
     def _hint(
         self, context: ClientContext, parameters: Mapping[str, Tensor], output: Output, other: Output
@@ -151,7 +151,7 @@ class ProximalCopy(Companion):
             return self.weight / 2 * _squared_distance(parameters, {name: copy[name] for name in anchor})
         pull = self.weight / 2 * _squared_distance(parameters, anchor)
         theirs = context.task.loss(_companions(context, parameters, batch), batch)
-        return pull if theirs is None else pull + theirs
+        return pull + theirs
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -205,7 +205,7 @@ class MixedModels(Companion):
         self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output
     ) -> Tensor | None:
         """The copy's own loss."""
-        return context.task.loss(_companions(context, parameters, batch), batch)
+        return context.task.loss(_companions(context, parameters, batch), batch) if context.work.learnable else None
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -265,8 +265,7 @@ class NestedFeatures(Companion):
         """The loss of the inner prediction, which answers the main question and no further one."""
         task = context.task
         main = task.main if isinstance(task, WithFurther) else task
-        inner = main.loss(Output(output.further[COMPANION]), batch)
-        return None if inner is None else self.weight * inner
+        return self.weight * main.loss(Output(output.further[COMPANION]), batch) if context.work.learnable else None
 
 
 def _replace_forward(model: nn.Module, forward: Callable[[Mapping[str, Tensor]], Output]) -> None:

@@ -20,6 +20,7 @@ from hetfed.model import Output
 from hetfed.parts import WHOLE, read_tensors
 from hetfed.payload import Declaration, Payload
 from hetfed.profile import Profile
+from hetfed.tasks import loss_if_any
 from hetfed.training import Training
 
 COUNTED = "counted in round"
@@ -158,7 +159,7 @@ def _full_gradient(context: ClientContext, names: list[str]) -> Tensors:
     # Without dropout, and with the running statistics as they are: the estimate neither draws nor moves anything.
     context.model.eval()
     for batch in context.train.batches(context.profile.training.batch_size):
-        loss = context.task.loss(context.model(batch.inputs), batch)
+        loss = loss_if_any(context.task, context.model(batch.inputs), batch)
         if loss is None or not learning:
             continue
         found = torch.autograd.grad(loss, [context.tensors[name] for name in learning], allow_unused=True)

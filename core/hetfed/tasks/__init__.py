@@ -4,7 +4,7 @@ from hetfed.compat import prepare_torchvision
 
 prepare_torchvision()  # torchmetrics imports torchvision where it is installed
 
-from hetfed.tasks.base import Metrics, Task  # noqa: E402
+from hetfed.tasks.base import Metrics, Task, loss_if_any  # noqa: E402
 from hetfed.tasks.classification import Classification  # noqa: E402
 from hetfed.tasks.describe import in_unit, register_task, scaled, task_from_json, task_to_json  # noqa: E402
 from hetfed.tasks.forecasting import Forecasting  # noqa: E402
@@ -21,6 +21,7 @@ __all__ = [
     "Task",
     "WithFurther",
     "in_unit",
+    "loss_if_any",
     "register_task",
     "scaled",
     "task_from_json",
