@@ -13,8 +13,8 @@ from hetfed.data import ClientData, Examples
 from hetfed.seeding import isolated
 from hetfed_datasets.records import Series
 from hetfed_traffic.model import CityModel
-from hetfed_traffic.tables import CityData, CityModelTable
-from hetfed_traffic.windows import forecasting_data
+from hetfed_traffic.plan_schema import CityData, CityModelTable
+from hetfed_traffic.preprocessing import forecasting_data
 
 MONDAY = "2024-03-04"
 STEPS = 240

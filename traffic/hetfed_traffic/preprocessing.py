@@ -13,7 +13,7 @@ from torch import Tensor
 from hetfed.data import ClientData, Examples
 from hetfed.errors import PlanError
 from hetfed_datasets.records import MISSING_LABEL, Series
-from hetfed_traffic.tables import CityData
+from hetfed_traffic.plan_schema import CityData
 
 CONGESTION = ("free", "congested")
 

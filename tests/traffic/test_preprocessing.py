@@ -12,7 +12,7 @@ from towns import MONDAY, asking, counting, noisy, parts, ring, town
 from hetfed.errors import PlanError
 from hetfed_datasets import sample_cities
 from hetfed_datasets.records import MISSING_LABEL
-from hetfed_traffic.windows import Parts, clock_of, congestion_data, forecasting_data, levels_of, steps_ahead, target_of
+from hetfed_traffic.preprocessing import Parts, clock_of, congestion_data, forecasting_data, levels_of, steps_ahead, target_of
 
 GENTLE = settings(deadline=None, max_examples=50)
 
