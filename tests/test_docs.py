@@ -20,9 +20,9 @@ from hetfed.run.execute import prepare
 from hetfed.server_optimizer import ServerOptimizer
 from hetfed.training import Phase, Training
 from hetfed_medical import vertical
-from hetfed_medical.tables import Backbone, HospitalData, HospitalModel, LearnerName, Partition, PublicData
-from hetfed_medical.tables import Table as Encoder
-from hetfed_traffic.tables import CityData, CityModelTable
+from hetfed_medical.plan_schema import Backbone, HospitalData, HospitalModel, LearnerName, Partition, PublicData
+from hetfed_medical.plan_schema import Table as Encoder
+from hetfed_traffic.plan_schema import CityData, CityModelTable
 
 DOCUMENT = (Path(__file__).parent.parent / "docs" / "plans.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```toml\n(.*?)```", DOCUMENT, flags=re.DOTALL)

@@ -96,6 +96,9 @@ def _problem(one: ErrorDetails) -> str:
 
 
 def _remedy(one: ErrorDetails, keys: Keys) -> str:
+    # A validator that knows the remedy says so.
+    if remedy := one.get("ctx", {}).get("remedy"):
+        return str(remedy)
     path, last = one["loc"][:-1], str((*one["loc"], "")[0])
     if one["type"] in UNKNOWN and (known := _reached(keys, path)) is not None:
         return among(one["loc"][-1], sorted(known), "Known keys here")

@@ -35,6 +35,7 @@ def load(folder: Path) -> Series:
         sensors=("camera",),
         channels=tuple(channel.removesuffix("Count").lower() for channel in CHANNELS),
         unit="vehicles/15 min",
+        kind="count",
         interval=INTERVAL,
         level=_levels(frame, file),
         levels=LEVELS,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hetfed.errors import DataError
 from hetfed_datasets.records import MISSING_LABEL
-from hetfed_datasets.registry import ENTRIES
+from hetfed_datasets.registry import SOURCES
 
 FETCH_AGAIN = (
     "Fetch it again, or prepare it again where nobody serves it (`hetfed datasets describe` says which), "
@@ -43,8 +43,8 @@ def require_file(folder: Path, name: str) -> Path:
     """
     file = folder / name
     if not file.is_file():
-        entry = ENTRIES.get(folder.name)
-        way = "Put it there" if entry is None else entry.way_to(name, folder.parent)
+        source = SOURCES.get(folder.name)
+        way = "Put it there" if source is None else source.way_to(name, folder.parent)
         remedy = f"{way}, or point --data-dir (or HETFED_DATA) at the folder above {folder.name}."
         raise DataError("no such data file", file=file, remedy=remedy)
     return file

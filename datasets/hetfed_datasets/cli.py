@@ -9,7 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from hetfed_datasets.registry import ENTRIES, Entry, data_root, entry_of
+from hetfed_datasets.registry import SOURCES
+from hetfed_datasets.source import Source, data_root
 
 if TYPE_CHECKING:
     from hetfed_datasets.records import Cohort, Series
@@ -36,8 +37,8 @@ def list_all(data_dir: DataDir = None) -> None:
     root = data_root(data_dir)
     title = f"data sets in {root}"
     table = Table(Column("name", no_wrap=True), "kind", "here", "what", title=title, title_justify="left", box=None)
-    for entry in ENTRIES.values():
-        table.add_row(entry.name, entry.kind, _whereabouts(entry, root), entry.title)
+    for source in SOURCES.values():
+        table.add_row(source.name, source.kind, _whereabouts(source, root), source.title)
     Console().print(table)
 
 
@@ -47,15 +48,15 @@ def describe(name: Name) -> None:
 
     Example: hetfed datasets describe tcga-lgg-mri
     """
-    entry = entry_of(name)
-    table = Table(show_header=False, title=entry.name, title_justify="left", box=None)
+    source = SOURCES.find(name, key="dataset")
+    table = Table(show_header=False, title=source.name, title_justify="left", box=None)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    rows = {"what": entry.title, "kind": entry.kind, "source": entry.source, "licence": entry.licence}
-    rows |= {"made of": ", ".join(entry.joins)} if entry.joins else {}
+    rows = {"what": source.title, "kind": source.kind, "source": source.origin, "licence": source.licence}
+    rows |= {"made of": ", ".join(source.joins)} if source.joins else {}
     for key, value in rows.items():
         table.add_row(key, value)
-    for file_name, file in entry.files.items():
+    for file_name, file in source.files.items():
         table.add_row(file_name, f"{file.url or 'prepared by hand, see docs/datasets.md'}\nsha256 {file.sha256}")
     Console().print(table)
 
@@ -68,7 +69,7 @@ def fetch(name: Name, data_dir: DataDir = None) -> None:
     """
     from hetfed_datasets import fetch as module
 
-    files = module.fetch(entry_of(name), data_root(data_dir))
+    files = module.fetch(SOURCES.find(name, key="dataset"), data_root(data_dir))
     for file in files:
         typer.echo(f"there: {file}")
     if not files:
@@ -83,13 +84,14 @@ def check(name: Name, data_dir: DataDir = None) -> None:
     """
     from hetfed_datasets import fetch as module
 
-    typer.echo(f"{name} is in order: {_size(module.check(entry_of(name), data_root(data_dir)))}")
+    record = module.check(SOURCES.find(name, key="dataset"), data_root(data_dir))
+    typer.echo(f"{name} is in order: {_size(record)}")
 
 
-def _whereabouts(entry: Entry, root: Path) -> str:
-    if entry.generated:
+def _whereabouts(source: Source, root: Path) -> str:
+    if source.generated:
         return "generated"
-    parts = (entry, *(entry_of(part) for part in entry.joins))
+    parts = (source, *(SOURCES[part] for part in source.joins))
     return "yes" if all((root / part.name / file).is_file() for part in parts for file in part.files) else "no"
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 from hetfed.errors import DataError
 from hetfed_datasets.checks import FETCH_AGAIN
 from hetfed_datasets.records import Cohort, Series
-from hetfed_datasets.registry import Entry, File, entry_of
+from hetfed_datasets.registry import SOURCES
+from hetfed_datasets.source import File, Source
 
 TIMEOUT = 60
 """Seconds without an answer until the publisher counts as silent."""
 
 
-def fetch(entry: Entry, root: Path) -> list[Path]:
+def fetch(source: Source, root: Path) -> list[Path]:
     """Bring the files of a data set, and of those it joins, into `root/<name>`; one that is there and right stays as it is.
 
     Returns the files, of which generated data sets have none.
@@ -22,18 +23,18 @@ def fetch(entry: Entry, root: Path) -> list[Path]:
     Raises:
         DataError: the publisher does not serve a file, serves other bytes, or nobody serves it and it is not there.
     """
-    files = [path for part in entry.joins for path in fetch(entry_of(part), root)]
-    folder = root / entry.name
-    files += [_retrieve(folder / name, file.url, file) for name, file in entry.files.items() if file.url is not None]
+    files = [path for part in source.joins for path in fetch(SOURCES[part], root)]
+    folder = root / source.name
+    files += [_retrieve(folder / name, file.url, file) for name, file in source.files.items() if file.url is not None]
     # Looked for after the downloads: what can be fetched is there whether or not the rest has been prepared.
-    by_hand = [folder / name for name, file in entry.files.items() if file.url is None]
+    by_hand = [folder / name for name, file in source.files.items() if file.url is None]
     for path in by_hand:
         if not path.is_file():
-            raise DataError("this file is prepared by hand", file=path, remedy=f"{entry.way_to(path.name, root)}.")
+            raise DataError("this file is prepared by hand", file=path, remedy=f"{source.way_to(path.name, root)}.")
     return files + by_hand
 
 
-def check(entry: Entry, root: Path) -> Cohort | Series:
+def check(source: Source, root: Path) -> Cohort | Series:
     """The record of a data set whose files have the pinned SHA-256; those of the data sets it joins too.
 
     Raises:
@@ -41,24 +42,24 @@ def check(entry: Entry, root: Path) -> Cohort | Series:
     """
     import pooch
 
-    for part in entry.joins:
-        check(entry_of(part), root)
-    for name, file in entry.files.items():
-        path = root / entry.name / name
+    for part in source.joins:
+        check(SOURCES[part], root)
+    for name, file in source.files.items():
+        path = root / source.name / name
         if not path.is_file():
-            remedy = f"{entry.way_to(name, root)}, or point --data-dir (or HETFED_DATA) at the data root."
+            remedy = f"{source.way_to(name, root)}, or point --data-dir (or HETFED_DATA) at the data root."
             raise DataError("no such data file", file=path, remedy=remedy)
         found = pooch.file_hash(str(path), alg="sha256")
         if found != file.sha256:
-            remedy = f"Expected {file.sha256}. {_reading(entry, root)}"
+            remedy = f"Expected {file.sha256}. {_reading(source, root)}"
             raise DataError("other bytes than those tested (SHA-256)", file=path, value=found, remedy=remedy)
-    return entry.load(root)
+    return source.load(root)
 
 
-def _reading(entry: Entry, root: Path) -> str:
+def _reading(source: Source, root: Path) -> str:
     """What comes of reading a data set whose files are not those that were tested, as a sentence."""
     try:
-        entry.load(root)
+        source.load(root)
     except DataError as error:
         return f"Reading it fails: {error}"
     return f"It can be read all the same. {FETCH_AGAIN}"

@@ -29,6 +29,7 @@ def load(folder: Path) -> Series:
         sensors=tuple(str(column) for column in frame.columns),
         channels=("speed",),
         unit="mph",
+        kind="speed",
         interval=5,
         adjacency=adjacency,
     )

@@ -49,6 +49,7 @@ def load(folder: Path) -> Series:
         sensors=tuple(str(name) for name in kept),
         channels=("vehicles",),
         unit="vehicles/15 min",
+        kind="count",
         interval=INTERVAL,
         adjacency=graph_from(coordinates),
         coordinates=coordinates,

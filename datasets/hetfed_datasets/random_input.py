@@ -48,6 +48,7 @@ def readings(city: Literal["one", "two", "three"] = "one", sensors: int = 5, ste
         sensors=tuple(f"sensor{number}" for number in range(sensors)),
         channels=("speed",),
         unit="km/h",
+        kind="speed",
         interval=INTERVAL,
         adjacency=np.eye(sensors, dtype=np.float32),
         synthetic=True,

@@ -1,31 +1,42 @@
-"""The two kinds of record that every loader and generator returns."""
+"""The two kinds of record that every loader and generator returns. What they promise is checked in `gate`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 MISSING_LABEL = -1
+Measure = Literal["speed", "count", "occupancy", "travel-time"]
+"""What readings measure, and so which of them are congested: low speeds, high counts and occupancies, long travel times."""
+Split = Literal["train", "validation", "test"]
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """Samples of the patients of one or several institutions; everything has n rows.
+    """Samples of the patients of one or several institutions; everything has n rows, n at least 1.
 
-    That this is so is the business of the loader, which reads through `checks`: nothing is looked at here.
+    Nothing is looked at here: `gate.check_cohort` says whether a cohort is what this page promises.
 
-    `patient` and `site` (n,) name the patient and the institution of each sample, so that splits can be made by patient.
-    `modalities` maps a name to an array: an image (n, height, width, channels) uint8, a table (n, columns) float32. A sample
-    without a modality has a row of zeros there and False in `present[name]` (n,); a modality not in `present` is complete.
-    `labels` maps a name to (n,) integers, MISSING_LABEL where unknown; `classes` names the classes of each label in order.
-    `survival` maps the name of an event to (n, 2) float32: 1 where it was seen, else 0, and the days until then or until
-    observation ended.
-    `columns` names the columns of each table; `official_split` (n,) holds "train", "validation", "test" where the publisher
-    fixed them.
+    Args:
+        name: of the data set; not empty.
+        patient: (n,) strings, none of them empty. The samples of a patient stay together when splits are made.
+        site: (n,) strings, none of them empty: the institution of each sample.
+        modalities: by name, at least one. A table (n, columns) of numbers, as float32, where NaN is an empty cell; or samples
+            of two and more axes with the channels last, as an image (n, height, width, channels), uint8 or finite float32.
+            A sample that lacks a modality has a row of zeros there.
+        labels: by name, (n,) int64: an index into the label's classes, MISSING_LABEL where it is not known.
+        classes: for each label the names of its classes, two or more, all different.
+        columns: for each table the names of its columns, all different.
+        present: by modality, (n,) booleans: who has it. A modality that is not named here is complete.
+        official_split: (n,) "train", "validation" or "test" where the publisher fixed them; a patient is in one of them only.
+        synthetic: whether the samples are made up.
+        survival: by event, (n, 2) float32: 1 where it was seen, else 0; and the days until then or until observation ended,
+            from 0 upwards. No event has the name of a label.
     """
 
     name: str
@@ -72,11 +83,24 @@ class Cohort:
 
 @dataclass(frozen=True)
 class Series:
-    """Readings of one city: `values` (time, sensor, channel) float32 in `unit`, NaN where missing, every `interval` minutes.
+    """Readings of one city, one row of them every `interval` minutes.
 
-    `time` has one stamp a row. `adjacency` (sensor, sensor) weighs the links of the road graph; `coordinates` (sensor, 2) is
-    latitude and longitude, NaN where unknown. `level` (time,) is a congestion level given by the publisher, an index into
-    `levels`, MISSING_LABEL where unknown.
+    Nothing is looked at here: `gate.check_series` says whether a series is what this page promises.
+
+    Args:
+        name: of the data set; not empty.
+        values: (time, sensor, channel) float32 in `unit`, from 0 upwards, NaN where missing; there is a reading somewhere.
+        time: one stamp a row, in order, each `interval` minutes after the one before. A gap is filled with rows of NaN.
+        sensors: their names, all different.
+        channels: their names, all different.
+        unit: of the readings, in words, as "km/h".
+        kind: what the readings measure.
+        interval: whole minutes, 1 or more.
+        adjacency: (sensor, sensor) float32: the weights of the links of the road graph, from 0 upwards.
+        coordinates: (sensor, 2) float64: latitude and longitude in degrees, both NaN where unknown.
+        level: (time,) int64: a congestion level given by the publisher, an index into `levels`, MISSING_LABEL where unknown.
+        levels: the names of the levels from free to congested, two or more, all different; none without `level`.
+        synthetic: whether the readings are made up.
     """
 
     name: str
@@ -85,6 +109,7 @@ class Series:
     sensors: tuple[str, ...]
     channels: tuple[str, ...]
     unit: str
+    kind: Measure
     interval: int
     adjacency: NDArray[np.float32] | None = None
     coordinates: NDArray[np.float64] | None = None

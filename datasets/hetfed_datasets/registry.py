@@ -1,16 +1,12 @@
-"""Every data set by name: a data set is one file and one entry here. Importing this loads no data and no loader."""
+"""Every data set by name: a shipped one is one file and one entry here. Importing this loads no data and no loader."""
 
 from __future__ import annotations
 
-import os
-import shlex
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from hetfed.errors import PlanError, among
+from hetfed.registry import Registry
+from hetfed_datasets.source import File, Source, data_root, fault_of
 
 if TYPE_CHECKING:
     from hetfed_datasets.records import Cohort, Series
@@ -18,60 +14,21 @@ if TYPE_CHECKING:
 GITHUB = "https://raw.githubusercontent.com"
 FLAMBY_BRCA = "owkin/FLamby/edacf54d5211520583b0133d55ac39b6fda8324b/flamby/datasets/fed_tcga_brca"
 
-
-@dataclass(frozen=True)
-class File:
-    """One file of a data set: its SHA-256, and the publisher's address where one serves exactly these bytes."""
-
-    sha256: str
-    url: str | None = None
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What is known of a data set. `loader` is `module:function`; `joins` are data sets that it is made of."""
-
-    name: str
-    kind: Literal["cohort", "series"]
-    title: str
-    loader: str
-    source: str
-    licence: str = "none stated"
-    files: Mapping[str, File] = field(default_factory=dict)
-    joins: tuple[str, ...] = ()
-    generated: bool = False
-
-    def load(self, root: Path, **options: Any) -> Cohort | Series:
-        """The record, read from `root/<name>` or generated."""
-        # By name, so that to list data sets imports none of the loaders, and no pandas.
-        module, _, function = self.loader.partition(":")
-        load: Callable[..., Cohort | Series] = getattr(import_module(f"hetfed_datasets.{module}"), function)
-        return load(**options) if self.generated else load(root / self.name, **options)
-
-    def way_to(self, file_name: str, root: Path) -> str:
-        """What to do about a file that is not there below `root`, as a sentence without its end."""
-        file = self.files.get(file_name)
-        if file is None or file.url is not None:
-            option = "" if root == data_root() else f" --data-dir {shlex.quote(str(root))}"
-            return f"Get it with `hetfed datasets fetch {self.name}{option}`"
-        return f"No publisher serves it: prepare it from its source ({self.source}) and put it there, as docs/datasets.md says"
-
-
-_ENTRIES = (
-    Entry(
+_SHIPPED = (
+    Source(
         "tcga-lgg-mri",
         "cohort",
         "brain MRI slices of 110 glioma patients at 5 hospitals",
-        "tcga_lgg_mri:load",
+        "hetfed_datasets.tcga_lgg_mri:load",
         "derived (64x64 slices) from the Kaggle set of Buda et al. 2019, itself from TCGA-LGG at the Cancer Imaging Archive",
         "none stated here; the Kaggle page lists CC BY-NC-SA 4.0",
         {"lgg_mri_slices_64.npz": File("93dba6700e2831c87c502f0253b2b9cd771151992e4916ce52058d484640ef44")},
     ),
-    Entry(
+    Source(
         "tcga-glioma-genomics",
         "cohort",
         "RNA expression and IDH1 status of 569 glioma patients at 35 hospitals",
-        "tcga_glioma_genomics:load",
+        "hetfed_datasets.tcga_glioma_genomics:load",
         "github.com/mahmoodlab/PORPOISE, datasets_csv_mutsig",
         "GPL-3.0 (repository)",
         {
@@ -81,29 +38,29 @@ _ENTRIES = (
             )
         },
     ),
-    Entry(
+    Source(
         "tcga-glioma",
         "cohort",
         "MRI and RNA expression of the same glioma patients, joined",
-        "tcga_glioma:load",
+        "hetfed_datasets.tcga_glioma:load",
         "tcga-lgg-mri and tcga-glioma-genomics",
         "those of its parts",
         joins=("tcga-lgg-mri", "tcga-glioma-genomics"),
     ),
-    Entry(
+    Source(
         "pneumoniamnist",
         "cohort",
         "5856 chest X-rays of children, 28x28",
-        "medmnist:load_pneumonia",
+        "hetfed_datasets.medmnist:load_pneumonia",
         "MedMNIST v2; this copy is a union of two repositories' reduced copies, in another order than the publisher's file",
         "CC BY 4.0 (MedMNIST)",
         {"pneumoniamnist_28_reconstructed.npz": File("d0bfa3330f26554c4117328b1117f52bfb3746404b0594c58f37a09b4314d396")},
     ),
-    Entry(
+    Source(
         "breastmnist",
         "cohort",
         "780 breast ultrasound images, 28x28",
-        "medmnist:load_breast",
+        "hetfed_datasets.medmnist:load_breast",
         "MedMNIST v2; this copy was saved again by github.com/KamalJain777/AMLS_25_26_SN24205421",
         "CC BY 4.0 (MedMNIST)",
         {
@@ -113,20 +70,20 @@ _ENTRIES = (
             )
         },
     ),
-    Entry(
+    Source(
         "medmnist-pair",
         "cohort",
         "pneumoniamnist and breastmnist as one question of four classes, to be partitioned",
-        "medmnist:load_pair",
+        "hetfed_datasets.medmnist:load_pair",
         "pneumoniamnist and breastmnist",
         "CC BY 4.0 (MedMNIST)",
         joins=("pneumoniamnist", "breastmnist"),
     ),
-    Entry(
+    Source(
         "fed-tcga-brca",
         "cohort",
         "survival of 1088 patients with breast cancer in 6 regions, 39 clinical columns",
-        "fed_tcga_brca:load",
+        "hetfed_datasets.fed_tcga_brca:load",
         "github.com/owkin/FLamby (The Cancer Genome Atlas)",
         "MIT (repository)",
         {
@@ -140,11 +97,11 @@ _ENTRIES = (
             ),
         },
     ),
-    Entry(
+    Source(
         "uci-heart-4hospitals",
         "cohort",
         "13 clinical columns of 920 patients at 4 hospitals, with missing values",
-        "uci_heart:load",
+        "hetfed_datasets.uci_heart:load",
         "UCI Machine Learning Repository, Heart Disease (Janosi, Steinbrunn, Pfisterer, Detrano)",
         "none stated here; UCI lists CC BY 4.0",
         {
@@ -162,11 +119,11 @@ _ENTRIES = (
             },
         },
     ),
-    Entry(
+    Source(
         "la-los-loop",
         "series",
         "Los Angeles loop detectors: speed, 207 sensors, 5 min, one week",
-        "la_los_loop:load",
+        "hetfed_datasets.la_los_loop:load",
         "github.com/lehaifeng/T-GCN, data/los_*.csv",
         files={
             "los_speed.csv": File(
@@ -179,11 +136,11 @@ _ENTRIES = (
             ),
         },
     ),
-    Entry(
+    Source(
         "shenzhen-sz-taxi",
         "series",
         "Shenzhen taxi probes: speed, 40 roads, 15 min, one month, zeros missing",
-        "shenzhen_sz_taxi:load",
+        "hetfed_datasets.shenzhen_sz_taxi:load",
         "github.com/ye11qing/Seg-TGCN (speed); adjacency cut from github.com/lehaifeng/T-GCN",
         files={
             "sz_speed_40roads.csv": File(
@@ -193,11 +150,11 @@ _ENTRIES = (
             "sz_adj_40.csv": File("9fe6e5ff04d541f5026318c58520af475094161d977b7aabc652ebb7fc262bab"),
         },
     ),
-    Entry(
+    Source(
         "melbourne-scats",
         "series",
         "Melbourne signal loops: vehicles, 105 approaches, 15 min, October 2006",
-        "melbourne_scats:load",
+        "hetfed_datasets.melbourne_scats:load",
         "VicRoads SCATS, through github.com/mattcoulter7/Traffic-Flow-Prediction-System",
         "MIT (repository); the data's own terms are not stated",
         {
@@ -208,11 +165,11 @@ _ENTRIES = (
             )
         },
     ),
-    Entry(
+    Source(
         "camera-counts",
         "series",
         "one traffic camera: cars, bikes, buses, trucks per 15 min, one month, with congestion level",
-        "camera_counts:load",
+        "hetfed_datasets.camera_counts:load",
         "github.com/Harsh-150/Traffic-Levels-Prediction (a Kaggle set; city not stated)",
         files={
             "Traffic.csv": File(
@@ -221,82 +178,66 @@ _ENTRIES = (
             )
         },
     ),
-    Entry(
+    Source(
         "sample-hospitals",
         "cohort",
         "synthetic: lesion images and gene modules of four hospitals",
-        "sample_hospitals:generate",
+        "hetfed_datasets.sample_hospitals:generate",
         "generated, see docs/datasets.md",
         "Apache-2.0",
         generated=True,
     ),
-    Entry(
+    Source(
         "sample-cities",
         "series",
         "synthetic: four cities with loops, probes, signal counts and a camera",
-        "sample_cities:generate",
+        "hetfed_datasets.sample_cities:generate",
         "generated, see docs/datasets.md",
         "Apache-2.0",
         generated=True,
+        options=("city",),
     ),
-    Entry(
+    Source(
         "random-table",
         "cohort",
         "random: a table of noise and a coin toss, the article's input",
-        "random_input:table",
+        "hetfed_datasets.random_input:table",
         "generated, see docs/datasets.md",
         "Apache-2.0",
         generated=True,
     ),
-    Entry(
+    Source(
         "random-images",
         "cohort",
         "random: grey images of noise and a coin toss, the article's input",
-        "random_input:images",
+        "hetfed_datasets.random_input:images",
         "generated, see docs/datasets.md",
         "Apache-2.0",
         generated=True,
     ),
-    Entry(
+    Source(
         "random-readings",
         "series",
         "random: white noise for speeds of three cities, the article's input",
-        "random_input:readings",
+        "hetfed_datasets.random_input:readings",
         "generated, see docs/datasets.md",
         "Apache-2.0",
         generated=True,
+        options=("city",),
     ),
 )
 
-ENTRIES: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
-
-
-def entry_of(name: str) -> Entry:
-    """The entry of a data set.
-
-    Raises:
-        PlanError: there is none of that name.
-    """
-    if name not in ENTRIES:
-        raise PlanError("unknown data set", key="dataset", value=name, remedy=among(name, sorted(ENTRIES)))
-    return ENTRIES[name]
-
-
-def data_root(explicit: Path | None = None) -> Path:
-    """Where data sets lie: the folder given, else HETFED_DATA, else the user's cache folder."""
-    if explicit is not None:
-        return explicit
-    if os.environ.get("HETFED_DATA"):
-        return Path(os.environ["HETFED_DATA"])
-    import pooch
-
-    return Path(pooch.os_cache("hetfed"))
+SOURCES: Registry[Source] = Registry(
+    "data set", {source.name: source for source in _SHIPPED}, group="hetfed.sources", fault=fault_of
+)
+"""What a plan may name as its `dataset`. An installed package adds a `Source` through the group `hetfed.sources`, a script with
+`SOURCES.add(source.name, source)`."""
 
 
 def load(name: str, root: Path | None = None, **options: Any) -> Cohort | Series:
-    """The record of a data set.
+    """The record of a data set, checked.
 
     Raises:
-        PlanError: there is no such data set. DataError: a file is missing, or not what it should be.
+        PlanError: there is no such data set. DataError: a file is missing, or not what it should be, or the record is not.
     """
-    return entry_of(name).load(data_root(root), **options)
+    return SOURCES.find(name, key="dataset").load(data_root(root), **options)

@@ -24,7 +24,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hetfed.errors import PlanError
-from hetfed_datasets.records import Series
+from hetfed_datasets.records import Measure, Series
 
 Array = NDArray[np.float64]
 City = Literal["loops", "probes", "signals", "camera"]
@@ -84,7 +84,7 @@ def generate(city: City = "loops", seed: int = 0) -> Series:
     rng = np.random.default_rng([seed, layout.salt])
     adjacency = road_graph(layout.roads)
     traffic = _traffic(layout, adjacency, rng)
-    values, channels, unit = READERS[city](traffic, rng)
+    values, channels, unit, kind = READERS[city](traffic, rng)
     return Series(
         name="sample-cities",
         values=values.astype(np.float32),
@@ -92,6 +92,7 @@ def generate(city: City = "loops", seed: int = 0) -> Series:
         sensors=tuple(f"road{road}-{place}" for road, length in enumerate(layout.roads) for place in range(length)),
         channels=channels,
         unit=unit,
+        kind=kind,
         interval=layout.interval,
         adjacency=adjacency,
         level=_level(traffic) if city == "camera" else None,
@@ -181,34 +182,34 @@ def _queue(load: Array, adjacency: NDArray[np.float32], interval: int) -> Array:
     return queue
 
 
-def _loops(traffic: Traffic, rng: np.random.Generator) -> tuple[Array, tuple[str, ...], str]:
+def _loops(traffic: Traffic, rng: np.random.Generator) -> tuple[Array, tuple[str, ...], str, Measure]:
     free = rng.uniform(58, 68, traffic.demand.shape[1])
     speed = free * _slowed(traffic) + rng.normal(0, 1.5, traffic.demand.shape)
-    return np.clip(speed, 3, 75)[..., None], ("speed",), "mph"
+    return np.clip(speed, 3, 75)[..., None], ("speed",), "mph", "speed"
 
 
-def _probes(traffic: Traffic, rng: np.random.Generator) -> tuple[Array, tuple[str, ...], str]:
+def _probes(traffic: Traffic, rng: np.random.Generator) -> tuple[Array, tuple[str, ...], str, Measure]:
     """A probe reading is the mean of the few taxis that pass; with none it is missing."""
     free = rng.uniform(35, 60, traffic.demand.shape[1])
     taxis = rng.poisson(2 + 8 * traffic.demand)
     # The mean of n taxis varies with one over the root of n.
     noise = rng.normal(0, 5.0, traffic.demand.shape) / np.sqrt(np.maximum(taxis, 1))
     speed = np.clip(free * _slowed(traffic) + noise, 2, 90)
-    return np.where(taxis > 0, speed, np.nan)[..., None], ("speed",), "km/h"
+    return np.where(taxis > 0, speed, np.nan)[..., None], ("speed",), "km/h", "speed"
 
 
-def _signals(traffic: Traffic, rng: np.random.Generator) -> tuple[Array, tuple[str, ...], str]:
+def _signals(traffic: Traffic, rng: np.random.Generator) -> tuple[Array, tuple[str, ...], str, Measure]:
     capacity = rng.uniform(120, 320, traffic.demand.shape[1])
-    return rng.poisson(capacity * _through(traffic)).astype(float)[..., None], ("vehicles",), "vehicles/15 min"
+    return rng.poisson(capacity * _through(traffic)).astype(float)[..., None], ("vehicles",), "vehicles/15 min", "count"
 
 
-def _camera(traffic: Traffic, rng: np.random.Generator) -> tuple[Array, tuple[str, ...], str]:
+def _camera(traffic: Traffic, rng: np.random.Generator) -> tuple[Array, tuple[str, ...], str, Measure]:
     """Counts by class; the denser the traffic, the more vehicles stand hidden behind others."""
     mix = np.array([0.78, 0.10, 0.05, 0.07])
     passed = rng.poisson(180 * _through(traffic)[..., None] * mix)
     # Bikes are hidden most easily, buses and trucks hardly at all.
     seen = 0.97 - 0.25 * np.clip(traffic.demand + traffic.queue, 0, 1.5)[..., None] * np.array([1.0, 1.4, 0.3, 0.4])
-    return rng.binomial(passed, seen).astype(float), VEHICLES, "vehicles/15 min"
+    return rng.binomial(passed, seen).astype(float), VEHICLES, "vehicles/15 min", "count"
 
 
 def _slowed(traffic: Traffic) -> Array:
@@ -227,5 +228,5 @@ def _level(traffic: Traffic) -> NDArray[np.int64]:
     return np.digitize(load, LEVEL_CUTS).astype(np.int64)
 
 
-Reader = Callable[[Traffic, np.random.Generator], tuple[Array, tuple[str, ...], str]]
+Reader = Callable[[Traffic, np.random.Generator], tuple[Array, tuple[str, ...], str, Measure]]
 READERS: dict[str, Reader] = {"loops": _loops, "probes": _probes, "signals": _signals, "camera": _camera}

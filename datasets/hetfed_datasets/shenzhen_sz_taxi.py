@@ -36,6 +36,7 @@ def load(folder: Path) -> Series:
         sensors=tuple(str(column) for column in frame.columns[1:]),
         channels=("speed",),
         unit="km/h",
+        kind="speed",
         interval=15,
         adjacency=expect_square(numbers(read_csv(links, header=None), links), SENSORS, links),
     )

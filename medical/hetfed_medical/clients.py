@@ -22,10 +22,10 @@ from hetfed_datasets.records import Cohort
 from hetfed_datasets.registry import entry_of, load
 from hetfed_medical.augmentation import flip_and_shift
 from hetfed_medical.backbones import SCALABLE
-from hetfed_medical.cohort_data import Hospital, hospital, public_inputs, public_patients, unreadable
 from hetfed_medical.learners import new_learner, try_out
 from hetfed_medical.model import HospitalNet
-from hetfed_medical.tables import HospitalData, HospitalModel, LearnerName, PublicData
+from hetfed_medical.plan_schema import HospitalData, HospitalModel, LearnerName, PublicData
+from hetfed_medical.preprocessing import Hospital, hospital, public_inputs, public_patients, unreadable
 
 Blueprint = Callable[[Facts], nn.Module]
 

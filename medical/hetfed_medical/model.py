@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from hetfed.data import Facts
 from hetfed.model import Output
 from hetfed_medical.backbones import build
+from hetfed_medical.plan_schema import HospitalModel
 from hetfed_medical.present import BatchNormOfKnown, gathered, known_rows, masked, may_look
-from hetfed_medical.tables import HospitalModel
 from hetfed_medical.tabular import TABULAR
 
 

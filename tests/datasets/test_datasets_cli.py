@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from hetfed_datasets.registry import ENTRIES, File
+from hetfed_datasets.registry import SOURCES
+from hetfed_datasets.source import File
 
 HEART = "uci-heart-4hospitals"
 PATIENTS = {"cleveland": 303, "hungarian": 294, "switzerland": 123, "va": 200}
@@ -41,7 +42,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         (folder / name).write_text(text, encoding="utf-8")
         url = f"http://127.0.0.1:{server.server_address[1]}/{name}"
         files[name] = File(hashlib.sha256(text.encode()).hexdigest(), url)
-    monkeypatch.setitem(ENTRIES, HEART, replace(ENTRIES[HEART], files=files))
+    monkeypatch.setitem(SOURCES._items, HEART, replace(SOURCES[HEART], files=files))
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     yield folder
@@ -60,13 +61,13 @@ def test_list_shows_every_set(tmp_path: Path, hetfed) -> None:
     answer = hetfed("datasets", "list", "--data-dir", tmp_path)
     assert (answer.status, answer.err) == (0, "")
     assert f"data sets in {tmp_path}" in answer.out
-    here = {name: "generated" if entry.generated else "no" for name, entry in ENTRIES.items()}
+    here = {name: "generated" if entry.generated else "no" for name, entry in SOURCES.items()}
     assert whereabouts(answer.out) == here
 
 
 def test_on_a_narrow_terminal_names_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hetfed) -> None:
     monkeypatch.setenv("COLUMNS", "60")
-    assert set(whereabouts(hetfed("datasets", "list", "--data-dir", tmp_path).out)) == set(ENTRIES)
+    assert set(whereabouts(hetfed("datasets", "list", "--data-dir", tmp_path).out)) == set(SOURCES)
 
 
 def test_the_root_is_the_option_or_the_environment_or_the_cache(
@@ -88,12 +89,12 @@ def test_list_says_what_is_here(shop: Path, tmp_path: Path, hetfed) -> None:
     assert whereabouts(hetfed("datasets", "list", "--data-dir", tmp_path).out)[HEART] == "no"
 
 
-@pytest.mark.parametrize("name", ENTRIES)
+@pytest.mark.parametrize("name", SOURCES)
 def test_describe_tells_source_and_digest(name: str, hetfed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "400")
-    answer, entry = hetfed("datasets", "describe", name), ENTRIES[name]
+    answer, entry = hetfed("datasets", "describe", name), SOURCES[name]
     assert answer.status == 0
-    for text in (name, entry.title, entry.kind, entry.source, entry.licence, *entry.joins):
+    for text in (name, entry.title, entry.kind, entry.origin, entry.licence, *entry.joins):
         assert text in answer.out
     for file_name, file in entry.files.items():
         assert file_name in answer.out
@@ -104,7 +105,7 @@ def test_describe_tells_source_and_digest(name: str, hetfed, monkeypatch: pytest
 def test_fetch_then_check(shop: Path, tmp_path: Path, hetfed) -> None:
     fetched = hetfed("datasets", "fetch", HEART, "--data-dir", tmp_path)
     assert (fetched.status, fetched.err) == (0, "")
-    assert fetched.out.splitlines() == [f"there: {tmp_path / HEART / name}" for name in ENTRIES[HEART].files]
+    assert fetched.out.splitlines() == [f"there: {tmp_path / HEART / name}" for name in SOURCES[HEART].files]
     checked = hetfed("datasets", "check", HEART, "--data-dir", tmp_path)
     assert checked.status == 0
     assert checked.out == f"{HEART} is in order: patients 920, samples 920, sites 4, modalities clinical\n"

@@ -16,7 +16,8 @@ import pytest
 from hetfed.errors import DataError
 from hetfed_datasets.fetch import check, fetch
 from hetfed_datasets.records import Cohort
-from hetfed_datasets.registry import ENTRIES, Entry, File
+from hetfed_datasets.registry import SOURCES
+from hetfed_datasets.source import File, Source
 
 IMAGES = "breastmnist_28.npz"
 
@@ -48,12 +49,12 @@ class Publisher:
         self.files[f"/{name}"] = content
         return f"http://127.0.0.1:{self.port}/{name}"
 
-    def entry(self, content: bytes | int, *, pinned: bytes | None = None) -> Entry:
+    def entry(self, content: bytes | int, *, pinned: bytes | None = None) -> Source:
         """BreastMNIST, as if this server published it."""
         whole = pinned if pinned is not None else content
         assert isinstance(whole, bytes)
         file = File(hashlib.sha256(whole).hexdigest(), self.serve(IMAGES, content))
-        return replace(ENTRIES["breastmnist"], files={IMAGES: file})
+        return replace(SOURCES["breastmnist"], files={IMAGES: file})
 
 
 @pytest.fixture
@@ -168,14 +169,14 @@ def test_a_file_that_is_prepared_by_hand(publisher: Publisher, tmp_path: Path) -
     with pytest.raises(DataError, match="prepared by hand") as error:
         fetch(entry, tmp_path)
     assert error.value.file == tmp_path / "breastmnist" / "by-hand.csv"
-    assert entry.source in error.value.remedy
+    assert entry.origin in error.value.remedy
     error.value.file.write_bytes(b"x")
     assert fetch(entry, tmp_path) == [tmp_path / "breastmnist" / name for name in (IMAGES, "by-hand.csv")]
 
 
 def test_parts_of_a_joined_set_are_fetched_too(publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ENTRIES, "breastmnist", publisher.entry(breast()))
-    joined = replace(ENTRIES["sample-hospitals"], name="joined", joins=("breastmnist",))
+    monkeypatch.setitem(SOURCES._items, "breastmnist", publisher.entry(breast()))
+    joined = replace(SOURCES["sample-hospitals"], name="joined", joins=("breastmnist",))
     assert fetch(joined, tmp_path) == [tmp_path / "breastmnist" / IMAGES]
     check(joined, tmp_path)
     (tmp_path / "breastmnist" / IMAGES).write_bytes(b"x")
@@ -184,9 +185,9 @@ def test_parts_of_a_joined_set_are_fetched_too(publisher: Publisher, tmp_path: P
 
 
 def test_what_is_generated_needs_no_fetching(tmp_path: Path) -> None:
-    assert fetch(ENTRIES["sample-hospitals"], tmp_path / "new") == []
+    assert fetch(SOURCES["sample-hospitals"], tmp_path / "new") == []
     assert not (tmp_path / "new").exists()
-    assert len(check(ENTRIES["sample-hospitals"], tmp_path).patient) == 410
+    assert len(check(SOURCES["sample-hospitals"], tmp_path).patient) == 410
 
 
 def test_a_check_finds_a_missing_file(publisher: Publisher, tmp_path: Path) -> None:
@@ -223,7 +224,7 @@ def test_a_check_reads_the_file(publisher: Publisher, tmp_path: Path) -> None:
 
 
 def test_every_address_is_pinned() -> None:
-    for entry in ENTRIES.values():
+    for entry in SOURCES.values():
         assert entry.generated or entry.files or entry.joins
         for name, file in entry.files.items():
             assert len(bytes.fromhex(file.sha256)) == 32, name

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hetfed_datasets.records import MISSING_LABEL, Cohort, Series
-from hetfed_datasets.registry import ENTRIES, load
+from hetfed_datasets.registry import SOURCES, load
 
 COHORTS = {
     "tcga-lgg-mri": (3929, 110, 5, {"image": (64, 64, 3)}, {"tumour": 2}),
@@ -27,7 +27,7 @@ SERIES = {
 
 
 def real(name, root):
-    if ENTRIES[name].joins or (root / name).is_dir():
+    if SOURCES[name].joins or (root / name).is_dir():
         return load(name, root)
     return pytest.skip(f"{name} is not in {root}")
 

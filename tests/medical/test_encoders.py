@@ -11,7 +11,7 @@ from wards import layers
 
 from hetfed.seeding import generator, isolated
 from hetfed_medical.backbones import BACKBONES, ThreeChannels
-from hetfed_medical.tables import Backbone, Table
+from hetfed_medical.plan_schema import Backbone, Table
 from hetfed_medical.tabular import TABULAR
 
 SHAPES = [(1, 28, 28), (1, 32, 32), (3, 64, 64)]

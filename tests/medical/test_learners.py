@@ -22,7 +22,7 @@ from hetfed.seeding import generator
 from hetfed.tasks import Classification
 from hetfed_medical import vertical
 from hetfed_medical.learners import LEARNERS, new_learner
-from hetfed_medical.tables import LearnerName
+from hetfed_medical.plan_schema import LearnerName
 
 TASK = Classification(("a", "b", "c"))
 WARDS = """

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from hetfed.data import ClientData, Examples
 from hetfed.seeding import isolated
 from hetfed_datasets.records import Cohort
-from hetfed_medical.cohort_data import Hospital, hospital
 from hetfed_medical.model import HospitalNet
-from hetfed_medical.tables import HospitalData, HospitalModel
+from hetfed_medical.plan_schema import HospitalData, HospitalModel
+from hetfed_medical.preprocessing import Hospital, hospital
 
 COLUMNS = ("age", "weight", "score", "dose", "pulse")
 

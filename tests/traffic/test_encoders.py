@@ -14,7 +14,7 @@ from towns import model_of, noisy, ring, some
 from hetfed.seeding import generator, isolated
 from hetfed_datasets import sample_cities
 from hetfed_traffic.encoders import ENCODERS, ResidualBlock
-from hetfed_traffic.tables import CityModelTable
+from hetfed_traffic.plan_schema import CityModelTable
 
 STEPS, WIDTH, LAYERS = 6, 8, 2
 SHAPES = {"history": (STEPS,), "embedded": (WIDTH,), "sequence": (STEPS, WIDTH)}

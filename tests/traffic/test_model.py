@@ -14,9 +14,9 @@ from hetfed.model import Output
 from hetfed.tasks import Forecasting
 from hetfed_traffic.encoders import ENCODERS
 from hetfed_traffic.model import SLOTS_PER_DAY, City, CongestionModel
+from hetfed_traffic.plan_schema import CityModelTable
+from hetfed_traffic.preprocessing import clock_of, forecasting_data
 from hetfed_traffic.references import last_value
-from hetfed_traffic.tables import CityModelTable
-from hetfed_traffic.windows import clock_of, forecasting_data
 
 GENTLE = settings(deadline=None, max_examples=60)
 

@@ -12,8 +12,8 @@ from towns import asking, noisy, parts, town
 from hetfed.data import ClientData, Examples
 from hetfed.tasks import Forecasting
 from hetfed_datasets.records import Series
+from hetfed_traffic.preprocessing import forecasting_data
 from hetfed_traffic.references import autoregression, historical_average, last_value, reference_metrics
-from hetfed_traffic.windows import forecasting_data
 
 ASKED = asking(horizons=(60, 180))
 

@@ -11,17 +11,24 @@ from numpy.typing import NDArray
 
 from hetfed.data import ClientData, Examples
 from hetfed.seeding import isolated
-from hetfed_datasets.records import Series
+from hetfed_datasets.records import Measure, Series
 from hetfed_traffic.model import CityModel
-from hetfed_traffic.tables import CityData, CityModelTable
-from hetfed_traffic.windows import forecasting_data
+from hetfed_traffic.plan_schema import CityData, CityModelTable
+from hetfed_traffic.preprocessing import forecasting_data
 
 MONDAY = "2024-03-04"
 STEPS = 240
 
 
-def town(values: NDArray[np.generic], interval: int = 15, unit: str = "km/h", start: str = MONDAY, **keys: Any) -> Series:
-    """A city of `values` (time, sensor) or (time, sensor, channel)."""
+def town(
+    values: NDArray[np.generic],
+    interval: int = 15,
+    unit: str = "km/h",
+    start: str = MONDAY,
+    kind: Measure | None = None,
+    **keys: Any,
+) -> Series:
+    """A city of `values` (time, sensor) or (time, sensor, channel): speeds, or counts where there are several channels."""
     values = np.asarray(values, dtype=np.float32)
     values = values[..., np.newaxis] if values.ndim == 2 else values
     steps, sensors, channels = values.shape
@@ -32,6 +39,7 @@ def town(values: NDArray[np.generic], interval: int = 15, unit: str = "km/h", st
         sensors=tuple(f"s{i}" for i in range(sensors)),
         channels=tuple(f"c{i}" for i in range(channels)),
         unit=unit,
+        kind=kind or ("speed" if channels == 1 else "count"),
         interval=interval,
         **keys,
     )

@@ -15,9 +15,9 @@ from hetfed.tasks import Classification, Forecasting, Task, WithFurther
 from hetfed_datasets.records import Series
 from hetfed_datasets.registry import entry_of, load
 from hetfed_traffic.model import CityModel, CongestionModel
+from hetfed_traffic.plan_schema import CityData, CityModelTable
+from hetfed_traffic.preprocessing import CONGESTION, congestion_data, forecasting_data
 from hetfed_traffic.references import reference_metrics
-from hetfed_traffic.tables import CityData, CityModelTable
-from hetfed_traffic.windows import CONGESTION, congestion_data, forecasting_data
 
 
 def build_clients(plan: Plan, data_dir: Path | None) -> Sequence[Client]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hetfed.data import Facts
 from hetfed.model import Output
 from hetfed_traffic.encoders import ENCODERS, Encoder, Reads
-from hetfed_traffic.tables import CityModelTable
+from hetfed_traffic.plan_schema import CityModelTable
 
 SLOTS_PER_DAY, SATURDAY = 96, 5
 

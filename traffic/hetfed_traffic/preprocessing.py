@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hetfed.data import ClientData, Examples
-from hetfed.errors import PlanError
-from hetfed_datasets.records import MISSING_LABEL, Series
-from hetfed_traffic.tables import CityData
+from hetfed.errors import DataError, PlanError
+from hetfed_datasets.gate import check_series
+from hetfed_datasets.records import MISSING_LABEL, Measure, Series
+from hetfed_traffic.plan_schema import CityData
 
 CONGESTION = ("free", "congested")
 
@@ -64,11 +65,35 @@ def levels_of(series: Series, data: CityData, train: slice) -> tuple[NDArray[np.
     silent = np.isnan(readings[train]).all(axis=0)
     # With zeros for it instead of NaN, of which numpy would warn; its levels are unknown in any case (see below).
     usual = np.where(silent, 0, readings[train])
-    if series.unit.startswith("vehicles"):
-        congested = readings > np.nanquantile(usual, data.congested_volume, axis=0)
-    else:
-        congested = readings < data.congested_speed * np.nanquantile(usual, 0.95, axis=0)
+    congested = _beyond(series.kind, readings, usual, data)
     return np.where(np.isnan(readings) | silent, MISSING_LABEL, congested).astype(np.int64), CONGESTION
+
+
+def _beyond(kind: Measure, readings: NDArray[np.float32], usual: NDArray[np.float32], data: CityData) -> NDArray[np.bool_]:
+    """Which readings (time, sensor) are those of a congested road, `usual` being those of the training part."""
+    if kind == "speed":
+        return np.asarray(readings < data.congested_speed * np.nanquantile(usual, 0.95, axis=0))
+    if kind == "travel-time":
+        # The same share of the free speed, since a road takes as much longer as one drives slower.
+        return np.asarray(readings > np.nanquantile(usual, 0.05, axis=0) / data.congested_speed)
+    return np.asarray(readings > np.nanquantile(usual, data.congested_volume, axis=0))
+
+
+def checked(series: Series) -> Series:
+    """The series, which is one that a city can learn from.
+
+    Raises:
+        DataError: it is not what `Series` promises, or has several channels that do not add up.
+    """
+    check_series(series)
+    if len(series.channels) > 1 and series.kind != "count":
+        raise DataError(
+            f"what is forecast is the sum over all channels, and a {series.kind} of several channels has none",
+            key=f"series {series.name!r}: channels",
+            value=series.channels,
+            remedy="Keep one channel, or make each a sensor of its own.",
+        )
+    return series
 
 
 def forecasting_data(series: Series, data: CityData) -> ClientData:
@@ -77,7 +102,7 @@ def forecasting_data(series: Series, data: CityData) -> ClientData:
     Inputs: `readings` (n, history, sensors, channels) and `clock` (n, 2); target (n, steps, sensors) in the city's unit;
     `further["level"]` (n, sensors): the congestion level at the nearest horizon.
     """
-    steps = steps_ahead(series, data)
+    steps = steps_ahead(checked(series), data)
     spans = Parts.of(len(series.values), data).spans()
     levels, names = levels_of(series, data, spans[0])
     nearest = min(data.horizons) // series.interval
@@ -149,7 +174,7 @@ def congestion_data(series: Series, data: CityData, seed: int) -> ClientData:
 
     With `examples`, at most so many are drawn at random from each part.
     """
-    spans = Parts.of(len(series.values), data).spans()
+    spans = Parts.of(len(checked(series).values), data).spans()
     congested = _congested(series, data, spans[0])
     readings = target_of(series)
     mean, scale = np.nanmean(readings[spans[0]]), _deviation(readings[spans[0]], (0, 1))

@@ -15,8 +15,9 @@ class CityData(_Strict):
     """The `data` table of a city.
 
     `predict` is "readings" (all steps up to the farthest of `horizons`, in minutes) or "congestion" (congested or not at the
-    next step, sensor by sensor). A reading is congested below `congested_speed` times the sensor's free speed (its 95th
-    percentile in training data), or, where vehicles are counted, above the `congested_volume` quantile of the training data.
+    next step, sensor by sensor). A speed is congested below `congested_speed` times the free speed of its sensor (the 95th
+    percentile of the training data), a travel time at the same share of the free speed; a count or an occupancy is above the
+    `congested_volume` quantile of the training data.
     """
 
     dataset: str

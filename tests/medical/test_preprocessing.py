@@ -14,8 +14,8 @@ from wards import COLUMNS, admit, parts, people, rows, same, table, ward
 from hetfed.errors import PlanError
 from hetfed_datasets.records import MISSING_LABEL, Cohort
 from hetfed_datasets.registry import load
-from hetfed_medical.cohort_data import hospital, public_inputs, unreadable
-from hetfed_medical.tables import HospitalData, PublicData
+from hetfed_medical.plan_schema import HospitalData, PublicData
+from hetfed_medical.preprocessing import hospital, public_inputs, unreadable
 
 GENTLE = settings(deadline=None, max_examples=40)
 KINDS = [

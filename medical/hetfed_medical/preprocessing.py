@@ -15,7 +15,7 @@ from hetfed.errors import PlanError, among
 from hetfed.tasks import Classification, Survival, Task
 from hetfed_datasets import partition
 from hetfed_datasets.records import MISSING_LABEL, Cohort
-from hetfed_medical.tables import HospitalData, Partition, PublicData
+from hetfed_medical.plan_schema import HospitalData, Partition, PublicData
 
 Index = NDArray[np.int64]
 

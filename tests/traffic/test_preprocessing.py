@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +13,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from towns import MONDAY, asking, counting, noisy, parts, ring, town
 
-from hetfed.errors import PlanError
+from hetfed.errors import DataError, PlanError
 from hetfed_datasets import sample_cities
-from hetfed_datasets.records import MISSING_LABEL
-from hetfed_traffic.windows import Parts, clock_of, congestion_data, forecasting_data, levels_of, steps_ahead, target_of
+from hetfed_datasets.records import MISSING_LABEL, Measure
+from hetfed_traffic.preprocessing import Parts, clock_of, congestion_data, forecasting_data, levels_of, steps_ahead, target_of
 
 GENTLE = settings(deadline=None, max_examples=50)
 
@@ -105,10 +109,10 @@ def test_scales_are_those_of_the_training_part(gaps):
     assert np.allclose(facts["target_scale"], np.nanstd(train.sum(axis=2)), rtol=1e-4)
 
 
-@pytest.mark.parametrize("unit", ["km/h", "vehicles/15 min"])
+@pytest.mark.parametrize("kind", get_args(Measure))
 @pytest.mark.parametrize(("changed", "alike"), [(slice(168, None), True), (slice(100, 168), False)])
-def test_what_comes_later_changes_nothing_in_training(unit, changed, alike):
-    before, after = noisy(unit=unit), noisy(unit=unit)
+def test_what_comes_later_changes_nothing_in_training(kind, changed, alike):
+    before, after = noisy(kind=kind), noisy(kind=kind)
     after.values[changed] *= 3
     one, other = (forecasting_data(series, asking()) for series in (before, after))
     for name in ("mean", "scale", "target_mean", "target_scale"):
@@ -168,9 +172,11 @@ def test_a_slow_sensor_is_congested():
     assert np.array_equal(data.test.further["level"], levels[192 + 4 : 192 + 4 + len(data.test)])
 
 
-def test_a_busy_sensor_is_congested():
+@pytest.mark.parametrize("kind", ["count", "occupancy"])
+@pytest.mark.parametrize("unit", ["vehicles/15 min", "veh/h", "%"])
+def test_a_busy_sensor_is_congested_whatever_the_unit_is_called(kind, unit):
     """Above the 85 % quantile of its own volumes in the training part."""
-    series = noisy(unit="vehicles/15 min")
+    series = noisy(kind=kind, unit=unit)
     levels, _ = levels_of(series, asking(), slice(0, 168))
     assert np.allclose(levels[:168].mean(axis=0), 0.15, atol=0.01)
     for sensor in range(3):
@@ -179,13 +185,40 @@ def test_a_busy_sensor_is_congested():
     assert levels_of(series, asking(congested_volume=0.5), slice(0, 168))[0][:168].mean() == pytest.approx(0.5, abs=0.01)
 
 
-@pytest.mark.parametrize("unit", ["km/h", "vehicles/15 min"])
-def test_of_a_sensor_silent_in_training_no_level_is_known(unit):
-    series = noisy(unit=unit)
+@pytest.mark.parametrize("kind", get_args(Measure))
+def test_of_a_sensor_silent_in_training_no_level_is_known(kind):
+    series = noisy(kind=kind)
     series.values[:168, 1] = np.nan
     levels, _ = levels_of(series, asking(), slice(0, 168))
     assert (levels[:, 1] == MISSING_LABEL).all() and (levels[:, [0, 2]] != MISSING_LABEL).all()
     assert (forecasting_data(series, asking()).test.further["level"][:, 1] == MISSING_LABEL).all()
+
+
+def test_a_road_that_takes_long_is_as_congested_as_one_on_which_traffic_is_slow():
+    speeds = noisy(gaps=0.1, kind="speed")
+    times = replace(speeds, values=1000 / speeds.values, kind="travel-time")
+    slow, long = (levels_of(series, asking(congested_speed=0.8), slice(0, 168))[0] for series in (speeds, times))
+    # Quantiles lie between two readings, where a reciprocal is not exactly that of the mean.
+    assert (slow == long).mean() > 0.99 and (slow == 1).mean() > 0.1
+
+
+@pytest.mark.parametrize("kind", ["speed", "occupancy", "travel-time"])
+def test_what_does_not_add_up_over_channels_is_refused(kind):
+    series = noisy(channels=2, kind=kind)
+    message = rf"series 'town': channels: .* a {kind} of several channels has none \(value: \('c0', 'c1'\)\)\. Keep one channel"
+    for read in (forecasting_data, partial(congestion_data, seed=0)):
+        with pytest.raises(DataError, match=message):
+            read(series, asking())
+
+
+def test_a_series_is_checked_whoever_made_it():
+    series = noisy(interval=15)
+    series = replace(series, time=series.time[[*range(100), *range(101, 240), 239]])
+    for read in (forecasting_data, partial(congestion_data, seed=0)):
+        with pytest.raises(
+            DataError, match=r"series 'town': time\[100\]: not 15 minutes after the stamp before \(value: '2024"
+        ):
+            read(series, asking())
 
 
 def test_congestion_at_the_next_step_from_the_readings_before_it():

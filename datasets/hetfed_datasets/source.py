@@ -1,0 +1,102 @@
+"""A source: where a record comes from, and how it is read. Importing this loads no data and no loader."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from hetfed_datasets.records import Cohort, Series
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a data set: its SHA-256, and the publisher's address where one serves exactly these bytes."""
+
+    sha256: str
+    url: str | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a record comes from.
+
+    Args:
+        name: what plans call it, and the name of its folder below the data folder.
+        kind: whether it yields a `Cohort` or a `Series`.
+        title: one line on what it is.
+        loader: a function, or `module:function`, by which the module is imported only when data are read. It is given the
+            folder of the data set; where the data are `generated`, nothing.
+        origin: who publishes it.
+        licence: its terms.
+        files: the files that are pinned, by name.
+        joins: the data sets that it is made of.
+        generated: whether it is made up from a seed.
+        options: what else the loader takes by name, as "city" of a data set of several cities.
+
+    >>> from hetfed_datasets.random_input import table
+    >>> noise = Source("noise", "cohort", "random columns", table, origin="made up", generated=True)
+    >>> len(noise.load(Path(), patients=12))
+    12
+    """
+
+    name: str
+    kind: Literal["cohort", "series"]
+    title: str
+    loader: str | Callable[..., Cohort | Series]
+    origin: str
+    licence: str = "none stated"
+    files: Mapping[str, File] = field(default_factory=dict)
+    joins: tuple[str, ...] = ()
+    generated: bool = False
+    options: tuple[str, ...] = ()
+
+    def load(self, root: Path, **options: Any) -> Cohort | Series:
+        """The record, read from `root/<name>` or generated, as the gate has let it through.
+
+        Raises:
+            DataError: a file is missing, or not what it should be, or the record is not.
+        """
+        # Imported here, for pandas is not needed to list data sets.
+        from hetfed_datasets.gate import check_record
+
+        load = self._loader()
+        return check_record(load(**options) if self.generated else load(root / self.name, **options), self.kind)
+
+    def _loader(self) -> Callable[..., Cohort | Series]:
+        if not isinstance(self.loader, str):
+            return self.loader
+        module, _, function = self.loader.partition(":")
+        loader: Callable[..., Cohort | Series] = getattr(import_module(module), function)
+        return loader
+
+    def way_to(self, file_name: str, root: Path) -> str:
+        """What to do about a file that is not there below `root`, as a sentence without its end."""
+        file = self.files.get(file_name)
+        if file is None or file.url is not None:
+            option = "" if root == data_root() else f" --data-dir {shlex.quote(str(root))}"
+            return f"Get it with `hetfed datasets fetch {self.name}{option}`"
+        return f"No publisher serves it: prepare it from its source ({self.origin}) and put it there, as docs/datasets.md says"
+
+
+def fault_of(name: str, source: object) -> str:
+    """What keeps `source` from being registered as `name`, in words; empty where nothing does."""
+    if not isinstance(source, Source):
+        return f"it is a {type(source).__name__}, not a hetfed_datasets.source.Source"
+    return "" if source.name == name else f"it calls itself {source.name!r}"
+
+
+def data_root(explicit: Path | None = None) -> Path:
+    """Where data sets lie: the folder given, else HETFED_DATA, else the user's cache folder."""
+    if explicit is not None:
+        return explicit
+    if os.environ.get("HETFED_DATA"):
+        return Path(os.environ["HETFED_DATA"])
+    import pooch
+
+    return Path(pooch.os_cache("hetfed"))
