@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -54,7 +54,6 @@ class Client:
         columns: the names of an input's columns (genes, sensors), in their order, where they have names.
         unit: of its metric, where the metric has one.
         synthetic: whether its data are made up.
-        architecture: the name of the architecture and its settings, as JSON has them.
     """
 
     name: str
@@ -74,7 +73,6 @@ class Client:
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unit: str = ""
     synthetic: bool = False
-    architecture: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def profile(self) -> Profile:
@@ -93,7 +91,6 @@ class Client:
             presence=self.presence,
             public=PublicInputs.of(self.public, self.unread),
             kind=self.kind,
-            architecture=self.architecture,
             scaled=self.task.unscaled is not self.task,
             about=self.about,
             unit=self.unit,

@@ -46,9 +46,7 @@ class Codec(Protocol):
         ...
 
 
-def up(
-    codecs: Sequence[Codec], payload: Payload, base: Mapping[str, Tensor], owed: Sequence[Tensors | None]
-) -> Payload:
+def up(codecs: Sequence[Codec], payload: Payload, base: Mapping[str, Tensor], owed: Sequence[Tensors | None]) -> Payload:
     """A client's payload through the chain."""
     for codec, memory in zip(codecs, owed, strict=True):
         payload = codec.up(payload, base, memory)

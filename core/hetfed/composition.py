@@ -39,7 +39,7 @@ class Step:
     label: str = ""
     until: int | None = None
     compression: Compression | None = None
-    aggregation: Aggregation = Aggregation()
+    aggregation: Aggregation = field(default_factory=Aggregation)
     codecs: tuple[Codec, ...] = ()
 
     @property

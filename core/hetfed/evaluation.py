@@ -106,7 +106,7 @@ def judge(output: Output, task: Task, examples: Examples) -> Evaluation:
     return Evaluation(metrics, loss_value, value, (signed, -math.inf if loss is None else -loss_value))
 
 
-def together(outputs: Sequence[Output], clients: Sequence[Client]) -> float | None:
+def overall(outputs: Sequence[Output], clients: Sequence[Client]) -> float | None:
     """The metric of all clients' outputs for their test data, taken as one; None where they answer different questions."""
     task, tests = clients[0].task, [client.data.test for client in clients]
     # Targets of different shapes (other sensors, other outputs) do not go into one tensor, and different questions have no

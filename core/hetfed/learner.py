@@ -102,7 +102,9 @@ class Learner(nn.Module):
         """
         columns = self._columns(inputs)
         if self.train_on is None:
-            return Output(torch.zeros(len(columns), *(self.target if isinstance(self.task, Regression) else (self.task.class_count,))))
+            return Output(
+                torch.zeros(len(columns), *(self.target if isinstance(self.task, Regression) else (self.task.class_count,)))
+            )
         if isinstance(self.task, Regression):
             # An estimator is fitted in the unit of the target, whereas logits are scaled, as every model's are.
             values = torch.from_numpy(np.asarray(self.fitted().predict(columns), dtype=np.float32))

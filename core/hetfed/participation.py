@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFlo
 from hetfed.seeding import generator
 
 if TYPE_CHECKING:
-    from hetfed.client import Client
+    from hetfed.profile import Profile
 
 
 class Presence(BaseModel):
@@ -53,7 +53,7 @@ class Participation(BaseModel):
             raise ValueError("asynchronous rounds last as long as time_limit: it must be set")
         return self
 
-    def choose(self, idle: Sequence[Client], seed: int, round_number: int, *, of: int) -> list[Client]:
+    def choose(self, idle: Sequence[Profile], seed: int, round_number: int, *, of: int) -> list[Profile]:
         """The clients that the server asks in this round and that are there, in the order of `idle`: those of the `of` clients
         of the federation who are not still at work on an earlier round."""
         there = [client for client in idle if self._is_there(client, seed, round_number)]
@@ -67,7 +67,7 @@ class Participation(BaseModel):
         """How many of so many clients the server asks in a round."""
         return max(self.minimum, math.ceil(self.fraction * clients - 1e-9))
 
-    def _is_there(self, client: Client, seed: int, round_number: int) -> bool:
+    def _is_there(self, client: Profile, seed: int, round_number: int) -> bool:
         chance = torch.rand((), generator=generator(seed, client.name, round_number, "availability"))
         return float(chance) < client.presence.availability
 
@@ -89,6 +89,6 @@ class Participation(BaseModel):
         return float((1 + delay) ** -self.staleness)
 
 
-def duration(client: Client, examples: int) -> float:
+def duration(client: Profile, examples: int) -> float:
     """How long training on so many examples takes, in the unit of time of `Presence.speed`."""
     return examples / (1000 * client.presence.speed)

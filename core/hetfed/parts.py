@@ -106,9 +106,7 @@ class Signature:
             return f"everything in {part_words(path)} of its model is excluded or stays local"
         return f"its model has no part {path!r} (it has: {', '.join(self.near(path)) or 'none'})"
 
-    def names(
-        self, path: str, *, exclude: Collection[str] = (), with_norm: bool = True, buffers: bool = True
-    ) -> list[str]:
+    def names(self, path: str, *, exclude: Collection[str] = (), with_norm: bool = True, buffers: bool = True) -> list[str]:
         """Sorted names of the floating-point tensors (parameters and, unless told otherwise, buffers) under `path`.
 
         Left out are what lies under a path of `exclude`, the model's own local parts and, unless `with_norm`, the normalisation

@@ -106,7 +106,9 @@ class TensorRule:
         self._check_norm(name, tensor)
         if tensor.numel() and (float(tensor.min()) < self.low or float(tensor.max()) > self.high):
             lowest, highest = float(tensor.min()), float(tensor.max())
-            raise PayloadRefused(f"{name!r} goes from {lowest:.6g} to {highest:.6g}, declared {self.low:.6g} to {self.high:.6g}")
+            raise PayloadRefused(
+                f"{name!r} goes from {lowest:.6g} to {highest:.6g}, declared {self.low:.6g} to {self.high:.6g}"
+            )
         if self.whole and not bool((tensor == tensor.round()).all()):
             raise PayloadRefused(f"{name!r} is declared to hold whole numbers")
 

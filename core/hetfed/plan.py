@@ -26,6 +26,8 @@ from pydantic import (
     validate_call,
 )
 
+from hetfed.aggregation import Aggregation
+from hetfed.aggregation import Setting as AggregationSetting
 from hetfed.algorithms import NAMED
 from hetfed.composition import Composition, Step, compose
 from hetfed.compression import Setting as CompressionSetting
@@ -93,6 +95,7 @@ class ExchangeTable(BaseModel):
     every: PositiveInt = 1
     until: int | None = None
     compression: CompressionSetting | None = None
+    aggregation: AggregationSetting = Aggregation()
     clients: tuple[str, ...] | None = None
     label: Name = ""
 
@@ -237,7 +240,7 @@ def _step(table: ExchangeTable, index: int) -> Step:
         exchange = TypeAdapter(kind).validate_json(_json(settings), strict=True)
     except ValidationError as error:
         raise plan_error(error, where, known) from None
-    return Step(exchange, table.every, table.clients, table.label, table.until, table.compression)
+    return Step(exchange, table.every, table.clients, table.label, table.until, table.compression, table.aggregation)
 
 
 def validate(table_class: type[AnyModel], table: Mapping[str, Any], *, key: str) -> AnyModel:

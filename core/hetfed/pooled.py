@@ -22,16 +22,16 @@ from hetfed.data import Batch, Examples
 from hetfed.evaluation import DIVERGED, UNREADABLE, Outcome, evaluate, predict
 from hetfed.federation import Federation
 from hetfed.learner import Learner
-from hetfed.parts import copy_of, inside, local_parts
+from hetfed.parts import copy_of, inside, local_parts, write_tensors
 from hetfed.seeding import generator, isolated
 from hetfed.tasks import Task, loss_if_any
-from hetfed.training import Augment, Loss, Phase, Select, Training, descend, set_training_mode, shuffled, training_only
+from hetfed.training import Augment, Loss, Phase, Select, Training, set_training_mode, shuffled, train_steps, training_only
 
 OnEpoch = Callable[[int], None]
 
 
 @dataclass
-class World:
+class DataPool:
     """Data that one model can read: the clients in it, their training examples together, and the model."""
 
     model: nn.Module
@@ -59,40 +59,43 @@ def kinds_of(clients: Sequence[Client]) -> list[list[Client]]:
 
 
 def train_pooled(
-    federation: Federation, members: Sequence[Client], on_epoch: OnEpoch = lambda epoch: None
+    federation: Federation,
+    clients: Sequence[Client],
+    members: Sequence[Client],
+    on_epoch: OnEpoch = lambda epoch: None,
 ) -> dict[str, Outcome]:
-    """Train the kind of `members` on the data of all clients, for as many rounds as the federation has.
+    """Train the kind of `members` on the data of all `clients`, for as many rounds as the federation has.
 
-    The batches of all worlds are mixed in random order; each member keeps the model that does best on its own validation
+    The batches of all pools are mixed in random order; each member keeps the model that does best on its own validation
     data. Returns what came out for each member, by name.
     """
     name = f"pooled {members[0].name}"
     nobody = Outcome(note="no other client's data fits its model")
     with isolated(federation.seed, name, "initial"):
-        worlds = build_worlds(members, federation.clients)
+        pools = build_pools(members, clients)
     # By itself in its pool, a client would only train alone once more.
-    if sum(len(world.clients) for world in worlds) == 1:
+    if sum(len(pool.clients) for pool in pools) == 1:
         return {member.name: nobody for member in members}
-    if isinstance(worlds[0].model, Learner):
-        worlds[0].model = worlds[0].model.on(worlds[0].examples)
-        found = _as_it_is(worlds[0].model)
-        return {m.name: _outcome(worlds[0], m, found) if m in worlds[0].clients else nobody for m in members}
+    if isinstance(pools[0].model, Learner):
+        pools[0].model = pools[0].model.on(pools[0].examples)
+        found = _as_it_is(pools[0].model)
+        return {m.name: _outcome(pools[0], m, found) if m in pools[0].clients else nobody for m in members}
     best = {member.name: Best() for member in members}
     training = members[0].training
-    # By identity: tied parameters occur in several worlds, and must take one step.
-    parameters = {id(p): p for world in worlds for p in world.model.parameters()}
+    # By identity: tied parameters occur in several pools, and must take one step.
+    parameters = {id(p): p for pool in pools for p in pool.model.parameters()}
     optimizer = training.new_optimizer(parameters.values(), training.lr)
     for round_number in range(1, federation.rounds + 1):
         for group in optimizer.param_groups:
             group["lr"] = training.lr_at(round_number, federation.rounds)
         phases = [phase for phase in training.phases or (Phase(),) if phase.active(round_number, federation.rounds)]
         with isolated(federation.seed, name, round_number):
-            passes = (_mixed(worlds, generator(federation.seed, name, round_number, n), training) for n in count())
+            passes = (_mixed(pools, generator(federation.seed, name, round_number, n), training) for n in count())
             for phase in phases:
-                _train_phase(worlds, optimizer, training.enough(passes, phase), phase, training)
-        _keep_best(worlds, best, round_number, federation.select)
+                _train_phase(pools, optimizer, training.enough(passes, phase), phase, training)
+        _keep_best(pools, best, round_number, federation.select)
         on_epoch(round_number)
-    homes = {client.name: world for world in worlds for client in world.clients}
+    homes = {client.name: pool for pool in pools for client in pool.clients}
     return {
         member.name: _outcome(homes[member.name], member, best[member.name]) if member.name in homes else nobody
         for member in members
@@ -100,45 +103,45 @@ def train_pooled(
 
 
 def _train_phase(
-    worlds: Sequence[World],
+    pools: Sequence[DataPool],
     optimizer: torch.optim.Optimizer,
-    batches: Iterable[tuple[World, Batch]],
+    batches: Iterable[tuple[DataPool, Batch]],
     phase: Phase,
     training: Training,
 ) -> None:
     with ExitStack() as frozen:
-        for world in worlds:
-            frozen.enter_context(training_only(world.model, phase))
-        for world, batch in batches:
-            descend(optimizer, [batch], _loss_of(world), training.clip_norm)
+        for pool in pools:
+            frozen.enter_context(training_only(pool.model, phase))
+        for pool, batch in batches:
+            train_steps(optimizer, [batch], _loss_of(pool), training.clip_norm)
 
 
-def build_worlds(members: Sequence[Client], everybody: Sequence[Client]) -> list[World]:
+def build_pools(members: Sequence[Client], everybody: Sequence[Client]) -> list[DataPool]:
     """The data of everybody as models of the kind of `members` can read it, the members' own first."""
-    worlds: list[World] = []
-    # Members first: theirs is the model that the others are tied to, and the first client of a world sets its modalities.
+    pools: list[DataPool] = []
+    # Members first: theirs is the model that the others are tied to, and the first client of a pool sets its modalities.
     for client in [*members, *(c for c in everybody if c not in members)]:
-        home = next((world for world in worlds if fits(client, world)), None)
+        home = next((pool for pool in pools if fits(client, pool)), None)
         if home is not None:
             home.clients.append(client)
             home.examples = Examples.concat([home.examples, _with_all_inputs(client.data.train, home.examples)])
             continue
-        model = _tied_model(members[0], client, worlds)
+        model = _tied_model(members[0], client, pools)
         if model is not None:
-            worlds.append(World(model, client.data.train, client.task, client.augment, [client]))
-    return worlds
+            pools.append(DataPool(model, client.data.train, client.task, client.augment, [client]))
+    return pools
 
 
-def fits(client: Client, world: World) -> bool:
-    """Whether the client's examples can stand among those of `world`: same question, a modality in common, no shape differs.
+def fits(client: Client, pool: DataPool) -> bool:
+    """Whether the client's examples can stand among those of `pool`: same question, a modality in common, no shape differs.
 
-    Where the model has local parts (a city's sensors), each client is a world of its own.
+    Where the model has local parts (a city's sensors), each client is a pool of its own.
     """
-    mine, theirs = client.data.train, world.examples
+    mine, theirs = client.data.train, pool.examples
     common = set(mine.inputs) & set(theirs.inputs)
     same_inputs = all(mine.inputs[name].shape[1:] == theirs.inputs[name].shape[1:] for name in common)
     same_target = mine.target.shape[1:] == theirs.target.shape[1:] and set(mine.further) == set(theirs.further)
-    same_question = client.task.question == world.task.question and not local_parts(world.model)
+    same_question = client.task.question == pool.task.question and not local_parts(pool.model)
     return bool(common) and same_inputs and same_target and same_question
 
 
@@ -151,18 +154,25 @@ def _with_all_inputs(examples: Examples, like: Examples) -> Examples:
     return Examples(inputs, examples.target, examples.ids, examples.further)
 
 
-def _tied_model(kind: Client, client: Client, worlds: Sequence[World]) -> nn.Module | None:
-    """A model of `kind` for the data of `client`, tied to the first world's; None where it cannot be built or read the data."""
-    if not worlds:
+def _tied_model(kind: Client, client: Client, pools: Sequence[DataPool]) -> nn.Module | None:
+    """A model of `kind` for the data of `client`, tied to the first pool's; None where it cannot be built or read the data."""
+    if not pools:
         # Without a try: where a model does not fit its own kind's data, that is an error to be seen.
-        return kind.blueprint(client.data.facts)
+        return _model_for(kind, client)
     try:
-        model = kind.blueprint(client.data.facts)
+        model = _model_for(kind, client)
         predict(model, client.data.train.take(torch.arange(1)))
     # A model fails in its own way on data that are not for it, and whatever it raises says that it cannot be built for these.
     except UNREADABLE:
         return None
-    return model if tie(model, worlds[0].model) else None
+    return model if tie(model, pools[0].model) else None
+
+
+def _model_for(kind: Client, client: Client) -> nn.Module:
+    """A model of `kind` for the data of `client`, with the statistics of these data."""
+    model = kind.model_fn(client.data.spec)
+    write_tensors(model, client.statistics)
+    return model
 
 
 def tie(model: nn.Module, to: nn.Module) -> bool:
@@ -180,17 +190,17 @@ def tie(model: nn.Module, to: nn.Module) -> bool:
     return bool(matching)
 
 
-def _mixed(worlds: Sequence[World], chance: torch.Generator, training: Training) -> Iterator[tuple[World, Batch]]:
-    """One pass over everybody's batches, the worlds mixed."""
-    for world in worlds:
-        set_training_mode(world.model, min(len(world.examples), training.batch_size))
-    streams = [iter(shuffled(world.examples, training.batch_size, chance, world.augment)) for world in worlds]
-    counts = [_batch_count(len(world.examples), training.batch_size) for world in worlds]
-    # Turns are drawn among all batches, so that no world is trained last in every pass, nor a small one as often as a large
+def _mixed(pools: Sequence[DataPool], chance: torch.Generator, training: Training) -> Iterator[tuple[DataPool, Batch]]:
+    """One pass over everybody's batches, the pools mixed."""
+    for pool in pools:
+        set_training_mode(pool.model, min(len(pool.examples), training.batch_size))
+    streams = [iter(shuffled(pool.examples, training.batch_size, chance, pool.augment)) for pool in pools]
+    counts = [_batch_count(len(pool.examples), training.batch_size) for pool in pools]
+    # Turns are drawn among all batches, so that no pool is trained last in every pass, nor a small one as often as a large
     # one.
-    turns = torch.repeat_interleave(torch.arange(len(worlds)), torch.tensor(counts))
+    turns = torch.repeat_interleave(torch.arange(len(pools)), torch.tensor(counts))
     for index in turns[torch.randperm(len(turns), generator=chance)].tolist():
-        yield worlds[index], next(streams[index])
+        yield pools[index], next(streams[index])
 
 
 def _batch_count(examples: int, size: int) -> int:
@@ -201,20 +211,20 @@ def _batch_count(examples: int, size: int) -> int:
     return count - (count > 1 and last == 1)
 
 
-def _loss_of(world: World) -> Loss:
+def _loss_of(pool: DataPool) -> Loss:
     def loss(batch: Batch) -> Tensor | None:
-        return loss_if_any(world.task, world.model(batch.inputs), batch)
+        return loss_if_any(pool.task, pool.model(batch.inputs), batch)
 
     return loss
 
 
-def _keep_best(worlds: Sequence[World], best: dict[str, Best], round_number: int, select: Select) -> None:
+def _keep_best(pools: Sequence[DataPool], best: dict[str, Best], round_number: int, select: Select) -> None:
     """Each member keeps the model of this round if it is its best so far on validation data, or if the last one counts."""
-    for world in worlds:
-        for client in (c for c in world.clients if c.name in best):
-            score, found = evaluate(world.model, world.task, client.data.validation).score, best[client.name]
+    for pool in pools:
+        for client in (c for c in pool.clients if c.name in best):
+            score, found = evaluate(pool.model, pool.task, client.data.validation).score, best[client.name]
             if found.score is None or score > found.score or (select == "last" and score > DIVERGED):
-                tensors = copy_of(world.model)
+                tensors = copy_of(pool.model)
                 best[client.name] = Best(tensors, score, round_number)
 
 
@@ -223,11 +233,11 @@ def _as_it_is(model: nn.Module) -> Best:
     return Best(model.state_dict(), round=1)
 
 
-def _outcome(world: World, client: Client, best: Best) -> Outcome:
+def _outcome(pool: DataPool, client: Client, best: Best) -> Outcome:
     """How a member's selected model does on its test data.
 
-    To load it changes the tensors that the other worlds are tied to: each member must be judged right after its load.
+    To load it changes the tensors that the other pools are tied to: each member must be judged right after its load.
     """
-    world.model.load_state_dict(best.tensors)
-    selection, test = (evaluate(world.model, world.task, part) for part in (client.data.validation, client.data.test))
+    pool.model.load_state_dict(best.tensors)
+    selection, test = (evaluate(pool.model, pool.task, part) for part in (client.data.validation, client.data.test))
     return Outcome.of(test, best.round, selection)

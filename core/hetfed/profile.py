@@ -24,8 +24,8 @@ from hetfed.tasks import Task, task_from_json, task_to_json
 from hetfed.training import Training
 
 ModelFn = Callable[[Spec], nn.Module]
-"""Builds a model from the sizes of a client's data. It draws weights from torch's default generator and from nothing else, so that
-the same seed gives the same model."""
+"""Builds a model from the sizes of a client's data. It draws weights from torch's default generator and from nothing else, so
+that the same seed gives the same model."""
 LIVE = 64
 """How many modules stay built at a time: what is a cache need not grow with the number of clients.
 
@@ -155,7 +155,7 @@ class Profile:
         known = json.loads(text)
         has_common = known.pop("has_common")
         known["public"]["inputs"] = _specs_from_json(known["public"]["inputs"])
-        found = {
+        found: dict[str, Any] = {
             "task": task_from_json(known.pop("task")),
             "inputs": _specs_from_json(known.pop("inputs")),
             "target": tuple(known.pop("target")),

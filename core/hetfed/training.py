@@ -192,7 +192,9 @@ class Steps:
         return self.total / self.steps if self.steps else math.nan
 
 
-def train_steps(optimizer: torch.optim.Optimizer, batches: Iterable[Batch], loss: Loss, clip_norm: float | None = None) -> Steps:
+def train_steps(
+    optimizer: torch.optim.Optimizer, batches: Iterable[Batch], loss: Loss, clip_norm: float | None = None
+) -> Steps:
     """One optimiser step per batch that has a loss."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     # Summed as a tensor and read once: a float() in every step would wait for the device.

@@ -189,9 +189,7 @@ def _set_up(
         augment=client.augment,
         work=work,
     )
-    views = [
-        View(step, context.of(memories.setdefault(step.label, {})), step.exchange.declare(profile)) for step in steps
-    ]
+    views = [View(step, context.of(memories.setdefault(step.label, {})), step.exchange.declare(profile)) for step in steps]
     return context, views
 
 
@@ -217,9 +215,7 @@ def _received(job: Job, this: Round) -> tuple[Tensors, dict[str, Tensors]]:
     return copy_of(context.model), memories
 
 
-def _judged(
-    client: Client, context: ClientContext, state: ClientState, this: Round
-) -> tuple[Evaluation, ClientState]:
+def _judged(client: Client, context: ClientContext, state: ClientState, this: Round) -> tuple[Evaluation, ClientState]:
     """How the model as it stands does on validation data, and the state that keeps it if it is to be kept: of models that do
     equally well, the earliest."""
     context.work.stage = "validation"
@@ -229,9 +225,7 @@ def _judged(
     return evaluation, state
 
 
-def _train(
-    context: ClientContext, views: Sequence[View], moments: Tensors, this: Round
-) -> tuple[float, Tensors]:
+def _train(context: ClientContext, views: Sequence[View], moments: Tensors, this: Round) -> tuple[float, Tensors]:
     """The local epochs of one round: the mean loss, and the optimiser's moments afterwards."""
     model, training, work = context.model, context.profile.training, context.work
     work.stage = "training"
@@ -267,9 +261,7 @@ def _loss_of(context: ClientContext, views: Sequence[View]) -> Loss:
         work.stage = "training"
         output = context.model(batch.inputs)
         terms = [context.task.loss(output, batch) if work.learnable else None]
-        terms += [
-            view.exchange.loss(view.at("loss"), tensors, drawn.get(view.step.label, batch), output) for view in views
-        ]
+        terms += [view.exchange.loss(view.at("loss"), tensors, drawn.get(view.step.label, batch), output) for view in views]
         known = [term for term in terms if term is not None]
         return sum(known[1:], start=known[0]) if known else None
 

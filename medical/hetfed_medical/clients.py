@@ -5,29 +5,26 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from torch import nn
-
 from hetfed.client import Client
-from hetfed.data import Examples, Facts
+from hetfed.data import Examples
 from hetfed.errors import PlanError
 from hetfed.learner import Estimator, Learner
 from hetfed.plan import ClientTable, Plan, validate
+from hetfed.profile import ModelFn
 from hetfed.tasks import Task
 from hetfed_datasets.records import Cohort
-from hetfed_datasets.registry import entry_of, load
+from hetfed_datasets.registry import SOURCES, load
 from hetfed_medical.augmentation import flip_and_shift
 from hetfed_medical.backbones import SCALABLE
 from hetfed_medical.learners import new_learner, try_out
 from hetfed_medical.model import HospitalNet
 from hetfed_medical.plan_schema import HospitalData, HospitalModel, LearnerName, PublicData
 from hetfed_medical.preprocessing import Hospital, hospital, public_inputs, public_patients, unreadable
-
-Blueprint = Callable[[Facts], nn.Module]
 
 
 def build_clients(plan: Plan, data_dir: Path | None) -> Sequence[Client]:
@@ -43,16 +40,16 @@ def build_clients(plan: Plan, data_dir: Path | None) -> Sequence[Client]:
         cohort = cohorts.get(public.dataset, "public")
         owners.add("the public inputs", public.dataset, public_patients(cohort, public, plan.federation.seed), "public")
     clients = [_client(table, plan.federation.seed, cohorts, public, owners) for table in plan.client]
-    networks = [client for client in clients if client.common is not None]
-    shapes = [client.data.facts["shapes"] for client in networks]
+    networks = [client for client in clients if client.common_fn is not None]
+    shapes = [client.data.spec["shapes"] for client in networks]
     # The common model looks only at what every network has in one shape: else its tensors could not be averaged.
     common = [name for name, shape in shapes[0].items() if all(s.get(name) == shape for s in shapes)] if shapes else []
-    return [replace(c, common=_only(c.common, common) if c.common and common else None) for c in clients]
+    return [replace(c, common_fn=_only(c.common_fn, common) if c.common_fn and common else None) for c in clients]
 
 
-def _only(blueprint: Blueprint, modalities: Sequence[str]) -> Blueprint:
-    """The blueprint of a model that looks at these modalities and at no other."""
-    return lambda facts: blueprint({**facts, "shapes": {name: facts["shapes"][name] for name in modalities}})
+def _only(model_fn: ModelFn, modalities: Sequence[str]) -> ModelFn:
+    """Builds a model that looks at these modalities and at no other."""
+    return lambda spec: model_fn({**spec, "shapes": {name: spec["shapes"][name] for name in modalities}})
 
 
 class Cohorts:
@@ -64,15 +61,11 @@ class Cohorts:
 
     def get(self, name: str, key: str) -> Cohort:
         """The cohort called `name`, which a plan asks for under `key`."""
-        try:
-            entry = entry_of(name)
-        except PlanError as error:
-            raise error.seen_from(key=key) from error
-        if entry.kind != "cohort":
+        if SOURCES.find(name, key=f"{key}.dataset").kind != "cohort":
             raise PlanError("not a cohort of patients", key=f"{key}.dataset", value=name, remedy="Name a medical data set.")
         if name not in self._loaded:
             record = load(name, self._data_dir)
-            assert isinstance(record, Cohort)  # its entry says so
+            assert isinstance(record, Cohort)  # its source says so
             self._loaded[name] = record
         return self._loaded[name]
 
@@ -104,22 +97,24 @@ def _client(table: ClientTable, seed: int, cohorts: Cohorts, public: PublicData 
     cohort = cohorts.get(data_table.dataset, f"{key}.data")
     home = hospital(cohort, data_table, seed, key)
     owners.add(f"client {table.name!r}", data_table.dataset, home.patients, f"{key}.data")
-    shapes = home.data.facts["shapes"]
+    shapes = home.data.spec["shapes"]
     _check_model(shapes, model_table, key)
     shown, unread = _public(public, cohorts, home, data_table, seed)
     common = HospitalModel(image="small-conv", genes="mlp", clinical="mlp", features=model_table.features)
     model = _encoders(shapes, model_table)
-    blueprint: Blueprint = partial(_network, table=model_table)
+    data = home.data
+    model_fn: ModelFn = partial(HospitalNet, table=model_table)
     if model_table.learner is not None:
         settings = {name: str(value) for name, value in model_table.settings.items()}
         model = {"learner": model_table.learner, **settings}
         estimator = _estimator(model_table.learner, model_table.settings, home, key=key, seed=seed, name=table.name)
-        blueprint = _learner(estimator, home.task, home.data.train, shown)
+        data = replace(data, spec={**data.spec, "public": len(shown) if shown else 0})
+        model_fn = _learner(estimator, home.task)
     return Client(
         table.name,
-        home.data,
+        data,
         home.task,
-        blueprint,
+        model_fn,
         table.training,
         public=shown,
         unread=unread,
@@ -131,9 +126,10 @@ def _client(table: ClientTable, seed: int, cohorts: Cohorts, public: PublicData 
             "data": cohort.name + (f" ({', '.join(data_table.sites)})" if data_table.sites else ""),
             "question": home.task.question.removesuffix("?"),
             "modalities": ", ".join(data_table.modalities),
-            "synthetic": "yes" if cohort.synthetic else "no",
         },
-        common=None if model_table.learner else partial(_network, table=common),
+        common_fn=None if model_table.learner else partial(HospitalNet, table=common),
+        columns={name: names for name, names in home.columns.items() if names},
+        synthetic=cohort.synthetic,
     )
 
 
@@ -163,13 +159,13 @@ def _estimator(
         remedy = "Leave it out, or ask for a label with classes."
         raise PlanError("learners tell classes apart", key=f"{key}.model.learner", value=learner, remedy=remedy)
     estimator = new_learner(learner, settings, key, seed, name, "learner")
-    columns = sum(math.prod(shape) for shape in home.data.facts["shapes"].values())
+    columns = sum(math.prod(shape) for shape in home.data.spec["shapes"].values())
     try_out(estimator, columns, home.task.class_count, settings=settings, key=f"{key}.model.settings")
     return estimator
 
 
-def _learner(estimator: Estimator, task: Task, train: Examples, public: Examples | None) -> Blueprint:
-    return lambda facts: Learner(estimator, task, train, public)
+def _learner(estimator: Estimator, task: Task) -> ModelFn:
+    return lambda spec: Learner(estimator, task, spec["shapes"], public=spec["public"])
 
 
 def _check_model(shapes: Mapping[str, tuple[int, ...]], table: HospitalModel, key: str) -> None:
@@ -188,7 +184,3 @@ def _check_model(shapes: Mapping[str, tuple[int, ...]], table: HospitalModel, ke
                 value=table.features,
                 remedy=f"Set features to {shape[0]}, choose other columns or another encoder.",
             )
-
-
-def _network(facts: Facts, table: HospitalModel) -> nn.Module:
-    return HospitalNet(facts, table)

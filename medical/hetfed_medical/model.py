@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from hetfed.data import Facts
+from hetfed.data import Spec
 from hetfed.model import Output
 from hetfed_medical.backbones import build
 from hetfed_medical.plan_schema import HospitalModel
@@ -38,13 +38,14 @@ class GatedFusion(nn.Module):
 class HospitalNet(nn.Module):
     """`encoders.<modality>`, `fusion` (where there are several modalities) and `head`."""
 
-    def __init__(self, facts: Facts, table: HospitalModel) -> None:
+    def __init__(self, spec: Spec, table: HospitalModel) -> None:
         super().__init__()
         self.features = table.features
-        shapes: Mapping[str, tuple[int, ...]] = facts["shapes"]
+        shapes: Mapping[str, tuple[int, ...]] = spec["shapes"]
         self.encoders = nn.ModuleDict({name: _encoder(name, shape, table) for name, shape in shapes.items()})
+        self.reads_input = {f"encoders.{name}": name for name in shapes}
         self.fusion = GatedFusion(len(shapes), table.features) if len(shapes) > 1 else None
-        self.head = nn.Linear(table.features, facts["outputs"])
+        self.head = nn.Linear(table.features, spec["outputs"])
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Output:
         """`inputs` by modality (batch, ...), a row of NaN where one is missing, to logits (batch, classes)."""

@@ -129,7 +129,7 @@ def _lack(cohort: Cohort, modality: str, home: Hospital, like: HospitalData) -> 
     if modality != "image":
         return "" if _names(cohort, modality, like) == home.columns[modality] else f"has other columns of {modality}"
     height, width, channels = cohort.modalities[modality].shape[1:]
-    theirs, own = (channels, height, width), home.data.facts["shapes"][modality]
+    theirs, own = (channels, height, width), home.data.spec["shapes"][modality]
     return "" if theirs == own else f"has images of shape {theirs} (channels, height, width), it of {own}"
 
 

@@ -25,7 +25,7 @@ from hetfed.participation import Participation
 from hetfed.payload import Payload
 from hetfed.plan import named_algorithm
 from hetfed.run.checkpoint import load_state, save_state
-from hetfed.run.ledger import Ledger
+from hetfed.results.ledger import Ledger
 from hetfed.training import Training
 from hetfed.turn import Failure, Job, Round, Turn
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rows import Value, row
 
 from hetfed.cli.tables import comparison_table
-from hetfed.run.analyse import AlgorithmResult, Estimate, analyse, comparable
+from hetfed.results.analyse import AlgorithmResult, Estimate, analyse, comparable
 
 T_2, T_3 = 12.706205, 4.302653
 """97.5 % quantiles of Student's t with one and two degrees of freedom, from a printed table."""

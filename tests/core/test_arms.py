@@ -21,8 +21,8 @@ from hetfed.client import Client
 from hetfed.evaluation import Outcome
 from hetfed.model import Output
 from hetfed.plan import Plan, read_plan
-from hetfed.run.arms import ARMS, OWN_ARMS, kept_arm
-from hetfed.run.launch import Launcher
+from hetfed.results.arms import ARMS, OWN_ARMS, kept_arm
+from hetfed.launch.launcher import Launcher
 
 ROUNDS = "rounds = 3"
 

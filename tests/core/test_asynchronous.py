@@ -25,7 +25,7 @@ from hetfed.federation import Federation, FederationState, Upload, advance, star
 from hetfed.participation import Participation, Presence
 from hetfed.payload import Payload
 from hetfed.plan import read_plan
-from hetfed.run.launch import Launcher
+from hetfed.launch.launcher import Launcher
 
 NOT_WAITING = Participation(time_limit=0.1, asynchronous=True)
 

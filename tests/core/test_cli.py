@@ -351,7 +351,7 @@ def test_an_interruption_before_anything_is_written(
         raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("hetfed.run.launch.Launcher.run", interrupt)
+    monkeypatch.setattr("hetfed.launch.launcher.Launcher.run", interrupt)
     monkeypatch.setattr("hetfed.run.execute.prepare", interrupt)
     answer = hetfed(*words)
     assert answer.status == 130

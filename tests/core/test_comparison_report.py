@@ -22,11 +22,11 @@ from rows import row
 from hetfed.plan import read_plan
 from hetfed.report.comparison import apart, draw_algorithms, spread, write_comparison
 from hetfed.report.words import estimate, number, set_apart, signed, tone
-from hetfed.run.about import About
-from hetfed.run.analyse import Estimate, analyse
-from hetfed.run.compare import compare_plan, read_comparison, settle
-from hetfed.run.launch import Launcher
-from hetfed.run.workers import OneByOne
+from hetfed.results.about import About
+from hetfed.results.analyse import Estimate, analyse
+from hetfed.launch.compare import compare_plan, read_comparison, settle
+from hetfed.launch.launcher import Launcher
+from hetfed.launch.workers import OneByOne
 
 PICTURES = ("algorithms.svg", "bytes.svg", "clients.svg")
 NAN = float("nan")

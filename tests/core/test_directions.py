@@ -20,11 +20,11 @@ from hetfed.model import Output
 from hetfed.plan import Plan, read_plan
 from hetfed.report.facts import ClientFacts, Facts, read_facts
 from hetfed.report.words import headline, verdict
-from hetfed.run.analyse import analyse
-from hetfed.run.compare import compare_plan, settle
-from hetfed.run.folder import RunFolder
-from hetfed.run.launch import Launcher
-from hetfed.run.workers import OneByOne
+from hetfed.results.analyse import analyse
+from hetfed.launch.compare import compare_plan, settle
+from hetfed.results.folder import RunFolder
+from hetfed.launch.launcher import Launcher
+from hetfed.launch.workers import OneByOne
 from hetfed.tasks import Regression
 
 UP, DOWN = ("low or high", "which side"), ("how far", "how near", "how wide")

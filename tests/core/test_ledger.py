@@ -16,8 +16,8 @@ from hetfed.exchanges import Prototypes, SharedParameters
 from hetfed.federation import Upload
 from hetfed.payload import Payload
 from hetfed.plan import read_plan
-from hetfed.run.launch import Launcher
-from hetfed.run.ledger import Ledger
+from hetfed.launch.launcher import Launcher
+from hetfed.results.ledger import Ledger
 
 DIVERGES = '\n[[client]]\nname = "wild"\ntraining = { optimizer = "sgd", lr = 1e30 }\n'
 

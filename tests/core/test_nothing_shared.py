@@ -13,8 +13,8 @@ from rich.console import Console
 from hetfed.plan import read_plan
 from hetfed.report.facts import read_facts
 from hetfed.report.words import headline
-from hetfed.run.folder import RunFolder
-from hetfed.run.launch import Launcher
+from hetfed.results.folder import RunFolder
+from hetfed.launch.launcher import Launcher
 
 PLAN = """
 [federation]

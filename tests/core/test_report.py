@@ -22,9 +22,9 @@ from hetfed.report import write_report
 from hetfed.report.facts import ClientFacts, read_facts
 from hetfed.report.sent import by_exchange, repeated
 from hetfed.report.words import arm_name, duration, headline, number, setting, size, undefined, verdict
-from hetfed.run.arms import ARMS
-from hetfed.run.folder import ENVIRONMENT, SUMMARY, RunFolder
-from hetfed.run.launch import Launcher
+from hetfed.results.arms import ARMS
+from hetfed.results.folder import ENVIRONMENT, SUMMARY, RunFolder
+from hetfed.launch.launcher import Launcher
 from hetfed.tasks import Metrics
 
 # A client of one class has no AUROC, one with an absurd learning rate sends what the server refuses.

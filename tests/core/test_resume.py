@@ -22,13 +22,13 @@ from rich.console import Console
 from hetfed.plan import read_plan
 from hetfed.run.checkpoint import load_state
 from hetfed.run.execute import execute, prepare
-from hetfed.run.folder import RunFolder
-from hetfed.run.launch import Launcher
+from hetfed.results.folder import RunFolder
+from hetfed.launch.launcher import Launcher
 from hetfed.run.progress import Silent
 
 FORKING = """
 import gc, os, sys
-import hetfed.run.launch, hetfed_medical.clients, hetfed_traffic.clients
+import hetfed.launch.launcher, hetfed_medical.clients, hetfed_traffic.clients
 from hetfed.cli.main import main
 gc.freeze()
 for line in sys.stdin:

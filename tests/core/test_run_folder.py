@@ -26,8 +26,8 @@ from hetfed.errors import DataError, PlanError, RunError, RunFolderError, UsageE
 from hetfed.model import Output
 from hetfed.plan import Plan, read_plan
 from hetfed.run import folder
-from hetfed.run.folder import LOCK, RunFolder, write_bytes, write_json
-from hetfed.run.launch import Launcher
+from hetfed.results.folder import LOCK, RunFolder, write_bytes, write_json
+from hetfed.launch.launcher import Launcher
 from hetfed.tasks import Regression
 
 ARMS = ("alone", "federated", "finetuned", "pooled")

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from hetfed.errors import RunFolderError
 from hetfed.plan import read_plan
-from hetfed.run.launch import Launcher
+from hetfed.launch.launcher import Launcher
 
 PLAN = toy.SAMPLE.replace("rounds = 3", "rounds = 1\nfinetune = 0\nalone = false\npooled = false")
 VARIANT = '[variant.fedprox]\nsettings = { mu = 0.5 }\ntraining = { lr = 0.5 }\n[[client]]\nname = "b"'

@@ -20,7 +20,7 @@ from rich.console import Console
 from hetfed.errors import RunError, WorkerDied
 from hetfed.plan import read_plan
 from hetfed.run.progress import Silent
-from hetfed.run.workers import Job, OneByOne, Workers, run_job, work
+from hetfed.launch.workers import Job, OneByOne, Workers, run_job, work
 from hetfed.vertical import Vertical, verticals
 
 TINY = '[federation]\nrounds = 1\nfinetune = 0\nalone = false\npooled = false\n[[client]]\nname = "a"\n[[client]]\nname = "b"\n'
@@ -83,7 +83,7 @@ def numbers(folder: Path) -> dict[str, object]:
 def alive() -> set[str]:
     """The workers of this process that are running."""
     found = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True, check=False)
-    return {line for line in found.stdout.splitlines() if "hetfed.run.workers" in line}
+    return {line for line in found.stdout.splitlines() if "hetfed.launch.workers" in line}
 
 
 def test_a_job_survives_its_line() -> None:

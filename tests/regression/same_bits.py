@@ -88,7 +88,7 @@ def conformance() -> dict[str, Any]:
     from test_conformance import ROWS
 
     from hetfed.plan import read_plan
-    from hetfed.run.launch import Launcher
+    from hetfed.launch.launcher import Launcher
 
     torch.set_num_threads(1)
     found = {}

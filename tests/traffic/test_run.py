@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from hetfed.plan import read_plan
-from hetfed.run.launch import Launcher
+from hetfed.launch.launcher import Launcher
 from hetfed.vertical import plan_text
 from hetfed_traffic import vertical
 

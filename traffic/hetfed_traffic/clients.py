@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from hetfed.client import Client
-from hetfed.data import ClientData
 from hetfed.errors import PlanError
 from hetfed.plan import ClientTable, Plan, validate
 from hetfed.tasks import Classification, Forecasting, Task, WithFurther
 from hetfed_datasets.records import Series
-from hetfed_datasets.registry import entry_of, load
+from hetfed_datasets.registry import SOURCES, load
 from hetfed_traffic.model import CityModel, CongestionModel
 from hetfed_traffic.plan_schema import CityData, CityModelTable
-from hetfed_traffic.preprocessing import CONGESTION, congestion_data, forecasting_data
+from hetfed_traffic.preprocessing import CONGESTION, congestion_data, forecasting_data, statistics_of
 from hetfed_traffic.references import reference_metrics
 
 
@@ -48,24 +50,25 @@ def _client(table: ClientTable, seed: int, data_dir: Path | None) -> Client:
         "model": "linear" if data_table.predict == "congestion" else model_table.encoder,
         "data": series.name if data_table.city is None else f"{series.name}: {data_table.city}",
         # What is judged is in the readings' unit only where readings are forecast.
-        "unit" if data_table.predict == "readings" else "readings": series.unit,
+        **({} if data_table.predict == "readings" else {"readings": series.unit}),
         "interval": f"{series.interval} min",
         "sensors": str(len(series.sensors)),
         "channels": ", ".join(series.channels),
-        "synthetic": "yes" if series.synthetic else "no",
     }
     # Equal text stands for an equal model and training: pooled training trains such cities' model once.
     kind = json.dumps([data_table.predict, table.model, table.training.model_dump()], sort_keys=True)
     if data_table.predict == "congestion":
         data = congestion_data(series, data_table, seed)
-        blueprint = partial(CongestionModel, table=model_table)
-        return Client(table.name, data, Classification(CONGESTION), blueprint, table.training, kind=kind, about=about)
+        model_fn = partial(CongestionModel, table=model_table)
+        known: dict[str, Any] = {"kind": kind, "about": about, "synthetic": series.synthetic}
+        return Client(table.name, data, Classification(CONGESTION), model_fn, table.training, **known)
     _check_sizes(model_table)
     data = forecasting_data(series, data_table)
-    forecasting = _forecasting(series, data_table, model_table, data)
+    statistics = statistics_of(series, data_table)
+    forecasting = _forecasting(series, data_table, model_table, statistics)
     task: Task = forecasting
     if model_table.management:
-        level = Classification(tuple(data.facts["levels"]))
+        level = Classification(tuple(data.spec["levels"]))
         task = WithFurther(forecasting, {"level": (level, model_table.management)})
     return Client(
         table.name,
@@ -76,6 +79,10 @@ def _client(table: ClientTable, seed: int, data_dir: Path | None) -> Client:
         kind=kind,
         about=about,
         references=partial(reference_metrics, data, forecasting),
+        statistics={f"city.{name}": tensor for name, tensor in statistics.items()},
+        columns={"readings": series.sensors},
+        unit=series.unit,
+        synthetic=series.synthetic,
     )
 
 
@@ -93,7 +100,7 @@ def _check_sizes(table: CityModelTable) -> None:
 
 
 def _series(table: CityData, data_dir: Path | None) -> Series:
-    entry = entry_of(table.dataset)
+    entry = SOURCES.find(table.dataset, key="dataset")
     if entry.kind != "series":
         raise PlanError("not a traffic data set", key="dataset", value=table.dataset, remedy="Name a series.")
     options = {} if table.city is None else {"city": table.city}
@@ -104,6 +111,6 @@ def _series(table: CityData, data_dir: Path | None) -> Series:
     return series
 
 
-def _forecasting(series: Series, table: CityData, model: CityModelTable, data: ClientData) -> Forecasting:
-    mean, scale = data.facts["target_mean"], data.facts["target_scale"]
+def _forecasting(series: Series, table: CityData, model: CityModelTable, statistics: Mapping[str, Tensor]) -> Forecasting:
+    mean, scale = statistics["target_mean"], statistics["target_scale"]
     return Forecasting(series.unit, series.interval, table.horizons, mean, scale, loss_kind=model.loss)

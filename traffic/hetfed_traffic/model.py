@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from hetfed.data import Facts
+from hetfed.data import Spec
 from hetfed.model import Output
 from hetfed_traffic.encoders import ENCODERS, Encoder, Reads
 from hetfed_traffic.plan_schema import CityModelTable
@@ -29,15 +30,16 @@ class City(nn.Module):
     target_scale: Tensor
     adjacency: Tensor
 
-    def __init__(self, facts: Facts, table: CityModelTable, reads: Reads) -> None:
+    def __init__(self, spec: Spec, table: CityModelTable, reads: Reads) -> None:
         super().__init__()
         self.reads = reads
-        self.register_buffer("mean", facts["mean"])
-        self.register_buffer("scale", facts["scale"])
-        self.register_buffer("target_mean", facts["target_mean"])
-        self.register_buffer("target_scale", facts["target_scale"])
-        self.register_buffer("adjacency", facts["adjacency"])
-        sensors, channels, steps = facts["sensors"], facts["channels"], facts["history"]
+        sensors, channels, steps = spec["sensors"], spec["channels"], spec["history"]
+        # Only their sizes are everybody's to know: the city's own statistics are put in place where its model is built at home.
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("scale", torch.ones(channels))
+        self.register_buffer("target_mean", torch.zeros(1))
+        self.register_buffer("target_scale", torch.ones(1))
+        self.register_buffer("adjacency", torch.zeros(sensors, sensors))
         # What the encoder reads is as wide as its features, and the readings get what the embeddings leave.
         spare = table.features - table.sensor_embedding - 2 * table.time_embedding
         if reads == "embedded":
@@ -85,14 +87,15 @@ class CityModel(nn.Module):
     # The levels of congestion differ from city to city: their head stays out of every exchange and of pooled training, as the
     # city itself does.
     local_parts = ("city", "management")
+    reads_input = MappingProxyType({"city": "readings"})
 
-    def __init__(self, facts: Facts, table: CityModelTable) -> None:
+    def __init__(self, spec: Spec, table: CityModelTable) -> None:
         super().__init__()
-        encoder = ENCODERS[table.encoder](facts["history"], table.features, table.layers, table.dropout)
-        self.city = City(facts, table, cast("Encoder", encoder).reads)
+        encoder = ENCODERS[table.encoder](spec["history"], table.features, table.layers, table.dropout)
+        self.city = City(spec, table, cast("Encoder", encoder).reads)
         self.encoder = encoder
-        self.head = nn.Linear(table.features, facts["steps"])
-        self.management = nn.Linear(table.features, len(facts["levels"])) if table.management else None
+        self.head = nn.Linear(table.features, spec["steps"])
+        self.management = nn.Linear(table.features, len(spec["levels"])) if table.management else None
         self.residual = table.residual
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Output:
@@ -110,10 +113,10 @@ class CityModel(nn.Module):
 class CongestionModel(nn.Module):
     """Congested or not, from the past readings of one sensor: a shared encoder and a personal head."""
 
-    def __init__(self, facts: Facts, table: CityModelTable) -> None:
+    def __init__(self, spec: Spec, table: CityModelTable) -> None:
         super().__init__()
-        self.encoder = nn.Linear(facts["history"], table.features)
-        self.head = nn.Linear(table.features, facts["classes"])
+        self.encoder = nn.Linear(spec["history"], table.features)
+        self.head = nn.Linear(table.features, spec["classes"])
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Output:
         """`inputs["history"]` (batch, steps) -> logits (batch, 2)."""

@@ -109,7 +109,7 @@ def forecasting_data(series: Series, data: CityData) -> ClientData:
     # Each part by itself: a window over two of them would show a model what it is tested on.
     parts = [_windows(series, levels, span, (data.history, steps, nearest)) for span in spans]
     train, validation, test = parts
-    return ClientData(train, validation, test, _facts(series, data, spans[0], steps, names))
+    return ClientData(train, validation, test, _spec(series, data, steps, names))
 
 
 def _windows(series: Series, levels: NDArray[np.int64], span: slice, sizes: tuple[int, int, int]) -> Examples:
@@ -142,18 +142,20 @@ def clock_of(time: pd.DatetimeIndex) -> Tensor:
     return torch.tensor(np.stack([fraction, time.dayofweek], axis=1), dtype=torch.float32)
 
 
-def _facts(series: Series, data: CityData, train: slice, steps: int, levels: tuple[str, ...]) -> dict[str, object]:
-    """What the city model is built from; means and scales are those of the training part."""
+def _spec(series: Series, data: CityData, steps: int, levels: tuple[str, ...]) -> dict[str, object]:
+    """The sizes that the city model is built from."""
+    sizes = {"sensors": len(series.sensors), "channels": len(series.channels)}
+    return {"history": data.history, "steps": steps, **sizes, "levels": list(levels)}
+
+
+def statistics_of(series: Series, data: CityData) -> dict[str, Tensor]:
+    """What only the city knows of itself: means and scales of its training part, and the links of its road graph."""
+    train = Parts.of(len(series.values), data).spans()[0]
     values, target = series.values[train], target_of(series)[train]
     sensors = len(series.sensors)
     links = np.eye(sensors, dtype=np.float32) if series.adjacency is None else series.adjacency
     rows = links.sum(axis=1, keepdims=True)
     return {
-        "history": data.history,
-        "steps": steps,
-        "sensors": sensors,
-        "channels": len(series.channels),
-        "levels": levels,
         "mean": torch.tensor(np.nanmean(values, axis=(0, 1)), dtype=torch.float32),
         "scale": torch.tensor(_deviation(values, (0, 1)), dtype=torch.float32),
         "target_mean": torch.tensor([np.nanmean(target)], dtype=torch.float32),

@@ -61,11 +61,11 @@ def report(run: Annotated[Path, typer.Argument(help="The folder of a run or a co
     """
     # Imported here: pandas and matplotlib are slow to load, and --help needs neither.
     from hetfed.report import write_report
-    from hetfed.run.folder import COMPARISON, RunFolder
+    from hetfed.results.folder import COMPARISON, RunFolder
 
     if (run / COMPARISON).is_file():
+        from hetfed.launch.compare import read_comparison
         from hetfed.report.comparison import write_comparison
-        from hetfed.run.compare import read_comparison
 
         typer.echo(f"report: {write_comparison(run, *read_comparison(run))}")
         return

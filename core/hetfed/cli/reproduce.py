@@ -17,8 +17,8 @@ from hetfed.errors import PlanError, among
 from hetfed.vertical import Vertical, shipped, verticals
 
 if TYPE_CHECKING:
+    from hetfed.launch.launcher import Launcher
     from hetfed.plan import Plan
-    from hetfed.run.launch import Launcher
 
 Study = Annotated[str | None, typer.Argument(metavar="[NAME]", help="A case study; without one, all are listed.")]
 Everything = Annotated[bool, typer.Option("--all", help="Run every study.")]
@@ -45,7 +45,7 @@ def reproduce(
     chosen = {study: found[study] for study in (sorted(found) if name is None else [name])}
     with stoppable(lambda: f"a case study does not go on from where it was. Start it in a new folder with: {anew}"):
         # Imported here, since torch takes seconds to load.
-        from hetfed.run.launch import Launcher
+        from hetfed.launch.launcher import Launcher
 
         plans = {study: _plans(study, *each, data_dir=data_dir, seed=seed) for study, each in chosen.items()}
         for study, (vertical, _) in chosen.items():
@@ -74,7 +74,7 @@ def _plans(study: str, vertical: Vertical, folder: Traversable, *, data_dir: Pat
     """The plans of a study by kind of input, once it is known that both can run: real data that is missing is to be told before
     there has been training on random input."""
     from hetfed.plan import read_plan
-    from hetfed.run.execute import prepare
+    from hetfed.run.prepare import prepare
 
     texts = {kind: shipped(folder)[kind].read_text(encoding="utf-8") for kind in ("random", "real")}
     plans = {kind: read_plan(text, f"{study}-{kind}").with_federation(seed=seed) for kind, text in texts.items()}

@@ -11,9 +11,9 @@ from rich.table import Column, Table
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from hetfed.run.analyse import AlgorithmResult
+    from hetfed.results.analyse import AlgorithmResult
 
-# Written out, though `hetfed.run.arms` has them: to import that loads torch, and this module is loaded for --help.
+# Written out, though `hetfed.results.arms` has them: to import that loads torch, and this module is loaded for --help.
 ARMS = ("alone", "federated", "finetuned", "pooled")
 SPARED = {
     "report.html": ("train", "test", "gains", "pooled", "finetuned", "keeps"),

@@ -16,8 +16,8 @@ from hetfed.errors import PlanError
 from hetfed.vertical import Vertical, plan_text, shipped
 
 if TYPE_CHECKING:
+    from hetfed.launch.launcher import Launcher
     from hetfed.plan import Plan
-    from hetfed.run.launch import Launcher
 
 PlanName = Annotated[str, typer.Argument(metavar="[PLAN]", help="A shipped plan, or a TOML file.")]
 Shown = Annotated[str | None, typer.Argument(metavar="[PLAN]", help="A shipped plan to print.")]
@@ -66,8 +66,8 @@ def commands_of(vertical: Vertical) -> typer.Typer:
         again = command(vertical.name, "run", plan, data_dir=data_dir, rounds=rounds, seed=seed, out=where)
         with stoppable(lambda: _resumption(where, again)):
             # Imported here, since torch takes seconds to load: --help and a mistyped option are to be answered at once.
+            from hetfed.launch.launcher import Launcher
             from hetfed.plan import read_plan
-            from hetfed.run.launch import Launcher
 
             text, file = plan_text(vertical, plan)
             chosen, console = read_plan(text, file).with_federation(rounds=rounds, seed=seed), Console()
@@ -91,8 +91,8 @@ def commands_of(vertical: Vertical) -> typer.Typer:
         settings: dict[str, object] = {"data_dir": data_dir, "rounds": rounds, "jobs": jobs, "out": where}
         again = command(vertical.name, "compare", plan, algorithms=algorithms, seeds=seeds, **settings)
         with stoppable(lambda: f"what has ended is kept. Go on with: {again}"), outliving(again):
+            from hetfed.launch.launcher import Launcher
             from hetfed.plan import read_plan
-            from hetfed.run.launch import Launcher
 
             text, file = plan_text(vertical, plan)
             chosen = read_plan(text, file).with_federation(rounds=rounds)
@@ -128,11 +128,11 @@ def _data_sets(plan: Mapping[str, Any]) -> list[str]:
 def _compare(launcher: Launcher, plan: Plan, file: str, where: Path, *, algorithms: str, seeds: int, jobs: int | None) -> None:
     """Run what `compare` asks for, and print and write what comes of it."""
     # Imported here for the same reason as in `run`.
+    from hetfed.launch.compare import compare_plan, read_comparison, settle
+    from hetfed.launch.workers import OneByOne, Workers
     from hetfed.report.comparison import write_comparison
-    from hetfed.run.analyse import analyse, comparable
-    from hetfed.run.compare import compare_plan, read_comparison, settle
-    from hetfed.run.folder import usable_cpus
-    from hetfed.run.workers import OneByOne, Workers
+    from hetfed.results.analyse import analyse, comparable
+    from hetfed.results.folder import usable_cpus
 
     console = launcher.console
     names = [name.strip() for name in algorithms.split(",") if name.strip()]
@@ -150,7 +150,7 @@ def _compare(launcher: Launcher, plan: Plan, file: str, where: Path, *, algorith
 
 def _resumption(where: Path, again: str) -> str:
     """How to go on with a run that was to go to `where`."""
-    from hetfed.run.folder import PLAN
+    from hetfed.results.folder import PLAN
 
     if (where / PLAN).is_file():
         return f"what has been done is kept. Go on with: {again} --resume"

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from hetfed.client import Client, ClientState, new_state
-from hetfed.composition import Enrolment
+from hetfed.composition import Composition, Enrolment
+from hetfed.data import Examples
 from hetfed.errors import HetfedError
 from hetfed.turn import Job, Report, Round, take_turn
 
@@ -51,6 +52,12 @@ class Sites:
         held = {client.name: client for client in clients}
         settled = {profile.name: held[profile.name].settled(profile) for profile in enrolment.profiles}
         return Sites(settled, {name: new_state(client, seed) for name, client in settled.items()})
+
+    def public(self, composition: Composition) -> dict[str, Examples]:
+        """The public inputs as clients read them, where an exchange works on them at the server."""
+        steps = [step for step in composition if step.exchange.public_at_server]
+        names = {name for step in steps for name in self.clients if step.includes(name)}
+        return {name: public for name in sorted(names) if (public := self.clients[name].public) is not None}
 
     def __call__(self, orders: Iterable[Order], this: Round) -> Iterator[tuple[str, Reply | Failure]]:
         """Take the turns in their order; a state moves on when its turn has come to an end."""

@@ -93,9 +93,7 @@ class Exchange(ABC):
         """What chance gives to the loss of a batch, which finds it in `batch.drawn`: a loss itself draws nothing."""
         return {}
 
-    def loss(
-        self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output
-    ) -> Tensor | None:
+    def loss(self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output) -> Tensor | None:
         """An extra term of the local loss, a scalar; None for none.
 
         It is a function of `parameters`, the model's parameters and buffers by name, and of what is in the context's memory and

@@ -86,9 +86,7 @@ class MutualLearning(Companion):
             theirs, own = _feature_size(profile, companion), _feature_size(profile, model)
             model.add_module("projector", nn.Linear(theirs, own, bias=False))
 
-    def loss(
-        self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output
-    ) -> Tensor | None:
+    def loss(self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output) -> Tensor | None:
         """The companion's loss, and what each learns from the other."""
         task, other = context.task, _companions(context, parameters, batch)
         theirs = task.loss(other, batch)
@@ -106,9 +104,7 @@ class MutualLearning(Companion):
         total = (1 - self.alpha) / self.alpha * own_kl + (1 - self.beta) / self.beta * other_kl + self.hint * distance
         return total + theirs
 
-    def _hint(
-        self, context: ClientContext, parameters: Mapping[str, Tensor], output: Output, other: Output
-    ) -> Tensor:
+    def _hint(self, context: ClientContext, parameters: Mapping[str, Tensor], output: Output, other: Output) -> Tensor:
         if not self.hint or output.features is None or other.features is None:
             return torch.zeros(())
         return F.mse_loss(cast("Tensor", context.call("projector", parameters, other.features)), output.features)
@@ -140,9 +136,7 @@ class ProximalCopy(Companion):
         _start_as_companion(context)
         context.scratch["anchor"] = {name: p.detach().clone() for name, p in _companion(context).named_parameters()}
 
-    def loss(
-        self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output
-    ) -> Tensor | None:
+    def loss(self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output) -> Tensor | None:
         """The pull, and the copy's own loss where it has one."""
         anchor = context.scratch["anchor"]
         assert isinstance(anchor, dict)
@@ -188,9 +182,7 @@ class MixedModels(Companion):
                 # In place, and not a clamp of the share in use, outside of which it would learn nothing and never come back.
                 share.copy_(share.clamp(0, 1))
             # The copy is detached: it learns from its own loss only.
-            mixed: Tensors = {
-                name: share * held[name] + (1 - share) * held[f"{COMPANION}.{name}"].detach() for name in own
-            }
+            mixed: Tensors = {name: share * held[name] + (1 - share) * held[f"{COMPANION}.{name}"].detach() for name in own}
             # The copy's modules with the own buffers: running statistics must be those of the model that predicts.
             output: Output = functional_call(copy, {**mixed, **{name: held[name] for name in buffers}}, (inputs,))
             return output
@@ -201,9 +193,7 @@ class MixedModels(Companion):
         """The own model starts as the copy does."""
         _start_as_companion(context)
 
-    def loss(
-        self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output
-    ) -> Tensor | None:
+    def loss(self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output) -> Tensor | None:
         """The copy's own loss."""
         return context.task.loss(_companions(context, parameters, batch), batch) if context.work.learnable else None
 
@@ -238,7 +228,7 @@ class NestedFeatures(Companion):
 
     def extend(self, profile: Profile, model: nn.Module, members: Sequence[Profile]) -> None:
         """Add the common model, its head for the inner vector, and the projector."""
-        companion, head = _common(client), model.get_submodule("head")
+        companion, head = _common(profile), model.get_submodule("head")
         assert isinstance(head, nn.Linear)  # `missing` saw to it
         own, small = _feature_size(profile, model), _feature_size(profile, companion)
         size = self.size or max(own // 2, 1)
@@ -259,9 +249,7 @@ class NestedFeatures(Companion):
 
         _replace_forward(model, forward)
 
-    def loss(
-        self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output
-    ) -> Tensor | None:
+    def loss(self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output) -> Tensor | None:
         """The loss of the inner prediction, which answers the main question and no further one."""
         task = context.task
         main = task.main if isinstance(task, WithFurther) else task

@@ -94,9 +94,7 @@ class ControlVariates(Exchange):
         if context.work.in_part or not _plain_sgd(context.profile.training):
             context.scratch["gradient"] = _full_gradient(context, names)
 
-    def loss(
-        self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output
-    ) -> Tensor | None:
+    def loss(self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output) -> Tensor | None:
         """A linear term whose gradient is c - c_i."""
         everybody, own = of_group("everybody", context.memory), of_group("own", context.memory)
         if not everybody:

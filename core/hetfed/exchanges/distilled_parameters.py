@@ -98,9 +98,7 @@ class DistilledParameters(Exchange):
         after = SHARED.update(server, state, means)
         sent = {name: upload for found in merged.values() for name, upload in found.uploads.items()}
         # The ensemble is of the uploaded models themselves and not of the groups' means, as in the paper.
-        said = [
-            predict(_model(server.members[name], sent[name].tensors), server.public[name]).logits for name in sorted(sent)
-        ]
+        said = [predict(_model(server.members[name], sent[name].tensors), server.public[name]).logits for name in sorted(sent)]
         target = torch.stack(said).mean(dim=0)
         for group, found in merged.items():
             profile = server.members[found.names[0]]

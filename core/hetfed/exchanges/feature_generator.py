@@ -92,9 +92,7 @@ class FeatureGenerator(Exchange):
         with torch.no_grad():
             return {"features": net(classes, torch.randn(len(classes), self.noise, generator=chance)), "classes": classes}
 
-    def loss(
-        self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output
-    ) -> Tensor | None:
+    def loss(self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output) -> Tensor | None:
         """The cross-entropy of the head on the generated features."""
         if not batch.drawn:
             return None

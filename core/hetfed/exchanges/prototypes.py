@@ -77,9 +77,7 @@ class Prototypes(Exchange):
         """Remember the means for the loss."""
         context.memory.update(payload.tensors)
 
-    def loss(
-        self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output
-    ) -> Tensor | None:
+    def loss(self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output) -> Tensor | None:
         """The mean squared distance of each feature to the prototype of its class."""
         classes = context.task.classes(batch)
         if not context.memory or classes is None or output.features is None or not context.work.learnable:

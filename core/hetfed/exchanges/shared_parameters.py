@@ -98,9 +98,7 @@ class SharedParameters(Exchange):
             # In memory, which lasts between rounds, and not in scratch: the pull goes on in rounds in which nothing is sent.
             context.memory.update(payload.tensors)
 
-    def loss(
-        self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output
-    ) -> Tensor | None:
+    def loss(self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output) -> Tensor | None:
         """The proximal term."""
         if not self.proximal:
             return None

@@ -287,4 +287,3 @@ def _width(module: nn.Module) -> int | None:
         return None
     width = getattr(module, "out_channels", getattr(module, "out_features", None))
     return width if isinstance(width, int) else None
-

@@ -101,9 +101,7 @@ class TeacherDistillation(Exchange):
         """Remember the teachers."""
         context.memory.update(payload.tensors)
 
-    def loss(
-        self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output
-    ) -> Tensor | None:
+    def loss(self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output) -> Tensor | None:
         """The distillation loss against the mean of the teachers' logits, and the hint."""
         teachers = self._teachers(context)
         if not teachers.modules:
@@ -172,9 +170,7 @@ def _losses(context: ClientContext, teachers: Iterable[nn.Module]) -> Tensor:
     return torch.tensor([float(loss) for loss in losses])
 
 
-def _hint(
-    context: ClientContext, parameters: Mapping[str, Tensor], output: Output, said: Mapping[str, Output]
-) -> Tensor:
+def _hint(context: ClientContext, parameters: Mapping[str, Tensor], output: Output, said: Mapping[str, Output]) -> Tensor:
     """The mean squared distance of the projected features to each teacher's."""
     if output.features is None:
         return torch.zeros(())

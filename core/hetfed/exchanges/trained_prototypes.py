@@ -77,9 +77,7 @@ class TrainedPrototypes(Exchange):
         """As in `Prototypes`."""
         self._prototypes.apply(context, payload)
 
-    def loss(
-        self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output
-    ) -> Tensor | None:
+    def loss(self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output) -> Tensor | None:
         """As in `Prototypes`."""
         return self._prototypes.loss(context, parameters, batch, output)
 

@@ -17,10 +17,10 @@ from hetfed.report.html import data_uri, page
 from hetfed.report.markdown import comparison_tables
 from hetfed.report.plots import COLOURS, FAINT, INK, MARKERS, SHIFTS, new_axes, svg
 from hetfed.report.words import signed
-from hetfed.run.about import About
-from hetfed.run.analyse import ROUNDING, AlgorithmResult, Estimate, analyse, comparable
-from hetfed.run.arms import ALONE
-from hetfed.run.folder import SUMMARY, folder_of
+from hetfed.results.about import About
+from hetfed.results.analyse import ROUNDING, AlgorithmResult, Estimate, analyse, comparable
+from hetfed.results.arms import ALONE
+from hetfed.results.folder import SUMMARY, folder_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,12 +13,12 @@ import pandas as pd
 
 from hetfed.errors import RunFolderError
 from hetfed.report.sent import Sent, by_exchange, repeated
-from hetfed.run.arms import ARMS
-from hetfed.run.folder import ENVIRONMENT, LEDGER, PLAN, ROUNDS
-from hetfed.run.ledger import Ledger
+from hetfed.results.arms import ARMS
+from hetfed.results.folder import ENVIRONMENT, LEDGER, PLAN, ROUNDS
+from hetfed.results.ledger import Ledger
 
 if TYPE_CHECKING:
-    from hetfed.run.folder import RunFolder
+    from hetfed.results.folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ClientFacts:
     @property
     def unit(self) -> str:
         """The unit of its metric as far as it has one."""
-        return str(self.entry["about"].get("unit", ""))
+        return str(self.entry["unit"])
 
     def value(self, arm: str) -> float | None:
         """The test metric in one arm, None where it is undefined."""

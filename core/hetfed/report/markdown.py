@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from hetfed.report.words import estimate, number, signed
-from hetfed.run.analyse import AlgorithmResult, ClientResult
+from hetfed.results.analyse import AlgorithmResult, ClientResult
 
 
 def comparison_tables(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from hetfed.payload import CLASS_COUNTS
 from hetfed.report import words
 from hetfed.report.facts import Facts
 from hetfed.report.html import data_uri, page
 from hetfed.report.plots import COLOURS, CURVES, OUTCOMES
-from hetfed.run.arms import ARMS
+from hetfed.results.arms import ARMS
 
 TEMPLATE = "page.html.j2"
 
@@ -17,14 +18,15 @@ def render(facts: Facts, plots: Mapping[str, str]) -> str:
     """The report as one HTML page that needs no other file; `plots` are SVG texts by file name."""
     images = {name: data_uri(svg) for name, svg in plots.items()}
     exchanges = facts.summary["exchanges"]
-    public = facts.summary.get("public") if any(exchange["reads_public"] for exchange in exchanges) else None
+    revealed = [told for exchange in exchanges for told in exchange["reveals"]]
+    public = facts.summary.get("public") if any("public inputs" in told for told in revealed) else None
     return page(
         TEMPLATE,
         facts=facts,
         summary=facts.summary,
         synthetic_words=(words.SYNTHETIC, words.SYNTHETIC_MEANS),
         sentences=words.headline(facts),
-        count_classes=[exchange["label"] for exchange in exchanges if exchange["counts_classes"]],
+        count_classes=[exchange["label"] for exchange in exchanges if CLASS_COUNTS in exchange["reveals"]],
         public=words.setting(public) if public else "",
         undefined=words.undefined(facts),
         outcomes=images[OUTCOMES],

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from hetfed.composition import by_reason
 from hetfed.report.facts import ClientFacts, Facts
-from hetfed.run.analyse import Estimate
-from hetfed.run.arms import ARMS
+from hetfed.results.analyse import Estimate
+from hetfed.results.arms import ARMS
 
 DASH = "–"
 SHARELESS = {"mean", "median", "geometric-median"}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hetfed.run.folder import RunFolder
+    from hetfed.results.folder import RunFolder
 
 
 def write_report(folder: RunFolder) -> Path:

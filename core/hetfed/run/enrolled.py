@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hetfed.client import Client
-from hetfed.composition import Enrolment, enrol
+from hetfed.composition import Composition, Enrolment, enrol
 from hetfed.errors import PlanError
 from hetfed.plan import Plan
 
 
-def enrolled(plan: Plan, clients: Sequence[Client]) -> Enrolment:
-    """Who takes part in what, for as many rounds as the plan has.
+def enrolled(plan: Plan, clients: Sequence[Client], composition: Composition | None = None) -> Enrolment:
+    """Who takes part in what, for as many rounds as the plan has; a `composition` stands in place of the plan's own.
 
     Raises:
         PlanError: somebody or something does not fit; a quorum can never be reached; or there are rounds without training.
     """
-    enrolment = enrol(plan.composition().over(plan.federation.rounds), clients)
+    chosen = plan.composition() if composition is None else composition
+    enrolment = enrol(chosen.over(plan.federation.rounds), [client.profile for client in clients])
     _check_quorum(plan, enrolment)
     _check_phases(plan, enrolment)
     return enrolment
@@ -24,10 +25,10 @@ def enrolled(plan: Plan, clients: Sequence[Client]) -> Enrolment:
 
 def _check_quorum(plan: Plan, enrolment: Enrolment) -> None:
     """Uploads that fall short of a quorum are dropped: one that is out of reach would throw away everything."""
-    quorum, asked = plan.federation.quorum, plan.participation.wanted(len(enrolment.clients))
+    quorum, asked = plan.federation.quorum, plan.participation.wanted(len(enrolment.profiles))
     # In asynchronous rounds uploads of earlier ones arrive beside those of the clients that are asked.
     if asked < quorum and not plan.participation.asynchronous:
-        problem = f"only {asked} of {len(enrolment.clients)} clients are asked in a round, and no upload would ever be merged"
+        problem = f"only {asked} of {len(enrolment.profiles)} clients are asked in a round, and no upload would ever be merged"
         remedy = f"Set it to {asked} or less, or raise participation.fraction or participation.minimum."
         raise PlanError(problem, key="federation.quorum", value=quorum, remedy=remedy)
     for step in enrolment.composition:
@@ -39,11 +40,11 @@ def _check_quorum(plan: Plan, enrolment: Enrolment) -> None:
 
 def _check_phases(plan: Plan, enrolment: Enrolment) -> None:
     rounds = plan.federation.rounds
-    for client in enrolment.clients:
-        if not (enrolment.composition.phases or client.training.phases):
+    for profile in enrolment.profiles:
+        if not (enrolment.composition.phases or profile.training.phases):
             continue
         for number in range(1, rounds + 1):
-            if not enrolment.composition.phases_of(client, number, rounds):
-                where = "phase" if enrolment.composition.phases else f"client {client.name!r}.training.phases"
+            if not enrolment.composition.phases_of(profile, number, rounds):
+                where = "phase" if enrolment.composition.phases else f"client {profile.name!r}.training.phases"
                 problem = f"nothing trains in round {number} of {rounds}"
                 raise PlanError(problem, key=where, remedy="Let `after` and `until` of the phases cover every round.")

@@ -18,9 +18,9 @@ from typing import Any, Protocol, TextIO
 from rich.console import Console
 
 from hetfed.errors import HetfedError, RunError, WorkerDied
+from hetfed.launch.launcher import Launcher
 from hetfed.plan import Plan, read_plan
-from hetfed.run.folder import usable_cpus
-from hetfed.run.launch import Launcher
+from hetfed.results.folder import usable_cpus
 from hetfed.run.progress import Board, Listener
 from hetfed.vertical import Vertical, verticals
 
@@ -132,7 +132,7 @@ class _Worker:
         self._number, self._events = number, events
         threads = str(max(usable_cpus() // count, 1))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "hetfed.run.workers"],
+            [sys.executable, "-m", "hetfed.launch.workers"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             encoding="utf-8",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hetfed.errors import RunFolderError
-from hetfed.run.folder import write_json
+from hetfed.results.folder import write_json
 
 ABOUT = "comparison.json"
 

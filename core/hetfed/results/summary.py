@@ -13,7 +13,7 @@ from hetfed.evaluation import Outcome
 from hetfed.exchanges import kind_of
 from hetfed.federation import FederationState
 from hetfed.plan import Plan
-from hetfed.run.arms import ARMS
+from hetfed.results.arms import ARMS
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def summarise(
         "rounds": plan.federation.rounds,
         "metric": first.metric,
         "higher_is_better": first.higher_is_better,
-        "synthetic": any(client.about.get("synthetic") == "yes" for client in clients),
+        "synthetic": any(client.synthetic for client in clients),
         "communication_bytes": {
             "up": sum(row.bytes_up for row in federated.rows),
             "down": sum(row.bytes_down for row in federated.rows),
@@ -66,6 +66,7 @@ def _quorum(plan: Plan) -> dict[str, int]:
 
 
 def _exchange(step: Step, enrolment: Enrolment) -> dict[str, Any]:
+    declared = {profile.name: step.exchange.declare(profile) for profile in enrolment.profiles if step.includes(profile.name)}
     return {
         "label": step.label,
         "kind": kind_of(step.exchange),
@@ -73,8 +74,8 @@ def _exchange(step: Step, enrolment: Enrolment) -> dict[str, Any]:
         "until": step.until,
         "compression": None if step.compression is None else asdict(step.compression),
         "settings": asdict(step.exchange),
-        "counts_classes": step.exchange.counts_classes,
-        "reads_public": step.exchange.reads_public,
+        "aggregation": asdict(step.aggregation),
+        "reveals": sorted({words for name in step.clients or () for words in declared[name].reveals}),
         "clients": list(step.clients or ()),
         "left_out": enrolment.left_out.get(step.label, {}),
     }
@@ -86,12 +87,14 @@ def _client(client: Client, outcomes: Mapping[str, Outcome], kept: str | None) -
     return {
         "name": client.name,
         "metric": client.task.metric,
+        "unit": client.unit,
+        "synthetic": client.synthetic,
         "higher_is_better": client.task.higher_is_better,
         "n_train": len(client.data.train),
         "n_validation": len(client.data.validation),
         "n_test": len(client.data.test),
         "n_public": None if client.public is None else len(client.public),
-        "parameters": client.parameters,
+        "parameters": client.profile.signature.size,
         **{arm: finite(outcome.value) for arm, outcome in found.items()},
         "kept": None if kept is None else {"arm": kept, "value": finite(outcomes[kept].value)},
         "validation": {arm: finite(outcome.validation) for arm, outcome in found.items()},

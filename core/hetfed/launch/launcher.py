@@ -11,8 +11,10 @@ from rich.console import Console
 
 from hetfed.errors import RunFolderError
 from hetfed.plan import Plan
-from hetfed.run.execute import execute, prepare
-from hetfed.run.folder import RunFolder
+from hetfed.report import write_report
+from hetfed.results.folder import RunFolder
+from hetfed.run.execute import execute
+from hetfed.run.prepare import prepare
 from hetfed.run.progress import Listener, listener_of
 from hetfed.vertical import Vertical
 
@@ -43,7 +45,9 @@ class Launcher:
         prepared = prepare(plan, self.vertical, self.data_dir, file)
         folder = RunFolder.open(out, plan, resume=resume)
         with folder.held(), nullcontext(listener) if listener else listener_of(self.console) as told:
-            return execute(prepared, _name(file), folder, told)
+            summary = execute(prepared, _name(file), folder, told)
+            write_report(folder)
+            return summary
 
 
 def _name(file: str) -> str:

@@ -14,15 +14,15 @@ import pandas as pd
 from hetfed.algorithms import NAMED
 from hetfed.errors import PlanError, RunFolderError, among
 from hetfed.evaluation import Outcome
+from hetfed.launch.launcher import Launcher
+from hetfed.launch.workers import Job, Runner
 from hetfed.participation import Participation, Presence
 from hetfed.plan import Plan
-from hetfed.run.about import ABOUT, About, read_about
-from hetfed.run.arms import ALONE, FEDERATED, FINETUNED, POOLED, kept_arm
+from hetfed.results.about import ABOUT, About, read_about
+from hetfed.results.arms import ALONE, FEDERATED, FINETUNED, POOLED, kept_arm
+from hetfed.results.folder import COMPARISON, PLAN, SUMMARY, RunFolder, folder_of, write_bytes
 from hetfed.run.enrolled import enrolled
-from hetfed.run.execute import load_clients
-from hetfed.run.folder import COMPARISON, PLAN, SUMMARY, RunFolder, folder_of, write_bytes
-from hetfed.run.launch import Launcher
-from hetfed.run.workers import Job, Runner
+from hetfed.run.prepare import load_clients
 
 OWN, EVERY = "plan", "all"
 """Stand for the plan's own exchanges, and for it and every named algorithm, among the algorithms to compare."""
@@ -244,7 +244,7 @@ def _row(algorithm: str, seed: int, client: dict[str, Any], alone: dict[str, Any
         "seed": seed,
         "client": client["name"],
         "metric": client["metric"],
-        "unit": client["about"].get("unit", ""),
+        "unit": client["unit"],
         "higher_is_better": better,
         ALONE: alone[FEDERATED],
         FEDERATED: client[FEDERATED],

@@ -1,0 +1,53 @@
+"""One arm of the comparison: a federation, the sites that it runs at, and where it stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from hetfed.client import Client, Tensors
+from hetfed.engines.local import Sites
+from hetfed.evaluation import Outcome, evaluate, overall, predict
+from hetfed.federation import Federation, FederationState
+
+
+@dataclass(frozen=True)
+class Arm:
+    """An arm before it starts, or at its end; `sites` move on with it."""
+
+    name: str
+    federation: Federation
+    sites: Sites
+    state: FederationState
+
+    def ended(self, state: FederationState) -> Arm:
+        """The arm at its end."""
+        return replace(self, state=state)
+
+    def selected(self, name: str) -> Tensors:
+        """The model that a client has selected; its first one, where it never completed a round."""
+        state = self.sites.states[name]
+        return state.best or state.model
+
+    def outcomes(self) -> dict[str, Outcome]:
+        """How each client's selected model does on its own test data."""
+        return {name: self._outcome(client) for name, client in self.sites.clients.items()}
+
+    def _outcome(self, client: Client) -> Outcome:
+        state = self.sites.states[client.name]
+        if not state.best:
+            return Outcome(note="it never completed a round")
+        client.module.load_state_dict(state.best)
+        selection, test = (evaluate(client.module, client.task, part) for part in (client.data.validation, client.data.test))
+        return Outcome.of(test, state.best_round, selection)
+
+    def overall(self) -> float | None:
+        """The metric on the test data of all clients together, each judged by its own model; None where that makes no sense.
+
+        It needs everybody's predictions and targets in one place: only a simulation has it.
+        """
+        said, clients = [], list(self.sites.clients.values())
+        for client in clients:
+            # Who never completed a round is judged by its first model: left out, it would change whom the metric is about.
+            client.module.load_state_dict(self.selected(client.name))
+            said.append(predict(client.module, client.data.test))
+        return overall(said, clients)

@@ -1,0 +1,99 @@
+"""What a run needs before it starts: clients with their data, and a settled composition."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hetfed.client import Client, ClientState
+from hetfed.composition import Composition, Enrolment
+from hetfed.engines.local import Sites
+from hetfed.errors import PlanError
+from hetfed.federation import Federation, FederationState
+from hetfed.participation import Participation, Presence
+from hetfed.plan import Plan
+from hetfed.profile import Profile
+from hetfed.results.arms import ALONE, FEDERATED, FINETUNED
+from hetfed.rounds import init
+from hetfed.run.arm import Arm
+from hetfed.run.enrolled import enrolled
+from hetfed.vertical import Vertical
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan whose clients have their data and whose composition is settled."""
+
+    plan: Plan
+    clients: tuple[Client, ...]
+    enrolment: Enrolment
+
+    def federated(self) -> Arm:
+        """The clients under the plan's composition, before the first round."""
+        table = self.plan.federation
+        sites = Sites.of(self.clients, self.enrolment, table.seed)
+        federation = Federation.of(
+            self.enrolment,
+            table.rounds,
+            table.seed,
+            quorum=table.quorum,
+            participation=self.plan.participation,
+            select=table.select,
+            public=sites.public(self.enrolment.composition),
+        )
+        return Arm(FEDERATED, federation, sites, init(federation))
+
+    def local(self) -> Arm:
+        """The same clients, sharing nothing."""
+        enrolment = self._sharing_nothing([client.profile for client in self.clients])
+        sites = Sites.of(self.clients, enrolment, self.plan.federation.seed)
+        return Arm(ALONE, self._each_by_itself(enrolment, self.plan.federation.rounds), sites, FederationState(0, {}))
+
+    def finetuned(self, federated: Arm) -> Arm:
+        """The clients with the models that they selected in the federation, which go on training by themselves.
+
+        A client that never completed a round has its first model.
+        """
+        enrolment = self._sharing_nothing(self.enrolment.profiles)
+        states = {
+            # Without moments and memories: they belong to the model at the end, and this is the one that was selected.
+            name: ClientState(dict(state.best or state.model), best=dict(state.best), score=state.score)
+            for name, state in federated.sites.states.items()
+        }
+        federation = self._each_by_itself(enrolment, self.plan.federation.finetune)
+        return Arm(FINETUNED, federation, Sites(federated.sites.clients, states), FederationState(0, {}))
+
+    def _sharing_nothing(self, profiles: Sequence[Profile]) -> Enrolment:
+        """Nobody is asked or waited for: every client trains in every round."""
+        # Who is reliable already stays the same object, with what is known of its model.
+        there = [p if p.presence == Presence() else replace(p, presence=Presence()) for p in profiles]
+        return Enrolment(Composition(), tuple(there))
+
+    def _each_by_itself(self, enrolment: Enrolment, rounds: int) -> Federation:
+        table = self.plan.federation
+        participation = Participation(tolerate_failures=self.plan.participation.tolerate_failures)
+        return Federation.of(enrolment, rounds, table.seed, participation=participation, select=table.select)
+
+
+def prepare(plan: Plan, vertical: Vertical, data_dir: Path | None, file: str) -> Prepared:
+    """Load the data and settle who takes part in what; everything that can be wrong with plan or data shows here.
+
+    Raises:
+        PlanError, DataError: what is wrong, and the remedy.
+    """
+    try:
+        clients = load_clients(plan, vertical, data_dir)
+        return Prepared(plan, clients, enrolled(plan, clients))
+    except PlanError as error:
+        raise error.seen_from(file=file) from error
+
+
+def load_clients(plan: Plan, vertical: Vertical, data_dir: Path | None) -> tuple[Client, ...]:
+    """The plan's clients with their data.
+
+    Raises:
+        PlanError, DataError: what is wrong, and the remedy.
+    """
+    presences = {table.name: table.presence for table in plan.client}
+    return tuple(replace(client, presence=presences[client.name]) for client in vertical.clients(plan, data_dir))
