@@ -84,9 +84,10 @@ class Prototypes(Exchange):
             return None
         # An unknown class, -1, reads the last count here; the first condition rules it out all the same.
         usable = (classes >= 0) & (context.memory["counts"][classes] > 0)
+        # Where there is no prototype the distance is 0, and the mean over all is scaled up to that over those that have one.
         means = torch.where(usable[:, None], context.memory["means"][classes], output.features.detach())
-        squared = F.mse_loss(output.features, means, reduction="none")
-        return self.weight * (squared.sum() / (usable.sum() * squared.shape[1]).clamp(min=1))
+        scale = len(usable) / usable.sum().clamp(min=1)
+        return self.weight * (F.mse_loss(output.features, means) * scale)
 
     def declare(self, profile: Profile) -> Declaration:
         """Means and counts."""
