@@ -14,12 +14,11 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from whole import Federation, enrol, init, run_round
 
 from hetfed.algorithms import NAMED
 from hetfed.client import Client
-from hetfed.composition import enrol
 from hetfed.data import ClientData, Examples
-from hetfed.federation import Federation, advance, start
 from hetfed.model import Output
 from hetfed.plan import named_algorithm
 from hetfed.tasks import Classification
@@ -60,8 +59,8 @@ def clients() -> list[Client]:
     found = []
     for i in range(CLIENTS):
         data = ClientData(images(IMAGES, i), images(32, 100 + i), images(2, 200 + i))
-        client = Client(f"c{i}", data, task, lambda facts: Cnn(), Training(batch_size=32), public)
-        found.append(replace(client, common=lambda facts: Cnn(8)))
+        client = Client(f"c{i}", data, task, lambda spec: Cnn(), Training(batch_size=32), public)
+        found.append(replace(client, common_fn=lambda spec: Cnn(8)))
     return found
 
 
@@ -69,10 +68,10 @@ def cost(name: str) -> tuple[float, float]:
     """Processor seconds and bytes of a round."""
     enrolment = enrol(named_algorithm(name, {}).over(ROUNDS + 2), clients())
     federation = Federation.of(enrolment.clients, enrolment.composition, ROUNDS + 2, 0)
-    state = advance(federation, advance(federation, start(federation)))  # warm up
+    state = run_round(federation, run_round(federation, init(federation)))  # warm up
     began, rows = time.process_time(), len(state.rows)
     for _ in range(ROUNDS):
-        state = advance(federation, state)
+        state = run_round(federation, state)
     sent = sum(row.bytes_up + row.bytes_down for row in state.rows[rows:])
     return (time.process_time() - began) / ROUNDS, sent / ROUNDS
 

@@ -20,16 +20,16 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from whole import Federation, enrol, init
 
 from hetfed.algorithms import fedavg
 from hetfed.client import Client
-from hetfed.composition import enrol
 from hetfed.data import ClientData, Examples
-from hetfed.federation import Federation, advance, start
+from hetfed.engines.local import Failure
 from hetfed.model import Output
 from hetfed.tasks import Classification
 from hetfed.training import Training
-from hetfed.turn import Failure, Job, Round, Turn, take_turn
+from hetfed.turn import Job, Round, Turn, take_turn
 
 CLIENTS, IMAGES, BATCH, ROUNDS = 8, 2048, 32, 17
 LIMIT = 1.05
@@ -65,7 +65,7 @@ def clients() -> list[Client]:
     task = Classification(tuple("abcdefghij"))
     training = Training(batch_size=BATCH, keep_optimizer=False)
     data = [ClientData(images(IMAGES, i), images(BATCH, 100 + i), images(2, 200 + i)) for i in range(CLIENTS)]
-    return [Client(f"c{i}", own, task, lambda facts: SmallCnn(), training) for i, own in enumerate(data)]
+    return [Client(f"c{i}", own, task, lambda spec: SmallCnn(), training) for i, own in enumerate(data)]
 
 
 def bare_turn(server: nn.Module, client: Client) -> dict[str, Tensor]:
@@ -124,7 +124,7 @@ def main() -> None:
     torch.set_num_threads(1)
     participants, server = clients(), SmallCnn()
     federation = Federation.of(participants, enrol(fedavg(), participants).composition, ROUNDS, 0)
-    state, ratios, shares = start(federation), [], []
+    state, ratios, shares = init(federation), [], []
     for number in range(ROUNDS):
         engine = Doubled(server)
         whole, state = timed(partial(advance, federation, state, engine))

@@ -15,12 +15,12 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from whole import Federation, State, enrol, finalize, init, run_round
 
 from hetfed.client import Client
-from hetfed.composition import compose, enrol
+from hetfed.composition import compose
 from hetfed.data import ClientData, Examples
 from hetfed.exchanges import Prototypes, SharedParameters
-from hetfed.federation import Federation, FederationState, advance, conclude, start
 from hetfed.model import Output
 from hetfed.participation import Participation
 from hetfed.tasks import Classification
@@ -55,10 +55,10 @@ def client(number: int) -> Client:
     width = WIDTHS[number % len(WIDTHS)]
     data = ClientData(*(examples(count, 3 * number + i) for i, count in enumerate((32, 8, 8))))
     task = Classification(tuple("abcd"))
-    return Client(f"{number:05d}", data, task, lambda facts: Net(width), Training(batch_size=16))
+    return Client(f"{number:05d}", data, task, lambda spec: Net(width), Training(batch_size=16))
 
 
-def stored(federation: Federation, state: FederationState) -> int:
+def stored(federation: Federation, state: State) -> int:
     """Bytes of the tensors that the clients hold."""
     held = [tensor for c in federation.clients for part in (c.data.train, c.data.validation, c.data.test)
             for tensor in (part.target, *part.inputs.values())]  # fmt: skip
@@ -77,18 +77,18 @@ def measure(count: int) -> None:
     """Print one line."""
     torch.set_num_threads(1)
     warm_up = Federation.of([client(n) for n in range(ASKED)], compose(SharedParameters(among="same-shape")), 1, 0)
-    advance(warm_up, start(warm_up))
+    run_round(warm_up, init(warm_up))
     before = peak()
     clients = [client(number) for number in range(count)]
     enrolment = enrol(compose(SharedParameters("encoder", among="same-shape"), Prototypes()), clients)
     asked = Participation(fraction=ASKED / count)
     federation = Federation.of(enrolment.clients, enrolment.composition, ROUNDS, 0, participation=asked)
-    state = start(federation)
+    state = init(federation)
     began = time.perf_counter()
     for _ in range(ROUNDS):
-        state = advance(federation, state)
+        state = run_round(federation, state)
     seconds = (time.perf_counter() - began) / ROUNDS
-    conclude(federation, state)
+    finalize(federation, state)
     held, most = stored(federation, state) / 2**20, (peak() - before) / 2**20
     line = f"{count:6d} clients  {seconds:6.2f} s a round  stored {held:8.1f} MiB  peak {most:8.1f} MiB"
     print(f"scale {line}  peak/stored {most / held:5.2f}", flush=True)  # noqa: T201

@@ -14,20 +14,19 @@ from statistics import fmean
 
 import toy
 from torch import Tensor
+from whole import Engine, Federation, State, enrol, init, load_state, local, run_round, save_state
 
 from hetfed.client import Client, Tensors
-from hetfed.composition import enrol
-from hetfed.data import Examples, Facts
-from hetfed.engines.local import Engine, local
+from hetfed.data import Examples, Spec
+from hetfed.engines.local import Failure
 from hetfed.evaluation import evaluate
-from hetfed.federation import Federation, FederationState, Upload, advance, start
+from hetfed.federation import Upload
 from hetfed.participation import Participation
 from hetfed.payload import Payload
 from hetfed.plan import named_algorithm
-from hetfed.run.checkpoint import load_state, save_state
 from hetfed.results.ledger import Ledger
 from hetfed.training import Training
-from hetfed.turn import Failure, Job, Round, Turn
+from hetfed.turn import Job, Round, Turn
 
 ROUNDS = 4
 
@@ -57,15 +56,15 @@ class Row:
     trap: Callable[[], None] | None = None
 
 
-def common(facts: Facts) -> toy.Net:
+def common(spec: Spec) -> toy.Net:
     """A model small enough for everybody."""
-    return toy.Net(facts["inputs"], 3)
+    return toy.Net(spec["inputs"], 3)
 
 
 def clients(row: Row) -> list[Client]:
     """Three of them, anew."""
     found = [toy.client(n, width=w, training=row.training) for n, w in zip("abc", row.widths, strict=True)]
-    return [replace(client, common=common) for client in found]
+    return [replace(client, common_fn=common) for client in found]
 
 
 def begin(name: str, row: Row, members: Sequence[Client], rounds: int) -> Federation:
@@ -80,16 +79,16 @@ class Run:
     """The states after each round, the first one before all of them, and every upload."""
 
     federation: Federation
-    states: list[FederationState]
+    states: list[State]
     uploads: list[Upload]
 
 
 def run(name: str, row: Row, members: Sequence[Client] | None = None, rounds: int = ROUNDS, engine: Engine = local) -> Run:
     """So many rounds."""
     federation = begin(name, row, clients(row) if members is None else members, rounds)
-    states, uploads = [start(federation)], []
+    states, uploads = [init(federation)], []
     for _ in range(rounds):
-        states.append(advance(federation, states[-1], engine, on_upload=uploads.append))
+        states.append(run_round(federation, states[-1], engine, on_upload=uploads.append))
     return Run(federation, states, uploads)
 
 
@@ -99,7 +98,7 @@ def undisturbed(name: str, row: Row) -> Run:
     return run(name, row)
 
 
-def flat(state: FederationState) -> Tensors:
+def flat(state: State) -> Tensors:
     """Every tensor of a state, under a name of its own."""
     tensors = {f"server {label} {key}": t for label, server in state.server.items() for key, t in server.items()}
     for name, client in state.clients.items():
@@ -108,14 +107,14 @@ def flat(state: FederationState) -> Tensors:
     return tensors
 
 
-def same(one: FederationState, other: FederationState) -> bool:
+def same(one: State, other: State) -> bool:
     """Whether two states agree to the last bit, the clock aside."""
     rows = [[replace(row, seconds=0) for row in state.rows] for state in (one, other)]
     scores = [{name: (c.score, c.best_round) for name, c in state.clients.items()} for state in (one, other)]
     return toy.same(flat(one), flat(other)) and rows[0] == rows[1] and scores[0] == scores[1]
 
 
-def finite(state: FederationState) -> bool:
+def finite(state: State) -> bool:
     """Whether there is no NaN and no infinity anywhere."""
     numbers = [number for row in state.rows for number in (row.train_loss, row.validation_loss)]
     return all(map(math.isfinite, numbers)) and all(t.isfinite().all() for t in flat(state).values() if t.is_floating_point())
@@ -178,13 +177,13 @@ def an_interrupted_run_ends_with_the_same_bits(name: str, row: Row) -> None:
     # As a process of its own would: clients and federation anew.
     federation = begin(name, row, clients(row), ROUNDS)
     for _ in range(ROUNDS - 2):
-        state = advance(federation, state)
+        state = run_round(federation, state)
     assert same(state, expected.states[-1])
 
 
 def clients_with_next_to_nothing_take_part(name: str, row: Row) -> None:
-    one = replace(toy.client("one example", n=1, width=row.widths[1], training=row.training), common=common)
-    poor = replace(toy.client("one class", one_class=True, width=row.widths[2], training=row.training), common=common)
+    one = replace(toy.client("one example", n=1, width=row.widths[1], training=row.training), common_fn=common)
+    poor = replace(toy.client("one class", one_class=True, width=row.widths[2], training=row.training), common_fn=common)
     done = run(name, row, [*clients(row)[:2], one, poor], 3)
     assert [upload.refused for upload in done.uploads if upload.refused] == []
     assert {upload.client for upload in done.uploads} in ({"a", "b", "one example", "one class"}, set())
@@ -296,7 +295,7 @@ def nobody_looks_at_the_data_of_others(name: str, row: Row) -> None:
     federation = begin(name, row, clients(row), ROUNDS)
     held = {client.name: client.data for client in federation.clients}
     for client in federation.clients:
-        assert client.probe is not None and client.parameters  # shapes, which everybody may know
+        assert client.profile.probe is not None and client.profile.signature.size  # shapes, which everybody may know
 
     def only(*names: str) -> None:
         for client in federation.clients:
@@ -313,11 +312,11 @@ def nobody_looks_at_the_data_of_others(name: str, row: Row) -> None:
             only()
             yield from turn
 
-    state = start(federation)
+    state = init(federation)
     only()
     uploads: list[Upload] = []
     for _ in range(ROUNDS):
-        state = advance(federation, state, apart, on_upload=uploads.append)
+        state = run_round(federation, state, apart, on_upload=uploads.append)
     only(*held)
     assert toy.same(flat(state), flat(undisturbed(name, row).states[-1]))
     assert not [upload.refused for upload in uploads if upload.refused]

@@ -43,7 +43,7 @@ class Vertical(toy.ToyVertical):
 
     def clients(self, plan, data_dir):
         found = zip(super().clients(plan, data_dir), plan.client)
-        return [replace(c, blueprint=lambda facts: Fragile(2, 4)) if t.model.get("fragile") else c for c, t in found]
+        return [replace(c, model_fn=lambda spec: Fragile(2, 4)) if t.model.get("fragile") else c for c, t in found]
 
 vertical = Vertical()
 """

@@ -12,12 +12,11 @@ import torch
 import toy
 from torch import Tensor, nn
 from torch.nn import functional as F
+from whole import Engine, Federation, State, enrol, init, local, run_round
 
 from hetfed.client import Client, Tensors
-from hetfed.composition import enrol
-from hetfed.data import ClientData, Examples, Facts
-from hetfed.engines.local import Engine, local
-from hetfed.federation import Federation, FederationState, Upload, advance, start
+from hetfed.data import ClientData, Examples, Spec
+from hetfed.federation import Upload
 from hetfed.model import Output
 from hetfed.participation import Participation
 from hetfed.plan import named_algorithm
@@ -32,8 +31,8 @@ LR = 0.1
 class Done(NamedTuple):
     """The state before the first round, the states after each one, and all uploads."""
 
-    before: FederationState
-    after: list[FederationState]
+    before: State
+    after: list[State]
     uploads: list[Upload]
 
     def sent(self, client: str, number: int = 1) -> Tensors:
@@ -47,13 +46,13 @@ def run(name: str, clients: list[Client], rounds: int = 1, engine: Engine = loca
     enrolment = enrol(named_algorithm(name, settings).over(rounds), clients)
     tolerant = Participation(tolerate_failures=True)
     federation = Federation.of(enrolment.clients, enrolment.composition, rounds, 0, participation=tolerant)
-    states, uploads = [start(federation)], []
+    states, uploads = [init(federation)], []
     for _ in range(rounds):
-        states.append(advance(federation, states[-1], engine, on_upload=uploads.append))
+        states.append(run_round(federation, states[-1], engine, on_upload=uploads.append))
     return Done(states[0], states[1:], uploads)
 
 
-def held(state: FederationState, label: str = "shared-parameters") -> Tensors:
+def held(state: State, label: str = "shared-parameters") -> Tensors:
     """What the server holds, under the clients' names for it."""
     return {key.rpartition("/")[2]: t for key, t in state.server[label].items() if not key.startswith("moments of")}
 
@@ -79,7 +78,7 @@ def line(name: str, x: list[float], y: list[float], epochs: int = 1, public: lis
     data = ClientData(examples(x, y), examples(x, y), examples(x, y))
     training = Training(optimizer="sgd", lr=LR, batch_size=99, epochs=epochs)
     shown = examples(public, public) if public else None
-    return Client(name, data, Regression(), lambda facts: Line(), training, shown)
+    return Client(name, data, Regression(), lambda spec: Line(), training, shown)
 
 
 def a_and_b(epochs: int = 1, public: list[float] | None = None) -> list[Client]:
@@ -93,7 +92,7 @@ def a_and_b(epochs: int = 1, public: list[float] | None = None) -> list[Client]:
     ]
 
 
-def w(state: FederationState, client: str, name: str = "head.weight") -> float:
+def w(state: State, client: str, name: str = "head.weight") -> float:
     """A client's slope."""
     return state.clients[client].model[name].item()
 
@@ -224,13 +223,13 @@ TWO = Classification(("low", "high"))
 def small(name: str, n: int, *, width: int = 3, epochs: int = 2, common: int = 2, task: Task = TWO) -> Client:
     """A client with such a model; the common model is `common` wide."""
 
-    def blueprint(facts: Facts) -> nn.Module:
+    def model_fn(spec: Spec) -> nn.Module:
         return Small(width)
 
     data = toy.examples(n, name)
     training = Training(optimizer="sgd", lr=LR, batch_size=99, epochs=epochs)
-    public, other = toy.examples(6, "public"), lambda facts: Small(common)
-    return Client(name, ClientData(data, data, data), task, blueprint, training, public, common=other)
+    public, other = toy.examples(6, "public"), lambda spec: Small(common)
+    return Client(name, ClientData(data, data, data), task, model_fn, training, public, common_fn=other)
 
 
 def pair(**settings: int) -> list[Client]:
@@ -344,7 +343,7 @@ class Normal(nn.Module):
 
 def fedbn() -> None:
     clients = [small("a", 8), small("b", 12)]
-    clients = [Client(c.name, c.data, TWO, lambda facts: Normal(), c.training) for c in clients]
+    clients = [Client(c.name, c.data, TWO, lambda spec: Normal(), c.training) for c in clients]
     done = run("fedbn", clients)
 
     def loss(client: Client) -> Callable[[Tensors], Tensor]:
@@ -489,7 +488,7 @@ def of_low_rank(matrix: Tensor, energy: float) -> Tensor:
 
 def fedkd() -> None:
     """The divergences and the hint are divided by the sum of both losses; what the companion learnt travels in low rank."""
-    clients = pair(common=12)
+    clients = pair(common_fn=12)
     done = run("fedkd", clients, energy=0.6, hint=0.5)
     trained, sent = [], held(done.before)
     for client, model in zip(clients, first_models(done, clients), strict=True):

@@ -7,15 +7,16 @@ from dataclasses import dataclass, field
 
 import pytest
 import toy
+from whole import Federation, State, enrol, init, local, run_round
 
 from hetfed.client import Client
-from hetfed.composition import Composition, Step, compose, enrol
-from hetfed.engines.local import local
+from hetfed.composition import Composition, Step, compose
+from hetfed.engines.local import Failure
 from hetfed.exchanges import SharedParameters, TeacherDistillation
-from hetfed.federation import Federation, FederationState, Upload, advance, start
+from hetfed.federation import Upload
 from hetfed.participation import Participation
 from hetfed.payload import Payload
-from hetfed.turn import Failure, Job, Round, Turn
+from hetfed.turn import Job, Round, Turn
 
 LABEL = "shared-parameters"
 TEACHERS = "teacher-distillation"
@@ -56,15 +57,15 @@ class Post:
 
 def run(
     clients: list[Client], composition: Composition, rounds: int, post: Post, quorum: int = 1
-) -> tuple[FederationState, list[Upload]]:
+) -> tuple[State, list[Upload]]:
     """So many rounds; what a failed turn did is tolerated."""
     enrolment = enrol(composition.over(rounds), clients)
     tolerant = Participation(tolerate_failures=True)
     federation = Federation.of(enrolment.clients, enrolment.composition, rounds, 0, quorum=quorum, participation=tolerant)
     uploads: list[Upload] = []
-    state = start(federation)
+    state = init(federation)
     for _ in range(rounds):
-        state = advance(federation, state, post, on_upload=uploads.append)
+        state = run_round(federation, state, post, on_upload=uploads.append)
     return state, uploads
 
 

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from hetfed.client import Client
 from hetfed.evaluation import Outcome
+from hetfed.launch.launcher import Launcher
 from hetfed.model import Output
 from hetfed.plan import Plan, read_plan
 from hetfed.results.arms import ARMS, OWN_ARMS, kept_arm
-from hetfed.launch.launcher import Launcher
 
 ROUNDS = "rounds = 3"
 
@@ -41,7 +41,7 @@ class OneIsBroken(toy.ToyVertical):
 
     def clients(self, plan: Plan, data_dir: Path | None) -> Sequence[Client]:
         clients = super().clients(plan, data_dir)
-        return [replace(c, blueprint=lambda facts: Broken(2, 5)) if c.name == "a" else c for c in clients]
+        return [replace(c, model_fn=lambda spec: Broken(2, 5)) if c.name == "a" else c for c in clients]
 
 
 def run(text: str, out: Path, vertical: toy.ToyVertical | None = None) -> dict[str, dict[str, Any]]:

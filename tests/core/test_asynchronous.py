@@ -15,17 +15,18 @@ import torch
 import toy
 from rich.console import Console
 from torch import Tensor
+from whole import Federation, State, enrol, init, run_round
 
 from hetfed.algorithms import fedavg, fedmd, fedproto, heterofl
 from hetfed.client import Client
-from hetfed.composition import Composition, enrol
+from hetfed.composition import Composition
 from hetfed.exchanges import Slices
 from hetfed.exchanges.groups import of_group
-from hetfed.federation import Federation, FederationState, Upload, advance, start
+from hetfed.federation import Upload
+from hetfed.launch.launcher import Launcher
 from hetfed.participation import Participation, Presence
 from hetfed.payload import Payload
 from hetfed.plan import read_plan
-from hetfed.launch.launcher import Launcher
 
 NOT_WAITING = Participation(time_limit=0.1, asynchronous=True)
 
@@ -37,13 +38,13 @@ def members(speeds: Mapping[str, float], **widths: int) -> list[Client]:
 
 def run(
     clients: list[Client], composition: Composition, rounds: int, participation: Participation = NOT_WAITING
-) -> tuple[list[FederationState], list[Upload]]:
+) -> tuple[list[State], list[Upload]]:
     """The states after each round, the first one before all of them, and every upload."""
     enrolment = enrol(composition, clients)
     federation = Federation.of(enrolment.clients, enrolment.composition, rounds, 0, participation=participation)
-    states, uploads = [start(federation)], list[Upload]()
+    states, uploads = [init(federation)], list[Upload]()
     for _ in range(rounds):
-        states.append(advance(federation, states[-1], on_upload=uploads.append))
+        states.append(run_round(federation, states[-1], on_upload=uploads.append))
     return states, uploads
 
 
@@ -80,12 +81,12 @@ def test_a_mean_goes_in_by_the_share_of_those_it_could_be_of() -> None:
 def test_a_late_slice_counts_for_less() -> None:
     clients = members({"a": 1.0, "b": 1.0})
     server, exchange = toy.server_context(clients), Slices()
-    state = exchange.start(server)
+    state = exchange.init(server)
     ones = {name: torch.ones_like(tensor) for name, tensor in state.items() if name != "window"}
     window = {"window": state["window"]}
     fours = {name: 4 * tensor for name, tensor in ones.items()}
     uploads = {"a": Payload({**window, **ones}, discount=1.0), "b": Payload({**window, **fours}, discount=0.5)}
-    after = exchange.aggregate(server, state, uploads)
+    after = toy.update(exchange, server, state, uploads)
     for name, tensor in ones.items():
         assert torch.allclose(after[name], 2 * tensor), name
 

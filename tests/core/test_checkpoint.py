@@ -20,18 +20,18 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from whole import State, load_state, save_state
 
 from hetfed.client import ClientState, Tensors
 from hetfed.composition import compose, every
 from hetfed.errors import RunError, RunFolderError
 from hetfed.exchanges import Prototypes, SharedParameters
-from hetfed.federation import FederationState, Row
-from hetfed.run.checkpoint import load_state, save_state
+from hetfed.federation import Row
 
 DYING = """
 import resource, signal, sys
 from pathlib import Path
-from hetfed.run.checkpoint import load_state, save_state
+from whole import load_state, save_state
 file = Path(sys.argv[1])
 state = load_state(file, "plan")
 state.round += 1
@@ -50,7 +50,7 @@ def bits(tensor: Tensor) -> tuple[torch.dtype, tuple[int, ...], bytes]:
     return tensor.dtype, tuple(tensor.shape), flat.view(torch.uint8).numpy().tobytes() if len(flat) else b""
 
 
-def content(state: FederationState) -> object:
+def content(state: State) -> object:
     """All of a state, comparable; a memory with nothing in it is as good as none."""
 
     def each(tensors: Tensors) -> dict[str, object]:
@@ -84,7 +84,7 @@ def tensors(draw: st.DrawFn) -> Tensors:
 
 
 @st.composite
-def states(draw: st.DrawFn) -> FederationState:
+def states(draw: st.DrawFn) -> State:
     clients = {}
     for name in draw(st.lists(NAMES, max_size=3, unique=True)):
         model = draw(tensors())
@@ -93,11 +93,11 @@ def states(draw: st.DrawFn) -> FederationState:
         score = draw(st.none() | st.tuples(NUMBERS, NUMBERS))
         clients[name] = ClientState(model, draw(tensors()), memories, best, score, draw(st.integers(0, 99)))
     rows = [Row(1, name, draw(NUMBERS), draw(st.none() | NUMBERS), draw(NUMBERS), 0.1, 2, 3, 0) for name in clients]
-    return FederationState(draw(st.integers(0, 99)), draw(st.dictionaries(NAMES, tensors(), max_size=2)), clients, rows)
+    return State(draw(st.integers(0, 99)), draw(st.dictionaries(NAMES, tensors(), max_size=2)), clients, rows)
 
 
 @pytest.fixture(scope="module")
-def real() -> FederationState:
+def real() -> State:
     """A state after two rounds, with moments, memories and server tensors in it."""
     mixed = compose(SharedParameters("head", proximal=0.1), every(2, Prototypes()))
     state, _ = toy.federate([toy.client("a"), toy.client("b", width=5), toy.client("c", one_class=True)], mixed, 2)
@@ -116,7 +116,7 @@ def full_disk() -> Iterator[None]:
 
 
 @given(states())
-def test_any_state_survives_its_bytes(tmp_path_factory: pytest.TempPathFactory, state: FederationState) -> None:
+def test_any_state_survives_its_bytes(tmp_path_factory: pytest.TempPathFactory, state: State) -> None:
     file = tmp_path_factory.mktemp("state") / "arm.safetensors"
     save_state(state, file, "plan")
     found = load_state(file, "plan")
@@ -124,7 +124,7 @@ def test_any_state_survives_its_bytes(tmp_path_factory: pytest.TempPathFactory, 
     assert content(found) == content(state)
 
 
-def test_a_real_state_survives_its_bytes(real: FederationState, tmp_path: Path) -> None:
+def test_a_real_state_survives_its_bytes(real: State, tmp_path: Path) -> None:
     assert all(client.optimizer and client.exchanges["shared-parameters"] for client in real.clients.values())
     assert real.server["prototypes"]
     file = tmp_path / "arm.safetensors"
@@ -133,13 +133,13 @@ def test_a_real_state_survives_its_bytes(real: FederationState, tmp_path: Path) 
     assert [path.name for path in tmp_path.iterdir()] == ["arm.safetensors"]
 
 
-def test_saving_does_not_change_the_state(real: FederationState, tmp_path: Path) -> None:
+def test_saving_does_not_change_the_state(real: State, tmp_path: Path) -> None:
     before = content(real)
     save_state(real, tmp_path / "arm.safetensors", "plan")
     assert content(real) == before
 
 
-def test_nothing_is_pickled(real: FederationState, tmp_path: Path) -> None:
+def test_nothing_is_pickled(real: State, tmp_path: Path) -> None:
     save_state(real, tmp_path / "arm.safetensors", "plan")
     with safe_open(tmp_path / "arm.safetensors", framework="pt") as opened:
         about = json.loads(opened.metadata()["state"])
@@ -150,7 +150,7 @@ def test_no_file_is_no_state(tmp_path: Path) -> None:
     assert load_state(tmp_path / "arm.safetensors", "plan") is None
 
 
-def test_another_plan_is_refused(real: FederationState, tmp_path: Path) -> None:
+def test_another_plan_is_refused(real: State, tmp_path: Path) -> None:
     file = tmp_path / "arm.safetensors"
     save_state(real, file, "one plan")
     with pytest.raises(RunFolderError, match="of another plan") as error:
@@ -159,7 +159,7 @@ def test_another_plan_is_refused(real: FederationState, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [0, 7, 100, 0.3, 0.999])
-def test_a_file_cut_short_is_refused(kept: float, real: FederationState, tmp_path: Path) -> None:
+def test_a_file_cut_short_is_refused(kept: float, real: State, tmp_path: Path) -> None:
     file = tmp_path / "arm.safetensors"
     save_state(real, file, "plan")
     whole = file.read_bytes()
@@ -177,7 +177,7 @@ def test_tensors_that_are_no_checkpoint_are_refused(metadata: dict[str, str] | N
         load_state(file, "plan")
 
 
-def test_a_process_that_dies_while_writing_leaves_the_one_before(real: FederationState, tmp_path: Path) -> None:
+def test_a_process_that_dies_while_writing_leaves_the_one_before(real: State, tmp_path: Path) -> None:
     file = tmp_path / "arm.safetensors"
     save_state(real, file, "plan")
     assert file.stat().st_size > 1000
@@ -185,16 +185,16 @@ def test_a_process_that_dies_while_writing_leaves_the_one_before(real: Federatio
     assert died.returncode == -signal.SIGXFSZ, died.stderr
     assert file.with_name("arm.safetensors.part").stat().st_size == 1000
     assert content(load_state(file, "plan")) == content(real)
-    real_next = FederationState(real.round + 1, real.server, real.clients, real.rows)
+    real_next = State(real.round + 1, real.server, real.clients, real.rows)
     save_state(real_next, file, "plan")
     assert content(load_state(file, "plan")) == content(real_next)
     assert [path.name for path in tmp_path.iterdir()] == ["arm.safetensors"]
 
 
-def test_a_full_disk_fails_the_run_and_leaves_the_one_before(real: FederationState, tmp_path: Path) -> None:
+def test_a_full_disk_fails_the_run_and_leaves_the_one_before(real: State, tmp_path: Path) -> None:
     file = tmp_path / "arm.safetensors"
     save_state(real, file, "plan")
     with full_disk(), pytest.raises(RunError, match="cannot be written") as error:
-        save_state(FederationState(3, real.server, real.clients, real.rows), file, "plan")
+        save_state(State(3, real.server, real.clients, real.rows), file, "plan")
     assert str(file) in str(error.value)
     assert content(load_state(file, "plan")) == content(real)

@@ -15,11 +15,11 @@ from rich.console import Console
 
 from hetfed.client import Client
 from hetfed.errors import PlanError, RunFolderError
-from hetfed.participation import Participation, Presence
-from hetfed.plan import Plan, read_plan
 from hetfed.launch.compare import collect, compare_plan, read_comparison, settle, under
 from hetfed.launch.launcher import Launcher
 from hetfed.launch.workers import Job, OneByOne
+from hetfed.participation import Participation, Presence
+from hetfed.plan import Plan, read_plan
 
 QUICK = toy.SAMPLE.replace("rounds = 3", "rounds = 1\npooled = false\nfinetune = 1")
 

@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rows import row
 
+from hetfed.launch.compare import compare_plan, read_comparison, settle
+from hetfed.launch.launcher import Launcher
+from hetfed.launch.workers import OneByOne
 from hetfed.plan import read_plan
 from hetfed.report.comparison import apart, draw_algorithms, spread, write_comparison
 from hetfed.report.words import estimate, number, set_apart, signed, tone
 from hetfed.results.about import About
 from hetfed.results.analyse import Estimate, analyse
-from hetfed.launch.compare import compare_plan, read_comparison, settle
-from hetfed.launch.launcher import Launcher
-from hetfed.launch.workers import OneByOne
 
 PICTURES = ("algorithms.svg", "bytes.svg", "clients.svg")
 NAN = float("nan")

@@ -9,10 +9,11 @@ import pytest
 import toy
 from hypothesis import given
 from hypothesis import strategies as st
+from whole import enrol
 
 from hetfed.algorithms import alone, fedavg, fedper, fedprox
 from hetfed.client import Client
-from hetfed.composition import Composition, Step, compose, enrol, every
+from hetfed.composition import Composition, Step, compose, every
 from hetfed.errors import PlanError
 from hetfed.exchanges import (
     ControlVariates,

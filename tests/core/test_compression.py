@@ -11,15 +11,14 @@ import toy
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from whole import Federation, enrol, init, load_state, run_round, save_state
 
-from hetfed.composition import Composition, Step, compose, enrol
+from hetfed.composition import Composition, Step, compose
 from hetfed.compression import Compression, decode
 from hetfed.errors import PayloadRefused, PlanError
 from hetfed.exchanges import LogitDistillation, SharedParameters
-from hetfed.federation import Federation, advance, start
 from hetfed.payload import Payload
 from hetfed.plan import read_plan
-from hetfed.run.checkpoint import load_state, save_state
 
 TOP_TWO = Compression("top-k", share=2 / 8)
 
@@ -162,10 +161,10 @@ def test_a_client_owes_what_its_uploads_left_out() -> None:
     client, federated = toy.client("a", **WIDE), shared(Compression("top-k", share=0.1))
     enrolment = enrol(federated, [client])
     federation = Federation.of(enrolment.clients, enrolment.composition, 3, 0)
-    state = start(federation)
+    state = init(federation)
     for _ in range(3):
         before, owed = held(state)[NAME], state.clients["a"].exchanges.get("shared-parameters owed", {})
-        state = advance(federation, state)
+        state = run_round(federation, state)
         now = state.clients["a"].exchanges["shared-parameters owed"][NAME]
         change = state.clients["a"].model[NAME] - before
         assert int((held(state)[NAME] != before).sum()) == 12
@@ -176,13 +175,13 @@ def test_a_client_owes_what_its_uploads_left_out() -> None:
 def test_what_is_owed_outlives_the_process(tmp_path: object) -> None:
     enrolment = enrol(shared(Compression("top-k", share=0.1)), [toy.client("a", **WIDE), toy.client("b", **WIDE)])
     federation = Federation.of(enrolment.clients, enrolment.composition, 3, 0)
-    state = advance(federation, start(federation))
+    state = run_round(federation, init(federation))
     save_state(state, tmp_path / "state.safetensors", "digest")
     again = load_state(tmp_path / "state.safetensors", "digest")
-    ends = [held(advance(federation, advance(federation, found))) for found in (state, again)]
+    ends = [held(run_round(federation, run_round(federation, found))) for found in (state, again)]
     assert toy.same(*ends)
     again.clients["a"].exchanges["shared-parameters owed"].clear()
-    assert not toy.same(held(advance(federation, advance(federation, again))), ends[0])
+    assert not toy.same(held(run_round(federation, run_round(federation, again))), ends[0])
 
 
 @pytest.mark.parametrize("both_ways", [False, True])

@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 import toy
+from whole import Federation, State, enrol, finalize, init, run_round
 
 from hetfed.algorithms import alone, fedavg, fedmd, fedproto
 from hetfed.client import Client
-from hetfed.composition import Composition, enrol
+from hetfed.composition import Composition
 from hetfed.errors import PlanError
 from hetfed.evaluation import evaluate, predict, together
-from hetfed.federation import Federation, FederationState, advance, conclude, start
 from hetfed.participation import Participation
 from hetfed.plan import read_plan
 from hetfed.pooled import train_pooled
@@ -26,13 +26,13 @@ def federation(composition: Composition, clients: list[Client] | None = None, se
     return Federation.of(enrolment.clients, enrolment.composition, 2, 0, select=select)
 
 
-def through(found: Federation) -> tuple[FederationState, FederationState]:
+def through(found: Federation) -> tuple[State, State]:
     """The state after the last round, and the concluded one."""
-    state = start(found)
+    state = init(found)
     for _ in range(found.rounds):
-        state = advance(found, state)
+        state = run_round(found, state)
     ended = replace(state, clients=dict(state.clients), rows=list(state.rows))
-    conclude(found, ended)
+    finalize(found, ended)
     return state, ended
 
 
@@ -76,7 +76,7 @@ def test_a_last_consensus_is_learnt() -> None:
 def test_concluding_twice_is_concluding_once() -> None:
     found = federation(fedavg())
     state, ended = through(found)
-    conclude(found, state)
+    finalize(found, state)
     assert toy.same(state.clients["b"].model, ended.clients["b"].model)
 
 

@@ -16,15 +16,15 @@ from torch import Tensor
 from hetfed.cli.tables import outcome_table
 from hetfed.client import Client
 from hetfed.data import ClientData, Examples
+from hetfed.launch.compare import compare_plan, settle
+from hetfed.launch.launcher import Launcher
+from hetfed.launch.workers import OneByOne
 from hetfed.model import Output
 from hetfed.plan import Plan, read_plan
 from hetfed.report.facts import ClientFacts, Facts, read_facts
 from hetfed.report.words import headline, verdict
 from hetfed.results.analyse import analyse
-from hetfed.launch.compare import compare_plan, settle
 from hetfed.results.folder import RunFolder
-from hetfed.launch.launcher import Launcher
-from hetfed.launch.workers import OneByOne
 from hetfed.tasks import Regression
 
 UP, DOWN = ("low or high", "which side"), ("how far", "how near", "how wide")
@@ -49,8 +49,8 @@ def numbers(client: Client) -> Client:
         return replace(examples, target=point[:, 0] - 2 * point[:, 1])
 
     data = client.data
-    told_of = ClientData(told(data.train), told(data.validation), told(data.test), data.facts)
-    return replace(client, data=told_of, task=Regression(), blueprint=lambda facts: Numbers(), kind="", public=None)
+    told_of = ClientData(told(data.train), told(data.validation), told(data.test), data.spec)
+    return replace(client, data=told_of, task=Regression(), model_fn=lambda spec: Numbers(), kind="", public=None)
 
 
 class Mixed(toy.ToyVertical):
@@ -74,7 +74,7 @@ part = "encoder"
 
 
 @pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Facts, dict[str, Any], str]:
+def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Spec, dict[str, Any], str]:
     """What the report of a run knows, the run's summary, and the page."""
     out = tmp_path_factory.mktemp("runs") / "mixed"
     summary = Launcher(Mixed(), Console(quiet=True)).run(read_plan(PLAN, "mixed"), "toy plan mixed", out)
@@ -102,7 +102,7 @@ def test_what_is_kept_is_the_best_as_the_metric_goes(ended: tuple[Facts, dict[st
         assert entry["kept"]["value"] == entry[entry["kept"]["arm"]]
 
 
-def client_of(facts: Facts, name: str) -> ClientFacts:
+def client_of(spec: Spec, name: str) -> ClientFacts:
     return next(client for client in facts.clients if client.name == name)
 
 

@@ -10,20 +10,21 @@ import pytest
 import torch
 import toy
 from torch import Tensor
+from whole import Federation, State, enrol, finalize, init, local, run_round
 
 from hetfed.algorithms import alone, fedavg, fedbabu
 from hetfed.client import Client, Tensors
-from hetfed.composition import Composition, compose, enrol
+from hetfed.composition import Composition, compose
 from hetfed.data import Batch
-from hetfed.engines.local import local
+from hetfed.engines.local import Failure
 from hetfed.errors import RunError
 from hetfed.exchanges import TeacherDistillation
-from hetfed.federation import Federation, FederationState, Upload, advance, conclude, start
+from hetfed.federation import Upload
 from hetfed.model import Output
 from hetfed.participation import Participation
 from hetfed.pooled import train_pooled
 from hetfed.training import Training
-from hetfed.turn import Failure, Job, Round, Turn
+from hetfed.turn import Job, Round, Turn
 
 WILD = Training(optimizer="sgd", lr=1e30, batch_size=8)
 TOLERANT = Participation(tolerate_failures=True)
@@ -38,12 +39,12 @@ def test_who_diverges_at_once_keeps_what_was_sent_but_once() -> None:
     clients = [toy.client("a"), toy.client("b", training=WILD), toy.client("c")]
     enrolment = enrol(fedbabu(finetune=0).over(3), clients)
     federation = Federation.of(enrolment.clients, enrolment.composition, 3, 0)
-    before = state = start(federation)
+    before = state = init(federation)
     sent = {key.partition("/")[2]: tensor for key, tensor in before.server["first head"].items()}
     assert not toy.same(sent, {name: before.clients["b"].model[name] for name in sent})
     uploads: list[Upload] = []
     for _ in range(3):
-        state = advance(federation, state, on_upload=uploads.append)
+        state = run_round(federation, state, on_upload=uploads.append)
         for client in state.clients.values():
             assert toy.same({name: client.model[name] for name in sent}, sent)
             assert finite(client.model)
@@ -72,15 +73,15 @@ class Poison:
         return replace(batch, inputs={name: tensor * torch.inf for name, tensor in batch.inputs.items()})
 
 
-def rounds(composition: Composition, poison: Poison, poisoned: set[int]) -> list[FederationState]:
+def rounds(composition: Composition, poison: Poison, poisoned: set[int]) -> list[State]:
     """Four rounds of two clients who keep the last model; a is poisoned in some."""
     clients = [replace(toy.client("a"), augment=poison), toy.client("b")]
     enrolment = enrol(composition, clients)
     federation = Federation.of(enrolment.clients, enrolment.composition, 4, 0, select="last")
-    states = [start(federation)]
+    states = [init(federation)]
     for number in range(1, 5):
         poison.left = number in poisoned
-        states.append(advance(federation, states[-1]))
+        states.append(run_round(federation, states[-1]))
     return states
 
 
@@ -132,12 +133,12 @@ class Fragile(toy.Net):
         return super().forward(inputs)
 
 
-def ended(breaks: list[Exception], participation: Participation) -> tuple[Federation, FederationState]:
+def ended(breaks: list[Exception], participation: Participation) -> tuple[Federation, State]:
     """A federation after its last round, in which b breaks from now on."""
-    clients = [toy.client("a"), replace(toy.client("b"), blueprint=lambda facts: Fragile(breaks)), toy.client("c")]
+    clients = [toy.client("a"), replace(toy.client("b"), model_fn=lambda spec: Fragile(breaks)), toy.client("c")]
     enrolment = enrol(fedavg(), clients)
     federation = Federation.of(enrolment.clients, enrolment.composition, 2, 0, participation=participation)
-    state = advance(federation, advance(federation, start(federation)))
+    state = run_round(federation, run_round(federation, init(federation)))
     return federation, state
 
 
@@ -145,10 +146,10 @@ def test_who_breaks_in_the_end_is_an_absence_where_that_is_tolerated() -> None:
     breaks: list[Exception] = []
     federation, state = ended(breaks, TOLERANT)
     _, undisturbed = ended([], TOLERANT)
-    conclude(federation, undisturbed)
+    finalize(federation, undisturbed)
     before: Tensors = dict(state.clients["b"].model)
     breaks.append(RuntimeError("out of memory"))
-    conclude(federation, state)
+    finalize(federation, state)
     rows = {row.client: row for row in state.rows if row.round == 3}
     assert {name: row.failed for name, row in rows.items()} == {"a": "", "b": "out of memory", "c": ""}
     assert rows["b"].bytes_down == rows["a"].bytes_down > 0
@@ -163,7 +164,7 @@ def test_who_breaks_in_the_end_ends_the_run_where_that_is_not_tolerated() -> Non
     federation, state = ended(breaks, Participation())
     breaks.append(RuntimeError("out of memory"))
     with pytest.raises(RunError, match="client 'b' failed in round 3: out of memory"):
-        conclude(federation, state)
+        finalize(federation, state)
 
 
 ERRORS = [
@@ -185,19 +186,19 @@ def test_whatever_breaks_a_turn_is_its_failure(error: Exception) -> None:
         return local(jobs, this)
 
     def client(name: str) -> Client:
-        breaking = replace(toy.client(name), blueprint=lambda facts: Fragile(breaks, only_in_training=True))
+        breaking = replace(toy.client(name), model_fn=lambda spec: Fragile(breaks, only_in_training=True))
         return breaking if name == "b" else toy.client(name)
 
     clients = [client(name) for name in "abc"]
     federation = Federation.of(clients, enrol(fedavg(), clients).composition, 3, 0, participation=TOLERANT)
-    state = start(federation)
+    state = init(federation)
     for _ in range(3):
-        state = advance(federation, state, engine)
+        state = run_round(federation, state, engine)
     assert {(row.round, row.client): row.failed for row in state.rows if row.failed} == {(2, "b"): str(error)}
     strict = replace(federation, participation=Participation())
-    first = advance(strict, start(strict), engine)
+    first = run_round(strict, init(strict), engine)
     with pytest.raises(RunError, match=re.escape(f"client 'b' failed in round 2: {error}")) as raised:
-        advance(strict, first, engine)
+        run_round(strict, first, engine)
     assert raised.value.__cause__ is error
 
 
@@ -210,7 +211,7 @@ def test_who_interrupts_a_run_is_not_a_failed_turn() -> None:
     def interrupt(inputs: Mapping[str, Tensor]) -> Output:
         raise KeyboardInterrupt
 
-    clients = [toy.client("a"), replace(toy.client("b"), blueprint=breaking)]
+    clients = [toy.client("a"), replace(toy.client("b"), model_fn=breaking)]
     federation = Federation.of(clients, alone(), 1, 0, participation=TOLERANT)
     with pytest.raises(KeyboardInterrupt):
-        advance(federation, start(federation))
+        run_round(federation, init(federation))

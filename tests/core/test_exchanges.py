@@ -11,9 +11,10 @@ import torch
 import toy
 from goldens import a_and_b, held, near, pair, run, w
 from torch import Tensor, nn
+from whole import enrol
 
 from hetfed.client import Client
-from hetfed.composition import compose, enrol
+from hetfed.composition import compose
 from hetfed.data import ClientData, Examples
 from hetfed.errors import PlanError
 from hetfed.exchanges import (
@@ -45,8 +46,8 @@ def without_labels(client: Client) -> Client:
     return replace(client, data=replace(client.data, train=train))
 
 
-def beside(client: Client, common: object = lambda facts: toy.Net(facts["inputs"], 3)) -> Client:
-    return replace(client, common=common)
+def beside(client: Client, common: object = lambda spec: toy.Net(spec["inputs"], 3)) -> Client:
+    return replace(client, common_fn=common)
 
 
 COMPANIONS = [MutualLearning(), ProximalCopy(), MixedModels(), NestedFeatures()]
@@ -67,12 +68,12 @@ def headless(facts: Mapping[str, object]) -> nn.Module:
 
 MISSING = [
     (MutualLearning(), toy.client("a"), "no small common model"),
-    (MutualLearning(hint=1.0), replace(beside(toy.client("a")), blueprint=headless), "gives no features"),
+    (MutualLearning(hint=1.0), replace(beside(toy.client("a")), model_fn=headless), "gives no features"),
     (NestedFeatures(), toy.client("a"), "no small common model"),
-    (NestedFeatures(), replace(beside(toy.client("a")), blueprint=headless), "no features of one vector"),
+    (NestedFeatures(), replace(beside(toy.client("a")), model_fn=headless), "no features of one vector"),
     (NestedFeatures(size=4), beside(toy.client("a")), "its features are fewer than 4"),
     (Prototypes(), replace(toy.client("a"), task=Regression()), "no classes"),
-    (FeatureGenerator(), replace(toy.client("a"), blueprint=headless), "gives no features"),
+    (FeatureGenerator(), replace(toy.client("a"), model_fn=headless), "gives no features"),
     (DistilledParameters(), replace(toy.client("a"), public=None), "no public inputs"),
     (Slices("tail"), toy.client("a"), "no part 'tail' (it has: encoder, head)"),
     (ControlVariates("encoder.3"), toy.client("a"), "no part 'encoder.3' (it has: encoder.0, encoder.1, encoder.4)"),
@@ -81,7 +82,7 @@ MISSING = [
 
 @pytest.mark.parametrize(("exchange", "client", "lack"), MISSING, ids=[f"{type(e).__name__} {t}" for e, _, t in MISSING])
 def test_what_a_client_lacks_is_said(exchange: Exchange, client: Client, lack: str) -> None:
-    assert lack in exchange.missing(client)
+    assert lack in exchange.missing(client.profile)
 
 
 class Renamed(toy.Net):
@@ -100,20 +101,20 @@ class Renamed(toy.Net):
 
 
 def test_a_head_must_have_its_name() -> None:
-    client = beside(replace(toy.client("a"), blueprint=lambda facts: Renamed("top")))
+    client = beside(replace(toy.client("a"), model_fn=lambda spec: Renamed("top")))
     for exchange in (TrainedHead(), FeatureGenerator()):
-        assert exchange.missing(client) == "its model has no part 'head' (it has: encoder, top)"
-    linear = beside(replace(toy.client("a"), blueprint=lambda facts: Renamed("head")))
-    assert NestedFeatures().missing(linear) == "its model has no linear head"
+        assert exchange.missing(client.profile) == "its model has no part 'head' (it has: encoder, top)"
+    linear = beside(replace(toy.client("a"), model_fn=lambda spec: Renamed("head")))
+    assert NestedFeatures().missing(linear.profile) == "its model has no linear head"
 
 
 def test_parts_that_mean_nothing_elsewhere_are_not_distilled_at_the_server() -> None:
     class Local(toy.Net):
         local_parts = ("encoder",)
 
-    client = replace(toy.client("a"), blueprint=lambda facts: Local(2, 4))
-    assert DistilledParameters().missing(client) == "parts of its model mean nothing at the server"
-    assert SharedParameters().declare(client).shapes.keys() == {"head.weight", "head.bias"}
+    client = replace(toy.client("a"), model_fn=lambda spec: Local(2, 4))
+    assert DistilledParameters().missing(client.profile) == "parts of its model mean nothing at the server"
+    assert SharedParameters().declare(client.profile).shapes.keys() == {"head.weight", "head.bias"}
 
 
 def test_a_mixture_may_stand_still() -> None:
@@ -136,7 +137,7 @@ def test_bad_teachers_count_less() -> None:
     own, theirs = client.module(batch.inputs), client.module.companion(batch.inputs)
     mine, other = client.task.loss(own, batch), client.task.loss(theirs, batch)
     apart = goldens.divergence(theirs.logits, own.logits) + goldens.divergence(own.logits, theirs.logits)
-    found = MutualLearning(alpha=0.5, adaptive=True).loss(context, batch, own)
+    found = MutualLearning(alpha=0.5, adaptive=True).loss(context, context.tensors, batch, own)
     assert torch.allclose(found, other + apart / (mine + other), atol=1e-6)
 
 
@@ -167,7 +168,7 @@ def test_before_everybodys_variate_has_arrived_nothing_is_corrected() -> None:
     client, exchange = toy.client("a"), ControlVariates()
     context = toy.client_context(client)
     exchange.begin(context)
-    assert exchange.loss(context, client.data.train.batch(torch.arange(4)), client.probe) is None
+    assert exchange.loss(context, context.tensors, client.data.train.batch(torch.arange(4)), client.profile.probe) is None
     assert exchange.upload(context) is None
 
 
@@ -186,8 +187,8 @@ SERVERS = [Prototypes(), TrainedPrototypes(), TrainedHead(), FeatureGenerator()]
 def test_where_no_class_is_known_the_server_learns_nothing(exchange: Exchange) -> None:
     client = without_labels(toy.client("a"))
     server = toy.server_context([client])
-    before = exchange.start(server)
-    after = exchange.aggregate(server, before, {"a": exchange.upload(toy.client_context(client))})
+    before = exchange.init(server)
+    after = toy.update(exchange, server, before, {"a": exchange.upload(toy.client_context(client))})
     assert toy.same(before, after)
 
 
@@ -195,7 +196,7 @@ def test_where_no_class_is_known_the_server_learns_nothing(exchange: Exchange) -
 def test_a_class_that_nobody_has_pulls_nobody(exchange: Exchange) -> None:
     clients = [toy.client("a", one_class=True), toy.client("b")]
     server = toy.server_context(clients[:1])
-    state = exchange.aggregate(server, exchange.start(server), {"a": exchange.upload(toy.client_context(clients[0]))})
+    state = toy.update(exchange, server, exchange.init(server), {"a": exchange.upload(toy.client_context(clients[0]))})
     sent = exchange.broadcast(server, state, clients[1])
     assert sent.tensors["counts"].tolist() == [1, 0]
     context = toy.client_context(clients[1])
@@ -203,9 +204,9 @@ def test_a_class_that_nobody_has_pulls_nobody(exchange: Exchange) -> None:
     batch = clients[1].data.train.batch(torch.arange(24))
     output = clients[1].module(batch.inputs)
     pulled = ((output.features - sent.tensors["means"][0]) ** 2)[batch.target == 0].mean()
-    assert torch.allclose(exchange.loss(context, batch, output), exchange.weight * pulled, atol=1e-5)
+    assert torch.allclose(exchange.loss(context, context.tensors, batch, output), exchange.weight * pulled, atol=1e-5)
     none = clients[1].data.train.batch((batch.target == 1).nonzero()[:, 0])
-    assert exchange.loss(context, none, clients[1].module(none.inputs)) is None
+    assert exchange.loss(context, context.tensors, none, clients[1].module(none.inputs)) is None
 
 
 def test_one_class_has_no_margin_to_others() -> None:
@@ -213,7 +214,7 @@ def test_one_class_has_no_margin_to_others() -> None:
 
 
 def test_heads_of_other_shapes_cannot_be_trained_as_one() -> None:
-    clients = [toy.client("a"), replace(toy.client("b"), blueprint=lambda facts: Renamed("head"))]
+    clients = [toy.client("a"), replace(toy.client("b"), model_fn=lambda spec: Renamed("head"))]
     with pytest.raises(PlanError, match=r"'a' and 'b' have heads of other shapes: .*'head.bias': \(2,\).*'head.0.bias'"):
         enrol(compose(TrainedHead()), clients)
 
@@ -226,17 +227,17 @@ def two_layers(width: int, gates: int = 3) -> nn.Module:
 
 
 def test_what_is_no_slice_is_named() -> None:
-    clients = [toy.client("a"), replace(toy.client("b"), blueprint=lambda facts: Renamed("head"))]
+    clients = [toy.client("a"), replace(toy.client("b"), model_fn=lambda spec: Renamed("head"))]
     with pytest.raises(PlanError, match=r"'b' is no slice of that of 'a': tensor 'head.0.bias' is \(2,\), the other's absent"):
         enrol(compose(Slices()), clients)
-    deep = replace(toy.client("b", width=1), blueprint=lambda facts: goldens.Small(9))
+    deep = replace(toy.client("b", width=1), model_fn=lambda spec: goldens.Small(9))
     with pytest.raises(PlanError, match=r"is no slice of that of .*tensor 'encoder"):
         enrol(compose(Slices()), [toy.client("a"), deep])
 
 
 def test_narrower_gates_are_no_slice_and_can_stay_at_home() -> None:
     wide, narrow = toy.client("a"), toy.client("b", width=2)
-    clients = [replace(wide, blueprint=lambda f: two_layers(4)), replace(narrow, blueprint=lambda f: two_layers(2, 2))]
+    clients = [replace(wide, model_fn=lambda f: two_layers(4)), replace(narrow, model_fn=lambda f: two_layers(2, 2))]
     with pytest.raises(PlanError, match=r"'gates' of 'b' is narrower than that of 'a'; a GRU holds several matrices as one"):
         enrol(compose(Slices()), clients)
     _, uploads = toy.federate(clients, compose(Slices(exclude=("gates",))))
@@ -244,7 +245,7 @@ def test_narrower_gates_are_no_slice_and_can_stay_at_home() -> None:
 
 
 def test_slices_of_numbers_have_no_classes_to_mask_and_need_no_normalisation() -> None:
-    clients = [replace(c, task=Regression(), blueprint=lambda f: goldens.Small(3)) for c in pair()]
+    clients = [replace(c, task=Regression(), model_fn=lambda f: goldens.Small(3)) for c in pair()]
     numbers = [replace(c, data=ClientData(*[_as_numbers(c.data.train)] * 3)) for c in clients]
     enrolled = enrol(compose(Slices()), numbers).clients
     assert not any(client.module._forward_hooks for client in enrolled)
@@ -261,8 +262,8 @@ def test_what_nobody_holds_this_time_stays_as_it_was() -> None:
     """Only the narrow client uploads: the other half of the whole is not touched."""
     clients = [goldens.small("a", 8, width=4), goldens.small("b", 12, width=2)]
     exchange, server = Slices(), toy.server_context(clients)
-    before = exchange.start(server)
-    after = exchange.aggregate(server, before, {"b": exchange.upload(toy.client_context(clients[1]))})
+    before = exchange.init(server)
+    after = toy.update(exchange, server, before, {"b": exchange.upload(toy.client_context(clients[1]))})
     assert torch.equal(after["encoder.weight"][2:], before["encoder.weight"][2:])
     assert torch.equal(after["encoder.weight"][:2], clients[1].module.state_dict()["encoder.weight"])
 
@@ -280,7 +281,7 @@ class Featureless(toy.Net):
 
 
 def test_a_hint_asks_nothing_of_those_without_features() -> None:
-    clients = [toy.client("a"), replace(toy.client("b"), blueprint=lambda facts: Featureless(2, 4))]
+    clients = [toy.client("a"), replace(toy.client("b"), model_fn=lambda spec: Featureless(2, 4))]
     state, uploads = toy.federate(clients, compose(TeacherDistillation(hint=1.0)), 2)
     plain, _ = toy.federate(clients, compose(TeacherDistillation()), 2)
     assert [upload.refused for upload in uploads] == [None] * 4

@@ -14,16 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
+from whole import Engine, Federation, State, enrol, init, local, run_round
 
 from hetfed.aggregation import weighted_mean
 from hetfed.algorithms import alone, fedavg, fedper
 from hetfed.client import Client, Tensors
-from hetfed.composition import Composition, Step, compose, enrol, every
+from hetfed.composition import Composition, Step, compose, every
 from hetfed.context import ClientContext, ServerContext
-from hetfed.engines.local import Engine, local
 from hetfed.errors import PlanError, RunError
 from hetfed.exchanges import Exchange, LogitDistillation, Prototypes, SharedParameters, TeacherDistillation
-from hetfed.federation import Federation, FederationState, advance, start
 from hetfed.payload import Declaration, Payload
 from hetfed.seeding import generator, isolated
 from hetfed.training import Training
@@ -36,7 +35,7 @@ def three() -> list[Client]:
     return [toy.client("a"), toy.client("b", width=6), toy.client("c", n=17)]
 
 
-def same_state(one: FederationState, other: FederationState) -> bool:
+def same_state(one: State, other: State) -> bool:
     """Whether two states agree to the last bit, the clock aside."""
     agree = set(one.server) == set(other.server) and set(one.clients) == set(other.clients)
     agree = agree and all(toy.same(one.server[label], other.server[label]) for label in one.server)
@@ -85,15 +84,15 @@ def test_a_round_depends_on_nothing_but_the_state() -> None:
 
 def test_a_round_leaves_the_state_before_it_as_it_was() -> None:
     federation = Federation.of(three(), enrol(EVERYTHING, three()).composition, 3, 0)
-    first = advance(federation, start(federation))
+    first = run_round(federation, init(federation))
     model, server = dict(first.clients["a"].model), {k: dict(v) for k, v in first.server.items()}
     kept = {name: tensor.clone() for name, tensor in model.items()}
-    advance(federation, first)
+    run_round(federation, first)
     assert first.round == 1
     assert len(first.rows) == 3
     assert toy.same(first.clients["a"].model, kept)
     assert all(toy.same(first.server[label], server[label]) for label in server)
-    assert same_state(advance(federation, first), advance(federation, first))
+    assert same_state(run_round(federation, first), run_round(federation, first))
 
 
 @dataclass
@@ -229,16 +228,16 @@ def test_a_refused_upload_is_on_record_with_its_bytes() -> None:
 def test_below_the_quorum_the_server_keeps_what_it_had(quorum: int, merged: bool) -> None:
     clients = [toy.client(name) for name in "abc"]
     federation = Federation.of(clients, enrol(fedavg(), clients).composition, 2, 0, quorum=quorum)
-    before = start(federation)
-    after = advance(federation, before, tampering("b", BAD["huge"][0]))
+    before = init(federation)
+    after = run_round(federation, before, tampering("b", BAD["huge"][0]))
     assert toy.same(before.server["shared-parameters"], after.server["shared-parameters"]) != merged
-    assert advance(federation, after).round == 2
+    assert run_round(federation, after).round == 2
 
 
 def test_when_every_upload_is_refused_the_server_keeps_what_it_had() -> None:
     federation = Federation.of([toy.client("a")], enrol(fedavg(), [toy.client("a")]).composition, 1, 0)
-    before = start(federation)
-    after = advance(federation, before, tampering("a", BAD["noise"][0]))
+    before = init(federation)
+    after = run_round(federation, before, tampering("a", BAD["noise"][0]))
     assert toy.same(before.server["shared-parameters"], after.server["shared-parameters"])
 
 
@@ -289,7 +288,7 @@ def test_clients_with_next_to_nothing_take_part() -> None:
     assert all(math.isfinite(row.train_loss) and math.isfinite(row.validation_loss) for row in state.rows)
     for name, client in state.clients.items():
         assert all(tensor.isfinite().all() for tensor in client.model.values()), name
-    before = start(Federation.of(clients, alone(), 3, 0))
+    before = init(Federation.of(clients, alone(), 3, 0))
     assert not any(toy.same(client.model, before.clients[name].model) for name, client in state.clients.items())
 
 
@@ -362,7 +361,7 @@ def test_the_model_is_judged_as_it_arrives_too() -> None:
     state, _ = toy.federate([good], fedavg(), 6)
     spoiler = toy.client("b", training=wild)
     model = {name: tensor for name, tensor in state.clients["a"].model.items() if tensor.is_floating_point()}
-    before = start(Federation.of([spoiler], alone(), 1, 0)).clients["b"]
+    before = init(Federation.of([spoiler], alone(), 1, 0)).clients["b"]
     this = Round(1, 1, 0, enrol(fedavg(), [spoiler]).composition, {"b": spoiler})
     turn = take_turn(Job(spoiler, before, {"shared-parameters": Payload(model).encoded}), this)
     assert toy.same({name: turn.state.best[name] for name in model}, model)
@@ -374,9 +373,9 @@ def test_the_model_is_judged_as_it_arrives_too() -> None:
 def test_the_best_model_is_the_first_of_the_highest_score() -> None:
     client = toy.client("a")
     federation = Federation.of([client], alone(), 8, 0)
-    state, scores, models = start(federation), [], []
+    state, scores, models = init(federation), [], []
     for _ in range(8):
-        state = advance(federation, state)
+        state = run_round(federation, state)
         row = state.rows[-1]
         scores.append((row.validation, -row.validation_loss))
         models.append(state.clients["a"].model)
@@ -437,9 +436,9 @@ def test_listeners_hear_of_every_turn_and_upload() -> None:
     federation = Federation.of(clients, enrol(compose(SharedParameters("head")), clients).composition, 1, 0)
     turns: list[tuple[int, str]] = []
     uploads: list[str] = []
-    state = advance(
+    state = run_round(
         federation,
-        start(federation),
+        init(federation),
         on_upload=lambda upload: uploads.append(upload.client),
         on_turn=lambda number, client, report: turns.append((number, client)),
     )
@@ -475,8 +474,8 @@ def test_chance_at_the_desk_and_at_the_bench_is_of_one_place_round_and_purpose()
 def test_a_client_whose_training_diverges_goes_on_from_what_it_was_sent() -> None:
     wild = toy.client("wild", training=Training(optimizer="sgd", lr=1e30, batch_size=8))
     federation = Federation.of([wild, toy.client("tame")], enrol(fedper(), [wild, toy.client("tame")]).composition, 3, 0)
-    before = start(federation)
-    after = advance(federation, before)
+    before = init(federation)
+    after = run_round(federation, before)
     sent = (
         next(iter(federation.composition))
         .exchange.broadcast(toy.server_context(), before.server["shared-parameters"], wild)
@@ -485,4 +484,4 @@ def test_a_client_whose_training_diverges_goes_on_from_what_it_was_sent() -> Non
     assert toy.same(after.clients["wild"].model, {**before.clients["wild"].model, **sent})
     assert after.clients["wild"].optimizer == {}
     assert [row.refused for row in after.rows if row.client == "wild"] == [1]
-    assert all(tensor.isfinite().all() for tensor in advance(federation, after).clients["wild"].model.values())
+    assert all(tensor.isfinite().all() for tensor in run_round(federation, after).clients["wild"].model.values())

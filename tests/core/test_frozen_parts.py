@@ -1,4 +1,4 @@
-"""What does not learn: parts that a blueprint freezes, and parts that a phase leaves out for as long as it lasts."""
+"""What does not learn: parts that a model_fn freezes, and parts that a phase leaves out for as long as it lasts."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ import torch
 import toy
 from conformance import flat, without
 from torch import Tensor, nn
+from whole import Engine, Federation, State, enrol, init, local, run_round
 
 from hetfed.algorithms import alone, fedmd
 from hetfed.client import Client, Tensors, new_state
-from hetfed.composition import Composition, compose, enrol
-from hetfed.data import Facts
-from hetfed.engines.local import Engine, local
+from hetfed.composition import Composition, compose
+from hetfed.data import Spec
+from hetfed.engines.local import Failure
 from hetfed.errors import PlanError
 from hetfed.exchanges import LogitDistillation, MutualLearning, SharedParameters
-from hetfed.federation import Federation, FederationState, advance, start
 from hetfed.model import Output
 from hetfed.participation import Participation
 from hetfed.pooled import train_pooled
 from hetfed.training import Phase, Training
-from hetfed.turn import Failure, Job, Round, Turn
+from hetfed.turn import Job, Round, Turn
 
 FIRST = ("encoder.0.weight", "encoder.0.bias")
 
 
-def frozen(facts: Facts) -> nn.Module:
+def frozen(spec: Spec) -> nn.Module:
     """A model that comes with a first layer that does not learn."""
-    model = toy.Net(facts["inputs"], 4)
+    model = toy.Net(spec["inputs"], 4)
     model.encoder[0].requires_grad_(False)
     return model
 
 
 def half_frozen(name: str, **training: object) -> Client:
     settings = {"lr": 0.05, "batch_size": 8, **training}
-    return replace(toy.client(name, training=Training.model_validate(settings)), blueprint=frozen)
+    return replace(toy.client(name, training=Training.model_validate(settings)), model_fn=frozen)
 
 
 def moved(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> set[str]:
@@ -68,14 +68,14 @@ def test_what_a_blueprint_freezes_stays_as_it_is_when_a_lesson_is_digested() -> 
 
 
 class Built:
-    """Every model that a blueprint has built, beside what was in it then."""
+    """Every model that a model_fn has built, beside what was in it then."""
 
-    def __init__(self, blueprint: Callable[[Facts], nn.Module]) -> None:
-        self.blueprint = blueprint
+    def __init__(self, model_fn: Callable[[Spec], nn.Module]) -> None:
+        self.model_fn = model_fn
         self.models: list[tuple[nn.Module, Tensors]] = []
 
-    def __call__(self, facts: Facts) -> nn.Module:
-        model = self.blueprint(facts)
+    def __call__(self, spec: Spec) -> nn.Module:
+        model = self.model_fn(facts)
         self.models.append((model, {name: tensor.clone() for name, tensor in model.state_dict().items()}))
         return model
 
@@ -85,17 +85,17 @@ class Built:
         return {name for name in changed if "running" not in name}
 
 
-def pooled(blueprint: Callable[[Facts], nn.Module], phases: tuple[Phase, ...], rounds: int = 2) -> set[str]:
+def pooled(model_fn: Callable[[Spec], nn.Module], phases: tuple[Phase, ...], rounds: int = 2) -> set[str]:
     """What two clients' pooled training changes in their model."""
-    built, training = Built(blueprint), Training(lr=0.05, batch_size=8, phases=phases)
-    clients = [replace(toy.client(name, training=training), blueprint=built) for name in "ab"]
+    built, training = Built(model_fn), Training(lr=0.05, batch_size=8, phases=phases)
+    clients = [replace(toy.client(name, training=training), model_fn=built) for name in "ab"]
     outcomes = train_pooled(Federation.of(clients, alone(), rounds, 0, select="last"), clients)
     assert all(outcome.value is not None for outcome in outcomes.values())
     return built.learnt()
 
 
-def plain(facts: Facts) -> nn.Module:
-    return toy.Net(facts["inputs"], 4)
+def plain(spec: Spec) -> nn.Module:
+    return toy.Net(spec["inputs"], 4)
 
 
 def test_phases_hold_for_the_pooled_arm() -> None:
@@ -129,7 +129,7 @@ def test_as_many_steps_are_pooled_as_the_phases_have_epochs() -> None:
 
 def with_common(name: str, **training: object) -> Client:
     settings = Training.model_validate({"lr": 0.05, "batch_size": 8, **training})
-    return replace(toy.client(name, training=settings), common=lambda facts: toy.Net(facts["inputs"], 3))
+    return replace(toy.client(name, training=settings), common_fn=lambda spec: toy.Net(spec["inputs"], 3))
 
 
 BESIDE = [MutualLearning(), SharedParameters("companion")]
@@ -145,8 +145,8 @@ def test_a_phase_may_name_what_an_exchange_adds() -> None:
     clients = [with_common(name) for name in "ab"]
     enrolment = enrol(compose(*BESIDE, phases=(Phase(only=("companion",)),)), clients)
     federation = Federation.of(enrolment.clients, enrolment.composition, 1, 0)
-    before = start(federation)
-    after = advance(federation, before)
+    before = init(federation)
+    after = run_round(federation, before)
     for name in "ab":
         changed = moved(before.clients[name].model, after.clients[name].model)
         learnt = {key for key in changed if "running" not in key}
@@ -167,14 +167,14 @@ class Fragile(toy.Net):
         return super().forward(inputs)
 
 
-def run(engine: Engine, fuse: list[str], composition: Composition) -> FederationState:
-    clients = [toy.client("a"), replace(toy.client("b"), blueprint=lambda facts: Fragile(fuse)), toy.client("c")]
+def run(engine: Engine, fuse: list[str], composition: Composition) -> State:
+    clients = [toy.client("a"), replace(toy.client("b"), model_fn=lambda spec: Fragile(fuse)), toy.client("c")]
     enrolment = enrol(composition, clients)
     tolerant = Participation(tolerate_failures=True)
     federation = Federation.of(enrolment.clients, enrolment.composition, 4, 0, participation=tolerant)
-    state = start(federation)
+    state = init(federation)
     for _ in range(4):
-        state = advance(federation, state, engine)
+        state = run_round(federation, state, engine)
     return state
 
 

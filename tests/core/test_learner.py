@@ -16,17 +16,16 @@ from sklearn.linear_model import LinearRegression
 from sklearn.naive_bayes import GaussianNB
 from sklearn.tree import DecisionTreeClassifier
 from torch import Tensor
+from whole import Federation, State, enrol, init, load_state, run_round, save_state
 
 from hetfed.algorithms import NAMED, alone, fedmd
 from hetfed.client import Client
-from hetfed.composition import Composition, compose, enrol
+from hetfed.composition import Composition, compose
 from hetfed.data import ClientData, Examples
 from hetfed.evaluation import predict
 from hetfed.exchanges import LogitDistillation
-from hetfed.federation import Federation, FederationState, advance, start
 from hetfed.learner import SURE, Learner
 from hetfed.pooled import train_pooled
-from hetfed.run.checkpoint import load_state, save_state
 from hetfed.tasks import Classification, Forecasting, Regression
 
 TASK = Classification(("low", "high"))
@@ -51,10 +50,10 @@ def forest(name: str, **options: Any) -> Client:
     client = toy.client(name, **options)
     estimator = RandomForestClassifier(20, random_state=len(name))
 
-    def blueprint(facts: object) -> Learner:
+    def model_fn(facts: object) -> Learner:
         return Learner(clone(estimator), client.task, client.data.train, client.public)
 
-    return replace(client, blueprint=blueprint, kind="forest")
+    return replace(client, model_fn=model_fn, kind="forest")
 
 
 def probability(model: Learner, examples: Examples) -> Tensor:
@@ -70,13 +69,13 @@ def by_hand(train: Examples, columns: Any, target: Any, weight: Any, at: Example
     return fitted.predict_proba(at.inputs["point"].double().numpy()).clip(SURE, 1 - SURE)
 
 
-def advanced(clients: list[Client], composition: Composition, rounds: int, seed: int = 0) -> list[FederationState]:
+def advanced(clients: list[Client], composition: Composition, rounds: int, seed: int = 0) -> list[State]:
     """The states before the first round and after each."""
     enrolment = enrol(composition, clients)
     federation = Federation.of(enrolment.clients, enrolment.composition, rounds, seed)
-    states = [start(federation)]
+    states = [init(federation)]
     for _ in range(rounds):
-        states.append(advance(federation, states[-1]))
+        states.append(run_round(federation, states[-1]))
     return states
 
 
@@ -261,7 +260,7 @@ def test_a_checkpoint_goes_on_to_the_same_end(tmp_path: Any) -> None:
     state = load_state(tmp_path / "x.safetensors", "digest")
     assert state is not None
     enrolment = enrol(fedmd(), [toy.client("net"), forest("forest")])
-    end = advance(Federation.of(enrolment.clients, enrolment.composition, 3, 0), state)
+    end = run_round(Federation.of(enrolment.clients, enrolment.composition, 3, 0), state)
     for name in ("net", "forest"):
         assert toy.same(end.clients[name].model, whole[3].clients[name].model)
         assert toy.same(end.clients[name].best, whole[3].clients[name].best)
@@ -293,7 +292,7 @@ def test_who_cannot_be_read_by_the_pooled_forest_has_no_value() -> None:
 
     far = forest("c")
     data = ClientData(*(renamed(part) for part in (far.data.train, far.data.validation, far.data.test)))
-    far = replace(far, data=data, blueprint=lambda facts: Learner(GaussianNB(), TASK, data.train))
+    far = replace(far, data=data, model_fn=lambda spec: Learner(GaussianNB(), TASK, data.train))
     clients = [forest("a"), forest("b"), far]
     found = train_pooled(Federation.of(clients, alone(), 1, 0), clients)
     assert found["c"].note == "no other client's data fits its model"
@@ -302,7 +301,7 @@ def test_who_cannot_be_read_by_the_pooled_forest_has_no_value() -> None:
 
 @pytest.mark.parametrize("name", sorted(set(NAMED) - {"alone", "fedmd"}))
 def test_where_predictions_are_not_enough_a_forest_is_left_out_with_the_reason(name: str) -> None:
-    nets = [replace(toy.client(name), common=lambda facts: toy.Net(2, 3)) for name in ("net", "other net")]
+    nets = [replace(toy.client(name), common_fn=lambda spec: toy.Net(2, 3)) for name in ("net", "other net")]
     enrolment = enrol(NAMED[name](), [*nets, forest("forest")])
     reasons = [reasons for reasons in enrolment.left_out.values() if "forest" in reasons]
     assert reasons

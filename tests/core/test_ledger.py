@@ -14,9 +14,9 @@ from rich.console import Console
 from hetfed.composition import compose, every
 from hetfed.exchanges import Prototypes, SharedParameters
 from hetfed.federation import Upload
+from hetfed.launch.launcher import Launcher
 from hetfed.payload import Payload
 from hetfed.plan import read_plan
-from hetfed.launch.launcher import Launcher
 from hetfed.results.ledger import Ledger
 
 DIVERGES = '\n[[client]]\nname = "wild"\ntraining = { optimizer = "sgd", lr = 1e30 }\n'

@@ -9,43 +9,42 @@ import conformance
 import pytest
 import toy
 from torch import nn
+from whole import Federation, State, enrol, finalize, init, run_round
 
 from hetfed.client import Client
-from hetfed.composition import enrol
-from hetfed.data import Facts
-from hetfed.federation import Federation, FederationState, advance, conclude, start
+from hetfed.data import Spec
 from hetfed.participation import Participation
 from hetfed.plan import named_algorithm
 
 ROUNDS = 3
 
 
-def common(facts: Facts) -> nn.Module:
-    return toy.Net(facts["inputs"], 3)
+def common(spec: Spec) -> nn.Module:
+    return toy.Net(spec["inputs"], 3)
 
 
-def frozen(facts: Facts) -> nn.Module:
+def frozen(spec: Spec) -> nn.Module:
     """A model that comes with a first layer that does not learn."""
-    model = toy.Net(facts["inputs"], 4)
+    model = toy.Net(spec["inputs"], 4)
     model.encoder[0].requires_grad_(False)
     return model
 
 
 def clients(name: str) -> list[Client]:
-    found = [replace(toy.client(n, width=w), common=common) for n, w in zip("abcd", (4, 4, 6, 6), strict=True)]
+    found = [replace(toy.client(n, width=w), common_fn=common) for n, w in zip("abcd", (4, 4, 6, 6), strict=True)]
     if name in {"heterofl", "fedrolex"}:
         return found
-    return [replace(found[0], blueprint=frozen), *found[1:]]
+    return [replace(found[0], model_fn=frozen), *found[1:]]
 
 
-def run(name: str) -> tuple[FederationState, list[Client]]:
+def run(name: str) -> tuple[State, list[Client]]:
     """An algorithm to its end, and the clients that have a live module then."""
     enrolment = enrol(named_algorithm(name, {}).over(ROUNDS), clients(name))
     federation = Federation.of(enrolment.clients, enrolment.composition, ROUNDS, 0, participation=Participation(fraction=0.75))
-    state = start(federation)
+    state = init(federation)
     for _ in range(ROUNDS):
-        state = advance(federation, state)
-    conclude(federation, state)
+        state = run_round(federation, state)
+    finalize(federation, state)
     return state, [client for client in enrolment.clients if "module" in vars(client)]
 
 

@@ -11,9 +11,10 @@ import toy
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from whole import enrol
 
 from hetfed.client import Client
-from hetfed.composition import compose, enrol, every
+from hetfed.composition import compose, every
 from hetfed.data import ClientData, Examples
 from hetfed.errors import PlanError
 from hetfed.exchanges import LogitDistillation
@@ -42,7 +43,7 @@ class Scaled(nn.Module):
 
 def scaled(name: str, scale: float, *, n: int = 4, training: Training = STILL, task: Task = TWO_CLASSES) -> Client:
     examples = toy.examples(n, name)
-    return Client(name, ClientData(examples, examples, examples), task, lambda facts: Scaled(scale), training, PUBLIC)
+    return Client(name, ClientData(examples, examples, examples), task, lambda spec: Scaled(scale), training, PUBLIC)
 
 
 def digest(client: Client, logits: Tensor, exchange: LogitDistillation) -> Tensor:
@@ -148,7 +149,7 @@ def test_without_public_inputs_a_client_sits_out() -> None:
 
 def test_who_cannot_read_the_public_inputs_says_why() -> None:
     blind = replace(toy.client("a"), public=None, unread="cannot read the public inputs: they are images")
-    assert LogitDistillation().missing(blind) == "it cannot read the public inputs: they are images"
+    assert LogitDistillation().missing(blind.profile) == "it cannot read the public inputs: they are images"
     assert LogitDistillation().missing(toy.client("a")) is None
 
 
@@ -162,7 +163,7 @@ def test_a_model_that_cannot_read_the_public_inputs_sits_out(inputs: dict[str, T
 
 def other_classes(client: Client) -> Client:
     task = Classification(("x", "y", "z"))
-    return replace(client, task=task, blueprint=lambda facts: toy.Net(2, 4, classes=3))
+    return replace(client, task=task, model_fn=lambda spec: toy.Net(2, 4, classes=3))
 
 
 def fewer_public_inputs(client: Client) -> Client:

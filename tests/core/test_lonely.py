@@ -9,15 +9,15 @@ import pytest
 import toy
 from sklearn.naive_bayes import GaussianNB
 from torch import nn
+from whole import Federation, enrol, init, run_round
 
 from hetfed.algorithms import fedmd
 from hetfed.client import Client, Tensors
-from hetfed.composition import Step, compose, enrol
-from hetfed.data import Facts
+from hetfed.composition import Step, compose
+from hetfed.data import Spec
 from hetfed.errors import PlanError
 from hetfed.exchanges import KINDS, Exchange
 from hetfed.exchanges.companions import Companion
-from hetfed.federation import Federation, advance, start
 from hetfed.learner import Learner
 from hetfed.training import Training
 
@@ -26,18 +26,18 @@ COMPANIONS = [kind for kind in OWN if issubclass(KINDS[kind], Companion)]
 SHARING = [kind for kind in OWN if kind not in COMPANIONS]
 
 
-def common(facts: Facts) -> nn.Module:
-    return toy.Net(facts["inputs"], 3)
+def common(spec: Spec) -> nn.Module:
+    return toy.Net(spec["inputs"], 3)
 
 
 def able(name: str) -> Client:
-    return replace(toy.client(name), common=common)
+    return replace(toy.client(name), common_fn=common)
 
 
 def unable(name: str) -> Client:
     """One that learns without gradients, and holds no public inputs."""
     client = replace(toy.client(name), public=None)
-    return replace(client, blueprint=lambda facts: Learner(GaussianNB(), client.task, client.data.train))
+    return replace(client, model_fn=lambda spec: Learner(GaussianNB(), client.task, client.data.train))
 
 
 def new(kind: str) -> Exchange:
@@ -86,8 +86,8 @@ def digested(rounds: int, **training: object) -> list[Tensors]:
     composition = fedmd().over(rounds)
     enrolment = enrol(composition, clients)
     federation = Federation.of(enrolment.clients, enrolment.composition, rounds, 0)
-    first = advance(federation, start(federation))
-    second = advance(federation, first)
+    first = run_round(federation, init(federation))
+    second = run_round(federation, first)
     return [
         {key: second.clients[name].model[key] - tensor for key, tensor in first.clients[name].model.items() if "head" in key}
         for name in "ab"

@@ -10,24 +10,24 @@ import torch
 import toy
 from torch import Tensor, nn
 from torch.nn import functional as F
+from whole import Federation, enrol, init, run_round
 
 from hetfed.algorithms import fedmrl
 from hetfed.client import Client
-from hetfed.composition import enrol
-from hetfed.data import ClientData, Examples, Facts
+from hetfed.data import ClientData, Examples, Spec
 from hetfed.evaluation import predict, together
 from hetfed.exchanges import NestedFeatures
-from hetfed.federation import Federation, Upload, advance, start
+from hetfed.federation import Upload
 from hetfed.model import Output
 from hetfed.tasks import Classification, Task, WithFurther
 
 
-def common(facts: Facts) -> nn.Module:
-    return toy.Net(facts["inputs"], 3)
+def common(spec: Spec) -> nn.Module:
+    return toy.Net(spec["inputs"], 3)
 
 
 def with_common(name: str, width: int = 4) -> Client:
-    return replace(toy.client(name, width=width), common=common)
+    return replace(toy.client(name, width=width), common_fn=common)
 
 
 def test_all_test_data_together_have_a_metric() -> None:
@@ -45,7 +45,7 @@ def test_all_test_data_together_have_a_metric() -> None:
 def test_nothing_travels_of_a_head_that_answers_nothing() -> None:
     enrolment = enrol(fedmrl(), [with_common("a"), with_common("b", 6)])
     federation = Federation.of(enrolment.clients, enrolment.composition, 2, 0)
-    state, sent = start(federation), list[str]()
+    state, sent = init(federation), list[str]()
 
     def on_upload(upload: Upload) -> None:
         assert upload.travelled is not None
@@ -53,7 +53,7 @@ def test_nothing_travels_of_a_head_that_answers_nothing() -> None:
 
     for _ in range(2):
         sent += [key.rpartition("/")[2] for key in state.server["shared-parameters"]]
-        state = advance(federation, state, on_upload=on_upload)
+        state = run_round(federation, state, on_upload=on_upload)
     assert "companion.inner_head.weight" in sent
     assert "companion.encoder.0.weight" in sent
     assert not [name for name in sent if name.startswith("companion.head")]
@@ -85,8 +85,8 @@ def levelled(name: str, task: Task = FURTHER) -> Client:
         return replace(examples, further={"level": level})
 
     data = toy.client(name).data
-    levels = ClientData(further(data.train), further(data.validation), further(data.test), data.facts)
-    return replace(with_common(name), data=levels, task=task, blueprint=lambda facts: Levels())
+    levels = ClientData(further(data.train), further(data.validation), further(data.test), data.spec)
+    return replace(with_common(name), data=levels, task=task, model_fn=lambda spec: Levels())
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.3])

@@ -10,11 +10,11 @@ import pytest
 import toy
 from rich.console import Console
 
+from hetfed.launch.launcher import Launcher
 from hetfed.plan import read_plan
 from hetfed.report.facts import read_facts
 from hetfed.report.words import headline
 from hetfed.results.folder import RunFolder
-from hetfed.launch.launcher import Launcher
 
 PLAN = """
 [federation]

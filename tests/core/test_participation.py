@@ -11,18 +11,18 @@ import torch
 import toy
 from hypothesis import given
 from hypothesis import strategies as st
+from whole import Federation, State, enrol, init, load_state, local, run_round, save_state
 
 from hetfed.algorithms import NAMED, fedavg
 from hetfed.client import Client
-from hetfed.composition import Composition, compose, enrol
-from hetfed.engines.local import local
+from hetfed.composition import Composition, compose
+from hetfed.engines.local import Failure
 from hetfed.errors import PlanError, RunError
 from hetfed.exchanges import LogitDistillation, Prototypes, SharedParameters
-from hetfed.federation import Federation, FederationState, Upload, advance, start
+from hetfed.federation import Upload
 from hetfed.participation import Participation, Presence, duration
 from hetfed.plan import read_plan
-from hetfed.run.checkpoint import load_state, save_state
-from hetfed.turn import Failure, Job, Round, Turn
+from hetfed.turn import Job, Round, Turn
 
 EVERYTHING = compose(SharedParameters("head"), Prototypes(), LogitDistillation())
 
@@ -37,12 +37,12 @@ def fast_and_slow() -> list[Client]:
 
 def run(
     members: list[Client], participation: Participation, rounds: int = 4, composition: Composition | None = None
-) -> tuple[FederationState, list[Upload]]:
+) -> tuple[State, list[Upload]]:
     enrolment = enrol(composition or fedavg(), members)
     federation = Federation.of(enrolment.clients, enrolment.composition, rounds, 0, participation=participation)
-    state, uploads = start(federation), []
+    state, uploads = init(federation), []
     for _ in range(rounds):
-        state = advance(federation, state, on_upload=uploads.append)
+        state = run_round(federation, state, on_upload=uploads.append)
     return state, uploads
 
 
@@ -87,7 +87,7 @@ def test_the_order_of_clients_does_not_decide_who_is_asked() -> None:
 
 @pytest.mark.parametrize("name", NAMED)
 def test_every_algorithm_survives_absent_clients(name: str) -> None:
-    members = [replace(c, common=lambda facts: toy.Net(facts["inputs"], 2)) for c in clients(4, availability=0.6)]
+    members = [replace(c, common_fn=lambda spec: toy.Net(spec["inputs"], 2)) for c in clients(4, availability=0.6)]
     state, uploads = run(members, Participation(fraction=0.5), rounds=6, composition=NAMED[name]())
     assert not [upload.refused for upload in uploads if upload.refused]
     assert {row.client for row in state.rows} == {f"c{i}" for i in range(4)}
@@ -144,7 +144,7 @@ def test_asynchronous_uploads_arrive_later_with_less_weight() -> None:
 def test_in_asynchronous_rounds_one_client_does_not_speak_for_all() -> None:
     members = [replace(toy.client(f"c{i}"), presence=Presence(speed=1.0 if i == 0 else 0.01)) for i in range(4)]
     limits = Participation(time_limit=0.1, asynchronous=True)
-    first = start(Federation.of(members, enrol(fedavg(), members).composition, 1, 0)).server["shared-parameters"]
+    first = init(Federation.of(members, enrol(fedavg(), members).composition, 1, 0)).server["shared-parameters"]
     state, uploads = run(members, limits, rounds=1)
     (upload,) = uploads
     for key, tensor in state.server["shared-parameters"].items():
@@ -157,10 +157,10 @@ def test_what_is_on_its_way_survives_a_checkpoint(tmp_path: Path) -> None:
     limits = Participation(time_limit=0.2, asynchronous=True, fraction=0.8)
     enrolment = enrol(EVERYTHING, members)
     federation = Federation.of(enrolment.clients, enrolment.composition, 6, 0, participation=limits)
-    straight, resumed, uploads = start(federation), start(federation), {0: [], 1: []}
+    straight, resumed, uploads = init(federation), init(federation), {0: [], 1: []}
     for _ in range(6):
-        straight = advance(federation, straight, on_upload=uploads[0].append)
-        resumed = advance(federation, resumed, on_upload=uploads[1].append)
+        straight = run_round(federation, straight, on_upload=uploads[0].append)
+        resumed = run_round(federation, resumed, on_upload=uploads[1].append)
         save_state(resumed, tmp_path / "state", "digest")
         resumed = load_state(tmp_path / "state", "digest")
     assert [u.encoded for u in uploads[0]] == [u.encoded for u in uploads[1]]
@@ -184,13 +184,13 @@ def test_a_failed_turn_ends_the_run_unless_failures_are_tolerated() -> None:
     members = clients(3)
     federation = Federation.of(members, enrol(fedavg(), members).composition, 2, 0)
     with pytest.raises(RunError, match="client 'c1' failed in round 1: out of memory"):
-        advance(federation, start(federation), failing("c1"))
+        run_round(federation, init(federation), failing("c1"))
     patient = replace(federation, participation=Participation(tolerate_failures=True))
-    before = start(patient)
-    after = advance(patient, before, failing("c1"))
+    before = init(patient)
+    after = run_round(patient, before, failing("c1"))
     assert toy.same(before.clients["c1"].model, after.clients["c1"].model)
     assert [row.failed for row in after.rows] == ["", "out of memory", ""]
-    again = advance(patient, after, failing("c1"))
+    again = run_round(patient, after, failing("c1"))
     assert not toy.same(again.clients["c1"].model, after.clients["c1"].model)
 
 

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
+from whole import Federation
 
 from hetfed.algorithms import alone
 from hetfed.client import Client
-from hetfed.data import Batch, ClientData, Examples, Facts
+from hetfed.data import Batch, ClientData, Examples, Spec
 from hetfed.evaluation import evaluate
-from hetfed.federation import Federation
 from hetfed.model import Output
 from hetfed.pooled import build_worlds, fits, kinds_of, tie, train_pooled
 from hetfed.seeding import generator, isolated
@@ -52,7 +52,7 @@ def pair(name: str, *, extra: bool = True, n: int = 10) -> Client:
         return replace(examples, inputs={**examples.inputs, **({"extra": more} if extra else {})})
 
     data = ClientData(with_extra(client.data.train), with_extra(client.data.validation), with_extra(client.data.test))
-    return replace(client, data=data, blueprint=lambda facts: Pair(), kind="pair" if extra else "")
+    return replace(client, data=data, model_fn=lambda spec: Pair(), kind="pair" if extra else "")
 
 
 class City(nn.Module):
@@ -78,7 +78,7 @@ def city(name: str, sensors: int, *, n: int = 12, training: Training | None = No
 
     data = ClientData(part("train"), part("validation"), part("test"), {"sensors": sensors})
     training = training or Training(lr=0.05, batch_size=4)
-    return Client(name, data, Regression(), lambda facts: City(facts["sensors"]), training, kind="city")
+    return Client(name, data, Regression(), lambda spec: City(spec["sensors"]), training, kind="city")
 
 
 def test_kinds_are_those_of_the_clients_and_who_has_none_stands_alone() -> None:
@@ -307,12 +307,12 @@ def test_pooled_steps_are_clipped() -> None:
 
 
 def test_a_model_that_cannot_be_built_for_other_data_joins_nothing() -> None:
-    def only_four(facts: Facts) -> nn.Module:
-        if facts["sensors"] != 4:
+    def only_four(spec: Spec) -> nn.Module:
+        if spec["sensors"] != 4:
             raise ValueError("too many sensors")
         return City(4)
 
-    clients = [replace(city("a", 4), blueprint=only_four), city("b", 7)]
+    clients = [replace(city("a", 4), model_fn=only_four), city("b", 7)]
     assert train_pooled(federation(*clients), clients[:1])["a"].note == NOBODY
 
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 import toy
 from torch import Tensor
+from whole import enrol
 
-from hetfed.composition import compose, enrol
+from hetfed.composition import compose
 from hetfed.data import Batch
 from hetfed.errors import PlanError
 from hetfed.exchanges import Prototypes
@@ -28,14 +29,14 @@ NOTHING: dict[str, Tensor] = {"means": torch.zeros(2, 1), "counts": torch.zeros(
 @pytest.mark.parametrize(("mean", "expected"), [("counted", (3 * 1.0 + 1 * 5.0) / 4), ("equal", 3.0)])
 def test_the_merged_mean_by_hand(mean: str, expected: float) -> None:
     uploads = {"a": payload([[1.0], [0.0]], [3, 0]), "b": payload([[5.0], [0.0]], [1, 0])}
-    state = Prototypes(mean=mean).aggregate(toy.server_context(), NOTHING, uploads)
+    state = toy.update(Prototypes(mean=mean), toy.server_context(), NOTHING, uploads)
     assert state["means"][0].item() == pytest.approx(expected)
     assert state["counts"].tolist() == [4, 0]
 
 
 def test_a_class_that_nobody_sends_keeps_its_prototype() -> None:
     before = {"means": torch.tensor([[7.0], [9.0]]), "counts": torch.tensor([2.0, 5.0])}
-    state = Prototypes().aggregate(toy.server_context(), before, {"a": payload([[1.0], [0.0]], [3, 0])})
+    state = toy.update(Prototypes(), toy.server_context(), before, {"a": payload([[1.0], [0.0]], [3, 0])})
     assert state["means"].tolist() == [[1.0], [9.0]]
     assert state["counts"].tolist() == [3, 5]
 
@@ -47,19 +48,19 @@ def test_a_class_that_nobody_has_ever_seen_pulls_nothing() -> None:
     state = {"means": torch.ones(2, 3), "counts": torch.tensor([4.0, 0.0])}
     exchange.apply(context, exchange.broadcast(toy.server_context(), state, client))
     features = torch.zeros(2, 3, requires_grad=True)
-    both = exchange.loss(context, Batch({}, torch.tensor([0, 1])), Output(torch.zeros(2, 2), features))
+    both = exchange.loss(context, context.tensors, Batch({}, torch.tensor([0, 1])), Output(torch.zeros(2, 2), features))
     torch.autograd.backward(both)
     assert features.grad[0].abs().sum() > 0
     assert features.grad[1].tolist() == [0, 0, 0]
-    assert exchange.loss(context, Batch({}, torch.tensor([1, -1])), Output(torch.zeros(2, 2), features)) is None
+    assert exchange.loss(context, context.tensors, Batch({}, torch.tensor([1, -1])), Output(torch.zeros(2, 2), features)) is None
 
 
 def test_the_loss_is_the_weighted_mean_squared_distance() -> None:
     exchange, context = Prototypes(weight=0.5), toy.client_context(toy.client("a"))
     batch, output = Batch({}, torch.tensor([0, 1])), Output(torch.zeros(2, 2), torch.tensor([[1.0, 1.0, 1.0], [0.0, 0.0, 3.0]]))
-    assert exchange.loss(context, batch, output) is None  # nothing has arrived
+    assert exchange.loss(context, context.tensors, batch, output) is None  # nothing has arrived
     exchange.apply(context, payload([[0.0] * 3, [0.0] * 3], [1, 1]))
-    assert float(exchange.loss(context, batch, output)) == pytest.approx(0.5 * (3 + 9) / 6)
+    assert float(exchange.loss(context, context.tensors, batch, output)) == pytest.approx(0.5 * (3 + 9) / 6)
 
 
 def test_prototypes_are_those_of_the_trained_model() -> None:
@@ -109,5 +110,5 @@ class Featureless(toy.Net):
 
 @pytest.mark.parametrize(("features", "reason"), [(None, "gives no features"), (torch.zeros(2, 3, 4), "not one vector")])
 def test_a_model_needs_one_vector_per_example(features: Tensor | None, reason: str) -> None:
-    client = replace(toy.client("a"), blueprint=lambda facts: Featureless(features))
-    assert reason in Prototypes().missing(client)
+    client = replace(toy.client("a"), model_fn=lambda spec: Featureless(features))
+    assert reason in Prototypes().missing(client.profile)

@@ -17,6 +17,7 @@ from toy import SAMPLE, ToyVertical
 
 from hetfed.client import Client
 from hetfed.errors import RunFolderError
+from hetfed.launch.launcher import Launcher
 from hetfed.plan import Plan, read_plan
 from hetfed.report import write_report
 from hetfed.report.facts import ClientFacts, read_facts
@@ -24,7 +25,6 @@ from hetfed.report.sent import by_exchange, repeated
 from hetfed.report.words import arm_name, duration, headline, number, setting, size, undefined, verdict
 from hetfed.results.arms import ARMS
 from hetfed.results.folder import ENVIRONMENT, SUMMARY, RunFolder
-from hetfed.launch.launcher import Launcher
 from hetfed.tasks import Metrics
 
 # A client of one class has no AUROC, one with an absurd learning rate sends what the server refuses.
@@ -275,11 +275,11 @@ def test_where_lower_is_better_less_is_a_gain() -> None:
 def test_clients_in_different_units_are_not_averaged(plain: RunFolder) -> None:
     facts = read_facts(plain)
     units = ["km/h", "mph"]
-    clients = [ClientFacts(entry(name=unit, about={"unit": unit})) for unit in units]
+    clients = [ClientFacts(entry(name=unit, unit=unit)) for unit in units]
     mixed = replace(facts, clients=clients)
     assert mixed.means.values["federated"] is None
     assert not any(sentence.startswith("Mean") for sentence in headline(mixed))
-    same = replace(facts, clients=[ClientFacts(entry(about={"unit": "mph"})) for _ in units])
+    same = replace(facts, clients=[ClientFacts(entry(unit="mph")) for _ in units])
     assert same.means.values["federated"] == 3.0
 
 

@@ -19,11 +19,11 @@ import pytest
 import toy
 from rich.console import Console
 
+from hetfed.launch.launcher import Launcher
 from hetfed.plan import read_plan
+from hetfed.results.folder import RunFolder
 from hetfed.run.checkpoint import load_state
 from hetfed.run.execute import execute, prepare
-from hetfed.results.folder import RunFolder
-from hetfed.launch.launcher import Launcher
 from hetfed.run.progress import Silent
 
 FORKING = """

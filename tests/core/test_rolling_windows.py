@@ -9,14 +9,15 @@ import pytest
 import torch
 import toy
 from torch import Tensor, nn
+from whole import Federation, State, enrol, init, run_round
 
 from hetfed.algorithms import fedrolex, heterofl
 from hetfed.client import Client
-from hetfed.composition import compose, enrol
+from hetfed.composition import compose
 from hetfed.data import ClientData, Examples
 from hetfed.errors import PlanError
 from hetfed.exchanges import Slices
-from hetfed.federation import Federation, FederationState, Upload, advance, start
+from hetfed.federation import Upload
 from hetfed.model import Output
 from hetfed.payload import Payload
 from hetfed.seeding import generator
@@ -50,7 +51,7 @@ def pictures(n: int, *path: object) -> Examples:
 
 def client(name: str, width: int, model: type[nn.Module] = Pictures) -> Client:
     data = ClientData(pictures(16, name, "train"), pictures(8, name, "validation"), pictures(8, name, "test"))
-    return Client(name, data, Classification(("low", "high")), lambda facts: model(width), Training(lr=0.02, batch_size=8))
+    return Client(name, data, Classification(("low", "high")), lambda spec: model(width), Training(lr=0.02, batch_size=8))
 
 
 ROLLING = Slices(window="rolling")
@@ -61,7 +62,7 @@ def test_behind_flatten_the_columns_are_those_of_the_same_channels(first: int) -
     """Two of four channels from `first` on, round and round; each fills four columns in succession."""
     wide, narrow = client("a", 4), client("b", 2)
     server = toy.server_context([wide, narrow])
-    state = {**ROLLING.start(server), "window": torch.tensor([first])}
+    state = {**ROLLING.init(server), "window": torch.tensor([first])}
     channels = [first % 4, (first + 1) % 4]
     columns = [PLACES * channel + place for channel in channels for place in range(PLACES)]
     sent = ROLLING.broadcast(server, state, narrow)
@@ -72,7 +73,7 @@ def test_behind_flatten_the_columns_are_those_of_the_same_channels(first: int) -
     assert torch.equal(sent.tensors["head.bias"], state["head.bias"])
     # And what comes back is put where it was taken from.
     trained = {name: tensor if name == "window" else tensor + 1 for name, tensor in sent.tensors.items()}
-    after = ROLLING.aggregate(server, state, {"b": Payload(trained)})
+    after = toy.update(ROLLING, server, state, {"b": Payload(trained)})
     moved = torch.zeros(2, 4 * PLACES)
     moved[:, columns] = 1
     assert torch.allclose(after["head.weight"] - state["head.weight"], moved, atol=1e-6)
@@ -84,7 +85,7 @@ def test_behind_flatten_the_columns_are_those_of_the_same_channels(first: int) -
 def test_a_narrow_model_is_the_wide_one_without_the_other_channels() -> None:
     wide, narrow = client("a", 4), client("b", 2)
     server = toy.server_context([wide, narrow])
-    state = {**ROLLING.start(server), "window": torch.tensor([3])}
+    state = {**ROLLING.init(server), "window": torch.tensor([3])}
     whole, part = wide.new_model(0).eval(), narrow.new_model(0).eval()
     image = wide.data.test.inputs
     for model, member in ((whole, wide), (part, narrow)):
@@ -99,12 +100,12 @@ def test_a_narrow_model_is_the_wide_one_without_the_other_channels() -> None:
         assert torch.allclose(part(image).logits, whole(image).logits, atol=1e-5)
 
 
-def states(clients: list[Client], window: str, rounds: int = 3) -> tuple[list[FederationState], list[Upload]]:
+def states(clients: list[Client], window: str, rounds: int = 3) -> tuple[list[State], list[Upload]]:
     enrolment = enrol(fedrolex() if window == "rolling" else heterofl(), clients)
     federation = Federation.of(enrolment.clients, enrolment.composition, rounds, 0)
-    found, uploads = [start(federation)], list[Upload]()
+    found, uploads = [init(federation)], list[Upload]()
     for _ in range(rounds):
-        found.append(advance(federation, found[-1], on_upload=uploads.append))
+        found.append(run_round(federation, found[-1], on_upload=uploads.append))
     return found, uploads
 
 

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from hetfed.client import Client
 from hetfed.data import ClientData, Examples
 from hetfed.errors import DataError, PlanError, RunError, RunFolderError, UsageError
+from hetfed.launch.launcher import Launcher
 from hetfed.model import Output
 from hetfed.plan import Plan, read_plan
-from hetfed.run import folder
 from hetfed.results.folder import LOCK, RunFolder, write_bytes, write_json
-from hetfed.launch.launcher import Launcher
+from hetfed.run import folder
 from hetfed.tasks import Regression
 
 ARMS = ("alone", "federated", "finetuned", "pooled")
@@ -104,7 +104,7 @@ def regression(client: Client, model: type[nn.Module]) -> Client:
         return replace(examples, target=examples.target.float())
 
     parts = [numbers(part) for part in (client.data.train, client.data.validation, client.data.test)]
-    return replace(client, data=ClientData(*parts), task=Regression(), blueprint=lambda facts: model(), kind="far")
+    return replace(client, data=ClientData(*parts), task=Regression(), model_fn=lambda spec: model(), kind="far")
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import toy
 from rich.console import Console
 
 from hetfed.errors import RunFolderError
-from hetfed.plan import read_plan
 from hetfed.launch.launcher import Launcher
+from hetfed.plan import read_plan
 
 PLAN = toy.SAMPLE.replace("rounds = 3", "rounds = 1\nfinetune = 0\nalone = false\npooled = false")
 VARIANT = '[variant.fedprox]\nsettings = { mu = 0.5 }\ntraining = { lr = 0.5 }\n[[client]]\nname = "b"'

@@ -11,16 +11,16 @@ import torch
 import toy
 from conformance import without
 from torch import Tensor
+from whole import Engine, Federation, State, enrol, init, local, run_round
 
 from hetfed.algorithms import scaffold
 from hetfed.client import Client, Tensors
-from hetfed.composition import Composition, Step, compose, enrol
+from hetfed.composition import Composition, Step, compose
 from hetfed.compression import Compression
-from hetfed.engines.local import Engine, local
 from hetfed.errors import PlanError
 from hetfed.exchanges import ControlVariates, SharedParameters
 from hetfed.exchanges.groups import of_group
-from hetfed.federation import Federation, FederationState, Upload, advance, start
+from hetfed.federation import Upload
 from hetfed.participation import Participation, Presence
 from hetfed.training import Phase, Training
 
@@ -41,32 +41,32 @@ def run(
     engine: Engine = local,
     quorum: int = 1,
     participation: Participation | None = None,
-) -> tuple[list[FederationState], list[Upload]]:
+) -> tuple[list[State], list[Upload]]:
     """The states after each round, the first one before all of them, and every upload."""
     enrolment = enrol(composition or scaffold(), clients)
     federation = Federation.of(
         enrolment.clients, enrolment.composition, rounds, 0, quorum=quorum, participation=participation or Participation()
     )
-    states, uploads = [start(federation)], list[Upload]()
+    states, uploads = [init(federation)], list[Upload]()
     for _ in range(rounds):
-        states.append(advance(federation, states[-1], engine, on_upload=uploads.append))
+        states.append(run_round(federation, states[-1], engine, on_upload=uploads.append))
     return states, uploads
 
 
-def of_server(state: FederationState) -> Tensors:
+def of_server(state: State) -> Tensors:
     """c, everybody's usual gradient."""
     groups = {key.rpartition("/")[0] for key in state.server[LABEL] if "/" in key}
     (group,) = groups
     return of_group(group, state.server[LABEL])
 
 
-def of_members(state: FederationState) -> Tensors:
+def of_members(state: State) -> Tensors:
     """The mean of the clients' own."""
     own = [of_group("own", client.exchanges[LABEL]) for client in state.clients.values()]
     return {name: torch.stack([found[name] for found in own]).mean(dim=0) for name in own[0]}
 
 
-def apart(state: FederationState) -> float:
+def apart(state: State) -> float:
     """How far c is from the mean of the clients' own, at most."""
     c, mean = of_server(state), of_members(state)
     assert set(c) == set(mean)

@@ -12,15 +12,15 @@ import toy
 from sklearn.linear_model import LinearRegression
 from sklearn.naive_bayes import GaussianNB
 from torch import Tensor
+from whole import Federation, enrol
 
 from hetfed.algorithms import alone, fedmd
 from hetfed.client import Client
-from hetfed.composition import compose, enrol
+from hetfed.composition import compose
 from hetfed.data import ClientData, Examples
 from hetfed.errors import PlanError
 from hetfed.evaluation import predict, together
 from hetfed.exchanges import DistilledParameters, Exchange, LogitDistillation
-from hetfed.federation import Federation
 from hetfed.learner import Learner
 from hetfed.model import Output
 from hetfed.payload import Payload
@@ -49,8 +49,8 @@ def told(examples: Examples, mean: float = 100.0, scale: float = 5.0) -> Example
 
 def numbers(name: str, task: Regression, training: Training | None = None) -> Client:
     client = toy.client(name, training=training)
-    data = ClientData(told(client.data.train), told(client.data.validation), told(client.data.test), client.data.facts)
-    return replace(client, data=data, task=task, blueprint=lambda facts: Numbers(), kind="numbers")
+    data = ClientData(told(client.data.train), told(client.data.validation), told(client.data.test), client.data.spec)
+    return replace(client, data=data, task=task, model_fn=lambda spec: Numbers(), kind="numbers")
 
 
 TASKS = {"a": Regression(mean=100.0, scale=5.0), "b": Regression(mean=90.0, scale=2.0), "c": Regression()}
@@ -118,7 +118,7 @@ def learner(task: Classification | Regression, train: Examples, estimator: objec
     client = toy.client("a")
     data = ClientData(train, train, train)
     return replace(client, data=data, task=task, public=public,
-                   blueprint=lambda facts: Learner(estimator, task, train, public))  # type: ignore[arg-type]  # fmt: skip
+                   model_fn=lambda spec: Learner(estimator, task, train, public))  # type: ignore[arg-type]  # fmt: skip
 
 
 PUBLIC = toy.examples(10, "public")

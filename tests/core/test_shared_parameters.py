@@ -11,18 +11,18 @@ from goldens import line
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from whole import State, enrol
 
 from hetfed.aggregation import weighted_mean
 from hetfed.algorithms import fedavg, fedper, fedprox, lg_fedavg
-from hetfed.composition import compose, enrol
-from hetfed.data import Facts
+from hetfed.composition import compose
+from hetfed.data import Spec
 from hetfed.errors import PlanError
 from hetfed.exchanges import SharedParameters
-from hetfed.federation import FederationState
 from hetfed.payload import Payload
 
 
-def server_tensor(state: FederationState, name: str) -> Tensor:
+def server_tensor(state: State, name: str) -> Tensor:
     (found,) = [tensor for key, tensor in state.server["shared-parameters"].items() if key.endswith("/" + name)]
     return found
 
@@ -59,12 +59,12 @@ def test_with_the_proximal_term_the_second_epoch_is_pulled_back() -> None:
 def test_the_proximal_term_is_half_mu_times_the_squared_distance_and_so_is_its_gradient() -> None:
     client, exchange = toy.client("a"), SharedParameters(proximal=0.3)
     context, server = toy.client_context(client), toy.server_context([client])
-    exchange.apply(context, exchange.broadcast(server, exchange.start(server), client))
+    exchange.apply(context, exchange.broadcast(server, exchange.init(server), client))
     with torch.no_grad():
         for parameter in client.module.parameters():
             parameter.add_(0.5)
     client.module.zero_grad()
-    loss = exchange.loss(context, client.data.train.batch(torch.arange(4)), client.probe)
+    loss = exchange.loss(context, context.tensors, client.data.train.batch(torch.arange(4)), client.profile.probe)
     count = sum(parameter.numel() for parameter in client.module.parameters())
     assert float(loss.detach()) == pytest.approx(0.15 * 0.25 * count, rel=1e-5)
     torch.autograd.backward(loss)
@@ -149,11 +149,11 @@ def test_everybody_starts_from_the_same_initialisation() -> None:
     clients = [toy.client("a"), toy.client("b")]
     exchange = SharedParameters()
     server = toy.server_context(clients)
-    state = exchange.start(server)
+    state = exchange.init(server)
     assert toy.same(
         exchange.broadcast(server, state, clients[0]).tensors, exchange.broadcast(server, state, clients[1]).tensors
     )
-    assert not toy.same(state, exchange.start(toy.server_context(clients, seed=1)))
+    assert not toy.same(state, exchange.init(toy.server_context(clients, seed=1)))
 
 
 def test_shapes_that_differ_are_an_error_that_names_both_clients_and_the_tensor() -> None:
@@ -169,14 +169,14 @@ def test_a_part_that_nobody_has_is_an_error() -> None:
         enrol(compose(SharedParameters("tail")), [toy.client("a")])
 
 
-def no_part(facts: Facts) -> nn.Module:
-    model = toy.Net(facts["inputs"], 4)
+def no_part(spec: Spec) -> nn.Module:
+    model = toy.Net(spec["inputs"], 4)
     model.add_module("adapter", nn.Linear(1, 1))
     return model
 
 
 def test_who_lacks_the_part_sits_out_and_trains_all_the_same() -> None:
-    clients = [toy.client("a"), *(replace(toy.client(name), blueprint=no_part) for name in "bc")]
+    clients = [toy.client("a"), *(replace(toy.client(name), model_fn=no_part) for name in "bc")]
     enrolment = enrol(compose(SharedParameters("adapter")), clients)
     assert enrolment.left_out == {"shared-parameters": {"a": "its model has no part 'adapter' (it has: encoder, head)"}}
     state, uploads = toy.federate(clients, compose(SharedParameters("adapter")))

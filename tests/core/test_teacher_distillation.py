@@ -10,11 +10,11 @@ import torch
 import toy
 from torch import Tensor, nn
 from torch.nn import functional as F
+from whole import Engine, enrol, local
 
 from hetfed.algorithms import alone
 from hetfed.client import Client
-from hetfed.composition import Step, compose, enrol
-from hetfed.engines.local import Engine, local
+from hetfed.composition import Step, compose
 from hetfed.errors import PlanError
 from hetfed.exchanges import TeacherDistillation
 from hetfed.model import Output
@@ -39,7 +39,7 @@ def test_the_loss_is_the_softened_divergence_from_the_mean_of_the_teachers(tempe
     batch = student.data.train.batch(torch.arange(7))
     output = student.module.train()(batch.inputs)
     output.logits.retain_grad()
-    loss = exchange.loss(context, batch, output)
+    loss = exchange.loss(context, context.tensors, batch, output)
 
     taught = torch.stack([teacher.module.eval()(batch.inputs).logits.detach() for teacher in teachers]).mean(dim=0)
     softened = F.softmax(taught / temperature, dim=1)
@@ -58,7 +58,7 @@ def test_numbers_are_taught_by_the_squared_distance() -> None:
     context = toy.client_context(student, memory=sent_by(teacher), peers=[teacher])
     batch = student.data.train.batch(torch.arange(5))
     output = student.module.eval()(batch.inputs)
-    loss = TeacherDistillation(("t",), temperature=9.0).loss(context, batch, output)
+    loss = TeacherDistillation(("t",), temperature=9.0).loss(context, context.tensors, batch, output)
     assert torch.allclose(loss, (output.logits - teacher.module.eval()(batch.inputs).logits).square().mean(), atol=1e-6)
 
 
@@ -128,10 +128,10 @@ def test_without_any_accepted_teacher_a_student_goes_on_alone() -> None:
 
 def test_a_student_declares_nothing_and_a_teacher_all_of_its_model() -> None:
     exchange, student, teacher = TeacherDistillation(("t",)), toy.client("a"), toy.client("t")
-    assert exchange.declare(student).shapes == {}
-    assert set(exchange.declare(teacher).shapes) == {f"t/{name}" for name in teacher.module.state_dict()}
+    assert exchange.declare(student.profile).shapes == {}
+    assert set(exchange.declare(teacher.profile).shapes) == {f"t/{name}" for name in teacher.module.state_dict()}
     assert exchange.upload(toy.client_context(student)) is None
-    exchange.declare(teacher).check(Payload.decode(exchange.upload(toy.client_context(teacher)).encoded))
+    exchange.declare(teacher.profile).check(Payload.decode(exchange.upload(toy.client_context(teacher)).encoded))
 
 
 class Picture(nn.Module):
@@ -151,20 +151,20 @@ class Picture(nn.Module):
     ids=["no such modality", "another width", "another number of axes"],
 )
 def test_a_teacher_that_cannot_read_its_students_data_is_refused(name: str, shape: tuple[int, ...]) -> None:
-    teacher = replace(toy.client("t"), blueprint=lambda facts: Picture(name, shape))
+    teacher = replace(toy.client("t"), model_fn=lambda spec: Picture(name, shape))
     with pytest.raises(PlanError, match=r"teacher 't' cannot read the data of student 'a'.*Choose a teacher"):
         enrol(compose(TeacherDistillation(("t",))), [teacher, toy.client("a")])
 
 
 def test_a_teacher_that_answers_in_another_shape_is_refused() -> None:
     task = Classification(("x", "y", "z"))
-    teacher = replace(toy.client("t"), task=task, blueprint=lambda facts: toy.Net(2, 4, classes=3))
+    teacher = replace(toy.client("t"), task=task, model_fn=lambda spec: toy.Net(2, 4, classes=3))
     with pytest.raises(PlanError, match=r"teacher 't' and student 'a' answer in different shapes: \(3,\) and \(2,\)"):
         enrol(compose(TeacherDistillation(("t",))), [teacher, toy.client("a")])
 
 
 def test_a_teacher_needs_to_read_its_students_only() -> None:
-    picture = replace(toy.client("p"), blueprint=lambda facts: Picture("image", (2,)))
+    picture = replace(toy.client("p"), model_fn=lambda spec: Picture("image", (2,)))
     exchange = TeacherDistillation(("t",))
     clients = [toy.client("a"), picture, toy.client("t")]
     assert enrol(compose(Step(exchange, clients=("t", "a"))), clients).composition.steps[0].clients == ("a", "t")
@@ -215,7 +215,7 @@ def test_the_hint_pulls_features_towards_the_teachers_and_the_projector_stays_at
     batch = client.data.train.batch(torch.arange(24))
     output = client.module.eval()(batch.inputs)
     teacher = TeacherDistillation(("t",))._teachers(context).modules["t"]
-    plain = TeacherDistillation(("t",)).loss(context, batch, output)
+    plain = TeacherDistillation(("t",)).loss(context, context.tensors, batch, output)
     hinted = TeacherDistillation(("t",), hint=5.0).loss(replace(context, scratch={}), batch, output)
     projected = client.module.projectors["t"](output.features)
     assert torch.allclose(hinted - plain, 5.0 * (projected - teacher(batch.inputs).features).square().mean(), atol=1e-5)

@@ -13,14 +13,13 @@ import toy
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from whole import Federation, init, run_round
 
 from hetfed.algorithms import alone
 from hetfed.data import Batch, Examples
-from hetfed.federation import Federation, advance, start
 from hetfed.seeding import generator
 from hetfed.training import (
     Training,
-    descend,
     load_optimizer_tensors,
     optimizer_tensors,
     set_training_mode,
@@ -62,9 +61,9 @@ def test_a_round_trains_at_its_own_rate() -> None:
         training = Training(optimizer="sgd", lr=0.1, schedule=schedule, batch_size=99)
         client = toy.client("a", training=training)
         federation = Federation.of([client], alone(), 2, 0)
-        state = start(federation)
+        state = init(federation)
         for _ in range(rounds):
-            state = advance(federation, state)
+            state = run_round(federation, state)
         return state.clients["a"].model["head.weight"]
 
     assert torch.equal(head("constant", 1), head("cosine", 1))
@@ -135,7 +134,7 @@ def test_a_gradient_is_clipped_to_its_largest_norm() -> None:
     gradient = torch.tensor([3.0, 4.0])  # of norm 5
     for clip, expected in ((None, 1.0), (10.0, 1.0), (1.0, 0.2)):
         weight, optimizer = one_weight()
-        descend(optimizer, batches(1), lambda batch, weight=weight: (weight * gradient).sum(), clip)
+        train_steps(optimizer, batches(1), lambda batch, weight=weight: (weight * gradient).sum(), clip)
         assert torch.allclose(weight.detach(), -expected * gradient, atol=1e-5)
 
 
@@ -149,7 +148,7 @@ def test_a_batch_without_a_loss_makes_no_step() -> None:
             return None
         return weight.sum() + 10 * batch.target.item()
 
-    assert descend(optimizer, batches(3), loss).loss == pytest.approx(((0) + (-2 + 20)) / 2)
+    assert train_steps(optimizer, batches(3), loss).loss == pytest.approx(((0) + (-2 + 20)) / 2)
     assert seen == [0, 1, 2]
     assert weight.tolist() == [-2, -2]  # two steps of one
 
@@ -157,15 +156,15 @@ def test_a_batch_without_a_loss_makes_no_step() -> None:
 @pytest.mark.parametrize("value", [None, torch.ones(())], ids=["no loss", "a loss that depends on no parameter"])
 def test_without_any_step_the_mean_loss_is_not_a_number(value: Tensor | None) -> None:
     weight, optimizer = one_weight(1.0)
-    assert math.isnan(descend(optimizer, batches(3), lambda batch: value).loss)
-    assert math.isnan(descend(optimizer, [], lambda batch: weight.sum()).loss)
+    assert math.isnan(train_steps(optimizer, batches(3), lambda batch: value).loss)
+    assert math.isnan(train_steps(optimizer, [], lambda batch: weight.sum()).loss)
     assert weight.tolist() == [1, 1]
 
 
 def test_gradients_of_one_batch_do_not_leak_into_the_next() -> None:
     weight, optimizer = one_weight()
     weight.grad = torch.full((2,), 99.0)
-    descend(optimizer, batches(2), lambda batch: weight.sum())
+    train_steps(optimizer, batches(2), lambda batch: weight.sum())
     assert weight.tolist() == [-2, -2]
 
 

@@ -9,10 +9,11 @@ import torch
 import toy
 from sklearn.ensemble import RandomForestClassifier
 from torch import nn
+from whole import enrol
 
 from hetfed.algorithms import ditto, fedavg, fedbabu, fedmd, fedper, fml, scaffold
 from hetfed.client import Client
-from hetfed.composition import Step, compose, enrol
+from hetfed.composition import Step, compose
 from hetfed.errors import PlanError
 from hetfed.exchanges import (
     KINDS,
@@ -35,7 +36,7 @@ from hetfed.tasks import Classification
 
 def mixed() -> list[Client]:
     """Two who ask one thing, and one who asks another with a model of the same shapes."""
-    clients = [replace(toy.client(name), common=lambda facts: toy.Net(facts["inputs"], 3)) for name in "abc"]
+    clients = [replace(toy.client(name), common_fn=lambda spec: toy.Net(spec["inputs"], 3)) for name in "abc"]
     return [*clients[:2], replace(clients[2], task=Classification(("benign", "malignant")))]
 
 
@@ -104,7 +105,7 @@ def test_bodies_are_averaged_across_questions_and_heads_are_not() -> None:
     for composition, label in ((fedper(), "shared-parameters"), (fedbabu(finetune=0), "body")):
         state, _ = toy.federate(mixed(), composition)
         assert toy.same(*(sent_to(state, composition, client, label) for client in "ac"))
-    state, _ = toy.federate([replace(c, blueprint=lambda facts: toy.Net(facts["inputs"], 4)) for c in mixed()], fml())
+    state, _ = toy.federate([replace(c, model_fn=lambda spec: toy.Net(spec["inputs"], 4)) for c in mixed()], fml())
     assert len({key.split("/")[0] for key in state.server["shared-parameters"]}) == 1
 
 
@@ -125,13 +126,13 @@ def test_a_model_that_names_no_head_answers_with_all_of_it() -> None:
 def forest(name: str) -> Client:
     client = toy.client(name)
     estimator = RandomForestClassifier(n_estimators=5, random_state=0)
-    return replace(client, blueprint=lambda facts: Learner(estimator, client.task, client.data.train, client.public))
+    return replace(client, model_fn=lambda spec: Learner(estimator, client.task, client.data.train, client.public))
 
 
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - {"logit-distillation"}))
 def test_who_learns_without_gradients_takes_no_part(kind: str) -> None:
-    client = replace(forest("a"), common=lambda facts: toy.Net(facts["inputs"], 3))
-    assert KINDS[kind]().missing(client) == "its model does not learn by gradients"
+    client = replace(forest("a"), common_fn=lambda spec: toy.Net(spec["inputs"], 3))
+    assert KINDS[kind]().missing(client.profile) == "its model does not learn by gradients"
 
 
 def test_a_forest_sits_out_all_but_what_it_says_of_public_inputs() -> None:

@@ -18,9 +18,9 @@ import toy
 from rich.console import Console
 
 from hetfed.errors import RunError, WorkerDied
+from hetfed.launch.workers import Job, OneByOne, Workers, run_job, work
 from hetfed.plan import read_plan
 from hetfed.run.progress import Silent
-from hetfed.launch.workers import Job, OneByOne, Workers, run_job, work
 from hetfed.vertical import Vertical, verticals
 
 TINY = '[federation]\nrounds = 1\nfinetune = 0\nalone = false\npooled = false\n[[client]]\nname = "a"\n[[client]]\nname = "b"\n'

@@ -9,15 +9,21 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from whole import Engine, Federation, State, enrol, init, local, run_round
 
-from hetfed.client import Client
-from hetfed.composition import Composition, enrol
+from hetfed.aggregation import Aggregation, Merged
+from hetfed.client import Client, Tensors
+from hetfed.composition import Composition
 from hetfed.context import ClientContext, ServerContext, Work
-from hetfed.data import ClientData, Examples, Facts
-from hetfed.engines.local import Engine, local
-from hetfed.federation import Federation, FederationState, Upload, advance, start
+from hetfed.data import ClientData, Examples, Spec
+from hetfed.exchanges import Exchange
+from hetfed.federation import Upload
+from hetfed.merging import Merging
 from hetfed.model import Output
+from hetfed.parts import live_tensors
+from hetfed.payload import Payload
 from hetfed.plan import Plan
+from hetfed.profile import Profile
 from hetfed.seeding import generator
 from hetfed.tasks import Classification
 from hetfed.training import Training
@@ -70,8 +76,8 @@ def examples(n: int, *path: object, one_class: bool = False) -> Examples:
 def client(name: str, *, n: int = 24, width: int = 4, one_class: bool = False, training: Training | None = None) -> Client:
     """A client of the toy federation."""
 
-    def blueprint(facts: Facts) -> nn.Module:
-        return Net(facts["inputs"], width)
+    def model_fn(spec: Spec) -> nn.Module:
+        return Net(spec["inputs"], width)
 
     train = examples(n, name, "train", one_class=one_class)
     data = ClientData(train, examples(12, name, "validation", one_class=one_class), examples(20, name, "test"), {"inputs": 2})
@@ -80,21 +86,49 @@ def client(name: str, *, n: int = 24, width: int = 4, one_class: bool = False, t
     training = training or Training(lr=0.02, batch_size=8)
     public = examples(10, "public")
     task = Classification(("low", "high"))
-    return Client(name, data, task, blueprint, training, public, kind=f"width {width} {training.model_dump_json()}")
+    return Client(name, data, task, model_fn, training, public, kind=f"width {width} {training.model_dump_json()}")
 
 
 def client_context(
-    client: Client, *, round_number: int = 1, memory: dict[str, Tensor] | None = None, peers: Sequence[Client] = ()
+    client: Client, *, round_number: int = 1, memory: Tensors | None = None, peers: Sequence[Client] = ()
 ) -> ClientContext:
     """A client at work on its live module."""
-    named = {p.name: p for p in [client, *peers]}
-    work = Work(lr=client.training.lr)
-    return ClientContext(client, client.module, 0, round_number, {} if memory is None else memory, named, work=work)
+    named = {p.name: p.profile for p in [client, *peers]}
+    model, held = client.module, {} if memory is None else memory
+    return ClientContext(
+        client.profile, client.task, client.data.train, model, live_tensors(model), 0, round_number, held, named,
+        public=client.public, augment=client.augment, work=Work(lr=client.training.lr),
+    )  # fmt: skip
 
 
-def server_context(members: Sequence[Client] = (), *, seed: int = 0, round_number: int = 1) -> ServerContext:
-    """The server at work for these clients."""
-    return ServerContext({client.name: client for client in members}, seed, round_number)
+def server_context(
+    members: Sequence[Client] = (),
+    exchange: Exchange | None = None,
+    *,
+    seed: int = 0,
+    round_number: int = 1,
+    aggregation: Aggregation | None = None,
+) -> ServerContext:
+    """The server at work on an exchange of these clients."""
+    profiles: dict[str, Profile] = {client.name: client.profile for client in members}
+    groups = {name: "" if exchange is None else exchange.group(profile) for name, profile in profiles.items()}
+    public = {client.name: client.public for client in members if client.public is not None}
+    rule = aggregation or Aggregation()
+    return ServerContext(profiles, seed, round_number, groups=groups, public=public, aggregation=rule)
+
+
+def merged(exchange: Exchange, server: ServerContext, uploads: Mapping[str, Payload]) -> dict[str, Merged]:
+    """What uploads by client name come to; clients that the server does not know are of one group."""
+    known = {**dict.fromkeys(uploads, ""), **server.groups}
+    merging = Merging(exchange, replace(server, groups=known), {name: upload.weight for name, upload in uploads.items()})
+    for name, upload in uploads.items():
+        merging.add(name, upload)
+    return merging.merged()
+
+
+def update(exchange: Exchange, server: ServerContext, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
+    """The server's next state after these uploads."""
+    return exchange.update(server, state, merged(exchange, server, uploads))
 
 
 def federate(
@@ -105,14 +139,14 @@ def federate(
     engine: Engine = local,
     quorum: int = 1,
     seed: int = 0,
-) -> tuple[FederationState, list[Upload]]:
+) -> tuple[State, list[Upload]]:
     """The state after so many rounds, and every upload of them."""
     enrolment = enrol(composition, clients)
     federation = Federation.of(enrolment.clients, enrolment.composition, rounds, seed, quorum=quorum)
     uploads: list[Upload] = []
-    state = start(federation)
+    state = init(federation)
     for _ in range(rounds):
-        state = advance(federation, state, engine, on_upload=uploads.append)
+        state = run_round(federation, state, engine, on_upload=uploads.append)
     return state, uploads
 
 

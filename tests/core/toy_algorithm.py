@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import goldens
 import torch
@@ -11,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
-from hetfed.aggregation import weighted_mean
+from hetfed.aggregation import Merged
 from hetfed.algorithms import algorithm
 from hetfed.client import Client, Tensors
 from hetfed.composition import Composition, compose
@@ -19,7 +20,8 @@ from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch
 from hetfed.exchanges import Exchange, exchange
 from hetfed.model import Output
-from hetfed.payload import Declaration, Payload
+from hetfed.payload import Declaration, Payload, TensorRule
+from hetfed.profile import Profile
 
 
 @exchange("feature-means")
@@ -27,29 +29,29 @@ from hetfed.payload import Declaration, Payload
 class FeatureMeans(Exchange):
     """Clients share the mean of their features, and pull that of every batch towards everybody's."""
 
+    merge: ClassVar[str] = "mean"
     weight: PositiveFloat = 1.0
 
-    def missing(self, client: Client) -> str | None:
-        return super().missing(client) or ("its model gives no features" if client.probe.features is None else None)
+    def missing(self, profile: Profile) -> str | None:
+        return super().missing(profile) or ("its model gives no features" if profile.probe.features is None else None)
 
-    def broadcast(self, server: ServerContext, state: Tensors, client: Client) -> Payload | None:
+    def broadcast(self, server: ServerContext, state: Tensors, profile: Profile) -> Payload | None:
         return Payload(state) if state else None
 
     def apply(self, context: ClientContext, payload: Payload) -> None:
         context.memory.update(payload.tensors)
 
-    def loss(self, context: ClientContext, batch: Batch, output: Output) -> Tensor | None:
+    def loss(self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output) -> Tensor | None:
         return self.weight * F.mse_loss(output.features.mean(dim=0), context.memory["mean"]) if context.memory else None
 
-    def declare(self, client: Client) -> Declaration:
-        return Declaration({"mean": tuple(client.probe.features.shape[1:])})
+    def declare(self, profile: Profile) -> Declaration:
+        return Declaration({"mean": TensorRule(tuple(profile.probe.features.shape[1:]))})
 
     def upload(self, context: ClientContext) -> Payload | None:
-        train = context.client.data.train
-        return Payload({"mean": context.predict(train).features.mean(dim=0)}, weight=len(train))
+        return Payload({"mean": context.predict(context.train).features.mean(dim=0)}, weight=len(context.train))
 
-    def aggregate(self, server: ServerContext, state: Tensors, uploads: Mapping[str, Payload]) -> Tensors:
-        return weighted_mean(list(uploads.values()))
+    def update(self, server: ServerContext, state: Tensors, merged: Mapping[str, Merged]) -> Tensors:
+        return dict(merged[""].tensors)
 
 
 @algorithm("feature-means")

@@ -13,13 +13,12 @@ import toy
 from conformance import without
 from goldens import descend, held, near, own_loss, pair, run, w
 from torch import Tensor, nn
+from whole import Federation, enrol, init, run_round
 
 from hetfed.aggregation import weighted_mean
 from hetfed.client import Client, Tensors, new_state
-from hetfed.composition import enrol
 from hetfed.exchanges import DistilledParameters, FeatureGenerator, MutualLearning, SharedParameters, TrainedPrototypes
 from hetfed.exchanges.trained_head import TrainedHead
-from hetfed.federation import Federation, advance, start
 from hetfed.model import Output
 from hetfed.parts import COMPANION
 from hetfed.plan import named_algorithm
@@ -29,7 +28,7 @@ from hetfed.training import Training
 def toys(**settings: object) -> list[Client]:
     """Clients whose models have batch normalisation and dropout, and a common model."""
     found = [toy.client("a", **settings), toy.client("b", n=36, **settings)]
-    return [replace(client, common=lambda facts: toy.Net(facts["inputs"], 3)) for client in found]
+    return [replace(client, common_fn=lambda spec: toy.Net(spec["inputs"], 3)) for client in found]
 
 
 def buffers_are_averaged_and_counts_are_not() -> None:
@@ -54,7 +53,7 @@ def the_pull_grows_with_the_square_of_the_distance() -> None:
     moved[0, 0] += 3
     moved[1, 1] -= 4
     context.memory.update({**state, "head.weight": moved})
-    loss = exchange.loss(context, client.data.train.batch(torch.arange(4)), client.probe)
+    loss = exchange.loss(context, context.tensors, client.data.train.batch(torch.arange(4)), client.profile.probe)
     assert float(loss.detach()) == pytest.approx(0.3 / 2 * 25)
 
 
@@ -94,7 +93,7 @@ class Misnamed(toy.Net):
 
 def norm_layers_are_known_by_their_type() -> None:
     """fedbn."""
-    clients = [replace(client, blueprint=lambda facts: Misnamed()) for client in toys()]
+    clients = [replace(client, model_fn=lambda spec: Misnamed()) for client in toys()]
     sent = set(run("fedbn", clients).sent("a"))
     assert {"downsample.0.weight", "encoder.0.weight", "encoder.4.bias", "head.weight"} <= sent
     assert not {name for name in sent if name.startswith(("downsample.1", "encoder.1"))}
@@ -105,11 +104,11 @@ def a_newcomer_has_a_head_of_its_own() -> None:
     clients = [toy.client(name) for name in "abc"]
     enrolment = enrol(named_algorithm("fedper", {}), clients)
     early, all_of_them = (Federation.of(enrolment.clients[:n], enrolment.composition, 3, 0) for n in (2, 3))
-    state = advance(early, advance(early, start(early)))
+    state = run_round(early, run_round(early, init(early)))
     body = held(state)
     state.clients["c"] = new_state(clients[2], 0)
     clients = [replace(client, training=Training(epochs=0)) for client in enrolment.clients]
-    after = advance(replace(all_of_them, clients=tuple(clients)), state)
+    after = run_round(replace(all_of_them, clients=tuple(clients)), state)
     assert toy.same({name: after.clients["c"].model[name] for name in body}, body)
     assert torch.equal(after.clients["c"].model["head.weight"], new_state(clients[2], 0).model["head.weight"])
     assert not torch.equal(after.clients["c"].model["head.weight"], after.clients["a"].model["head.weight"])
@@ -173,7 +172,7 @@ def a_share_beyond_its_bounds_comes_back() -> None:
 
 def statistics_are_static_outputs_scaled_logits_masked() -> None:
     """heterofl: all three."""
-    narrow = replace(toy.client("b", width=2, one_class=True), common=None)
+    narrow = replace(toy.client("b", width=2, one_class=True), common_fn=None)
     clients = [toy.client("a"), narrow]
     done = run("heterofl", clients)
     assert not [name for upload in done.uploads for name in upload.contents.tensors if "running" in name]
@@ -253,10 +252,10 @@ def teachers_learn_nothing_from_their_pupils() -> None:
 
 def changes_are_compressed_and_weights_are_not() -> None:
     """fedkd: one who learnt nothing sends back what it got; and a change whose directions are all as strong is not zeroed."""
-    still = [replace(client, training=Training(epochs=0)) for client in pair(common=12)]
+    still = [replace(client, training=Training(epochs=0)) for client in pair(common_fn=12)]
     done = run("fedkd", still, energy=0.5)
     assert toy.same(held(done.after[0]), held(done.before))
-    moved = run("fedkd", pair(common=12), energy=0.01)
+    moved = run("fedkd", pair(common_fn=12), energy=0.01)
     for name in ("companion.encoder.weight", "companion.head.weight"):
         change = held(moved.after[0])[name] - held(moved.before)[name]
         assert np.linalg.matrix_rank(change.numpy(), tol=1e-6) >= 1
@@ -270,7 +269,7 @@ def generated_features_differ_with_the_noise() -> None:
         exchange = FeatureGenerator(epochs=40, lr=0.02, diversity=diversity)
         server = toy.server_context(clients)
         uploads = {client.name: exchange.upload(toy.client_context(client)) for client in clients}
-        net = exchange._net(exchange.aggregate(server, exchange.start(server), uploads))
+        net = exchange._net(toy.update(exchange, server, exchange.init(server), uploads))
         noise = torch.randn(50, 32, generator=torch.Generator().manual_seed(0))
         return float(net(torch.zeros(50, dtype=torch.long), noise).std(dim=0).mean().detach())
 
@@ -288,8 +287,8 @@ def the_head_learns_at_the_server() -> None:
     def loss(state: Tensors) -> float:
         return float(goldens.entropy(points @ state["head.weight"].T + state["head.bias"], torch.tensor([0, 1, 0, 1])))
 
-    before = exchange.start(server)
-    assert loss(exchange.aggregate(server, before, uploads)) < 0.8 * loss(before)
+    before = exchange.init(server)
+    assert loss(toy.update(exchange, server, before, uploads)) < 0.8 * loss(before)
 
 
 def the_projector_stays_and_lasts() -> None:
@@ -302,7 +301,7 @@ def the_projector_stays_and_lasts() -> None:
     assert not torch.equal(projectors[1], projectors[2])
     enrolment = enrol(named_algorithm("fedmrl", {}), clients)
     still = Federation.of(enrolment.clients, enrolment.composition, 3, 0)
-    assert torch.equal(advance(still, trained.after[1]).clients["a"].model["projector.weight"], projectors[2])
+    assert torch.equal(run_round(still, trained.after[1]).clients["a"].model["projector.weight"], projectors[2])
 
 
 def everybody_teaches_with_what_it_sent() -> None:

@@ -27,7 +27,7 @@ def test_a_hospital_says_what_it_is():
     data = {"dataset": "sample-hospitals", "sites": ["north"], "modalities": ["image", "genes"]}
     (client,) = clients({"data": data, "model": {"image": "small-conv", "features": 8}, "training": {"lr": 0.1}})
     assert client.name == "a" and client.training.lr == 0.1 and client.task.names == ("subtype A", "subtype B")
-    assert client.data.facts == {"shapes": {"image": (1, 32, 32), "genes": (60,)}, "outputs": 2}
+    assert client.data.spec == {"shapes": {"image": (1, 32, 32), "genes": (60,)}, "outputs": 2}
     assert client.about == {
         "model": "image: small-conv, genes: snn",
         "data": "sample-hospitals (north)",
@@ -35,7 +35,7 @@ def test_a_hospital_says_what_it_is():
         "modalities": "image, genes",
         "synthetic": "yes",
     }
-    assert client.probe.features.shape == (2, 8) and client.probe.logits.shape == (2, 2)
+    assert client.profile.probe.features.shape == (2, 8) and client.profile.probe.logits.shape == (2, 2)
     assert client.public is None and client.augment is None and not client.task.balanced
 
 
@@ -74,9 +74,11 @@ def test_public_inputs_go_to_those_who_can_read_them():
     a, b = clients({"data": DATA}, {"data": {**RANDOM, "partition": parts[0]}}, public=public)
     assert a.public is None and len(b.public) == 7
     assert (
-        LogitDistillation().missing(a).startswith("it cannot read the public inputs: random-table lacks its modality genes (")
+        LogitDistillation()
+        .missing(a.profile)
+        .startswith("it cannot read the public inputs: random-table lacks its modality genes (")
     )
-    assert LogitDistillation().missing(b) is None
+    assert LogitDistillation().missing(b.profile) is None
 
 
 @pytest.mark.parametrize(
@@ -127,7 +129,7 @@ def test_a_model_that_cannot_be_is_a_plan_error(model, message):
 
 def test_an_identity_encoder_that_fits_is_accepted():
     (client,) = clients({"data": DATA, "model": {"genes": "identity", "features": 60}})
-    assert client.probe.features.shape == (2, 60)
+    assert client.profile.probe.features.shape == (2, 60)
 
 
 @pytest.mark.parametrize(

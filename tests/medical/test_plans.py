@@ -51,7 +51,7 @@ def shared(prepared: Prepared, label: str) -> tuple[dict[str, dict[str, tuple[in
     """What each enrolled client would send in an exchange, and who is left out of it."""
     (step,) = [step for step in prepared.enrolment.composition if step.label == label]
     clients = [client for client in prepared.clients if step.includes(client)]
-    return {client.name: step.exchange.declare(client).shapes for client in clients}, set(
+    return {client.name: step.exchange.declare(client.profile).shapes for client in clients}, set(
         prepared.enrolment.left_out.get(label, {})
     )
 
@@ -94,7 +94,7 @@ def test_mri_hospitals_have_three_backbones_and_one_feature_size(prepared):
     image, left_out = shared(found, "shared-parameters")
     assert set(image) == {"DU", "HT"} and left_out == {"CS", "FG"}
     assert len({str(client.module.encoders) for client in found.clients}) == 3
-    assert len({client.probe.features.shape[1] for client in found.clients}) == 1
+    assert len({client.profile.probe.features.shape[1] for client in found.clients}) == 1
     prototypes, left_out = shared(found, "prototypes")
     assert set(prototypes) == HOSPITALS["glioma-mri"] and not left_out
     assert len({tuple(client.public.ids) for client in found.clients}) == 1 and len(found.clients[0].public) > 0
@@ -111,7 +111,7 @@ def test_molecular_hospitals_share_genes_all_and_images_some(prepared):
     image, without = shared(prepared("glioma-molecular"), "image")
     assert set(image) == {"DU", "HT", "CS", "FG"} and without == HOSPITALS["glioma-molecular"] - set(image)
     for client in prepared("glioma-molecular").clients:
-        assert client.data.facts["shapes"]["genes"] == (1544,)
+        assert client.data.spec["shapes"]["genes"] == (1544,)
         assert client.task.names == ("wild type", "mutated")
 
 
@@ -130,7 +130,7 @@ def test_networks_and_forests_meet_in_what_they_say_of_the_public_patients(prepa
 def test_twenty_clients_have_eight_architectures_one_feature_size_and_no_image_twice(prepared):
     found = prepared("eight-architectures")
     assert len({str(client.module) for client in found.clients}) == 8
-    assert {client.probe.features.shape[1] for client in found.clients} == {64}
+    assert {client.profile.probe.features.shape[1] for client in found.clients} == {64}
     said, left_out = shared(found, "logit-distillation")
     assert set(said) == HOSPITALS["eight-architectures"] and not left_out
     samples = [set(client.data.train.inputs["image"].flatten(1).sum(dim=1).tolist()) for client in found.clients]
@@ -164,7 +164,7 @@ def test_study_has_the_article_s_layers(real_data, study, variant):
     for client in found.clients:
         assert layers(client.module) == LAYERS[study], client.name
         assert client.about["synthetic"] == ("yes" if variant == "random" else "no")
-        assert client.probe.logits.shape == (2, 2)
+        assert client.profile.probe.logits.shape == (2, 2)
 
 
 @pytest.mark.parametrize("study", LAYERS)

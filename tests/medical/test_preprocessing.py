@@ -139,7 +139,7 @@ def test_millions_of_pixels_are_scaled_as_exactly(mri, site):
 def test_images_come_channels_first():
     cohort = ward()
     home = admit(cohort, "image")
-    assert home.data.facts == {"shapes": {"image": (2, 6, 7)}, "outputs": 2}
+    assert home.data.spec == {"shapes": {"image": (2, 6, 7)}, "outputs": 2}
     raw = home.data.test.inputs["image"] * torch.tensor(home.scales["image"].deviation)[:, None, None]
     raw = raw + torch.tensor(home.scales["image"].mean)[:, None, None]
     expected = torch.from_numpy(cohort.modalities["image"][rows(home.data.test)]).permute(0, 3, 1, 2).float()
@@ -262,7 +262,7 @@ def test_parts_of_some_classes_have_only_those():
     for part in range(3):
         data = admit(cohort, partition={"kind": "classes", "clients": 3, "part": part, "classes": 1}).data
         assert len({int(label) for split in parts(data) for label in split.target}) == 1
-        assert data.facts["outputs"] == 3
+        assert data.spec["outputs"] == 3
 
 
 def test_parts_by_quantity_differ_in_size_and_a_dirichlet_draw_in_classes():
@@ -277,7 +277,7 @@ def test_parts_by_quantity_differ_in_size_and_a_dirichlet_draw_in_classes():
 def test_columns_are_those_asked_for_in_that_order():
     cohort, asked = ward(), ("dose", "age")
     home = admit(cohort, "clinical", columns=asked, standardise=False)
-    assert home.columns["clinical"] == asked and home.data.facts["shapes"]["clinical"] == (2,)
+    assert home.columns["clinical"] == asked and home.data.spec["shapes"]["clinical"] == (2,)
     own = cohort.modalities["clinical"][rows(home.data.train)][:, [COLUMNS.index(name) for name in asked]]
     assert np.array_equal(home.data.train.inputs["clinical"].numpy(), np.nan_to_num(own))
 

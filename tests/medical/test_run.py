@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from hetfed.plan import read_plan
 from hetfed.launch.launcher import Launcher
+from hetfed.plan import read_plan
 from hetfed_medical import vertical
 
 PLAN = """

@@ -87,8 +87,8 @@ def conformance() -> dict[str, Any]:
     from rich.console import Console
     from test_conformance import ROWS
 
-    from hetfed.plan import read_plan
     from hetfed.launch.launcher import Launcher
+    from hetfed.plan import read_plan
 
     torch.set_num_threads(1)
     found = {}

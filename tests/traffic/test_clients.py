@@ -36,7 +36,7 @@ def test_a_city_says_what_it_is():
         "channels": "car, bike, bus, truck",
         "synthetic": "yes",
     }
-    assert city.probe.logits.shape == (2, 4, 1) and city.probe.further["level"].shape == (2, 1, 4)
+    assert city.profile.probe.logits.shape == (2, 4, 1) and city.profile.probe.further["level"].shape == (2, 1, 4)
 
 
 def test_a_city_that_is_not_named_is_the_first():
@@ -73,8 +73,8 @@ def test_metrics_are_in_the_city_s_own_unit(city):
     test, interval = client.data.test, int(client.about["interval"].split()[0])
     output = predict(client.module, test)
     metrics = client.task.metrics(output, test)
-    facts = client.data.facts
-    forecast = (output.logits * facts["target_scale"] + facts["target_mean"]).numpy()
+    facts = client.data.spec
+    forecast = (output.logits * spec["target_scale"] + spec["target_mean"]).numpy()
     for minutes in (15, 60):
         steps = minutes // interval
         error, target = forecast[:, :steps] - test.target[:, :steps].numpy(), test.target[:, :steps].numpy()
@@ -96,7 +96,7 @@ def test_congestion_is_a_classification_of_sensors():
     (city,) = cities({"data": {**DATA, "predict": "congestion", "history": 10, "examples": 99}, "model": {"features": 16}})
     assert city.task == Classification(("free", "congested")) and not city.references()
     assert city.data.train.inputs["history"].shape == (99, 10)
-    assert city.probe.logits.shape == (2, 2) and city.probe.features.shape == (2, 16)
+    assert city.profile.probe.logits.shape == (2, 2) and city.profile.probe.features.shape == (2, 16)
 
 
 def test_the_seed_of_the_plan_decides_which_examples_are_drawn():
@@ -155,7 +155,7 @@ def test_a_model_that_cannot_be_is_a_plan_error(model, message):
 )
 def test_a_model_that_can_be_is_built(model):
     (city,) = cities({"data": DATA, "model": model})
-    assert city.probe.features.shape == (2, 10, model["features"])
+    assert city.profile.probe.features.shape == (2, 10, model["features"])
 
 
 def test_cities_have_no_public_inputs():

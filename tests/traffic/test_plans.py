@@ -29,7 +29,7 @@ def assert_encoder_is_shared(prepared: Prepared) -> None:
     """All cities average one encoder, and no other parameters."""
     (step,) = [step for step in prepared.enrolment.composition if isinstance(step.exchange, SharedParameters)]
     assert not prepared.enrolment.left_out.get(step.label)
-    declared = [step.exchange.declare(client).shapes for client in prepared.clients]
+    declared = [step.exchange.declare(client.profile).shapes for client in prepared.clients]
     assert declared[0] and all(shapes == declared[0] for shapes in declared)
     assert all(name.startswith("encoder.") for name in declared[0])
 
@@ -51,7 +51,7 @@ def test_real_cities_share_their_encoder(real_data):
     assert {client.name: client.about["unit"] for client in prepared.clients} == CITIES["cities"]
     assert {client.name: int(client.about["sensors"]) for client in prepared.clients} == SENSORS
     assert all(client.about["synthetic"] == "no" for client in prepared.clients)
-    assert len({client.probe.logits.shape for client in prepared.clients}) == 4
+    assert len({client.profile.probe.logits.shape for client in prepared.clients}) == 4
     assert_encoder_is_shared(prepared)
 
 

@@ -72,7 +72,7 @@ def test_parts_end_at_whole_steps(steps, train, validation, ends):
 def test_horizons_are_minutes(interval, steps):
     series = counting(interval=interval)
     asked = asking(horizons=(60,))
-    assert steps_ahead(series, asked) == steps == forecasting_data(series, asked).facts["steps"]
+    assert steps_ahead(series, asked) == steps == forecasting_data(series, asked).spec["steps"]
 
 
 @pytest.mark.parametrize(("interval", "horizons", "wrong"), [(15, (15, 20), 20), (10, (15, 30), 15), (60, (30, 60), 30)])
@@ -103,10 +103,10 @@ def test_vehicles_of_all_classes_together_are_forecast():
 def test_scales_are_those_of_the_training_part(gaps):
     series, asked = noisy(channels=2, gaps=gaps), asking()
     facts, train = forecasting_data(series, asked).facts, series.values[:168].astype(np.float64)
-    assert np.allclose(facts["mean"], np.nanmean(train, axis=(0, 1)), rtol=1e-4)
-    assert np.allclose(facts["scale"], np.nanstd(train, axis=(0, 1)), rtol=1e-4)
-    assert np.allclose(facts["target_mean"], np.nanmean(train.sum(axis=2)), rtol=1e-4)
-    assert np.allclose(facts["target_scale"], np.nanstd(train.sum(axis=2)), rtol=1e-4)
+    assert np.allclose(spec["mean"], np.nanmean(train, axis=(0, 1)), rtol=1e-4)
+    assert np.allclose(spec["scale"], np.nanstd(train, axis=(0, 1)), rtol=1e-4)
+    assert np.allclose(spec["target_mean"], np.nanmean(train.sum(axis=2)), rtol=1e-4)
+    assert np.allclose(spec["target_scale"], np.nanstd(train.sum(axis=2)), rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", get_args(Measure))
@@ -116,7 +116,7 @@ def test_what_comes_later_changes_nothing_in_training(kind, changed, alike):
     after.values[changed] *= 3
     one, other = (forecasting_data(series, asking()) for series in (before, after))
     for name in ("mean", "scale", "target_mean", "target_scale"):
-        assert torch.equal(one.facts[name], other.facts[name]) == alike
+        assert torch.equal(one.spec[name], other.spec[name]) == alike
     assert torch.equal(one.train.further["level"], other.train.further["level"]) == alike
     assert torch.equal(one.train.target, other.train.target) == alike
     pair = [congestion_data(series, asking(), 0).train for series in (before, after)]
@@ -126,18 +126,18 @@ def test_what_comes_later_changes_nothing_in_training(kind, changed, alike):
 def test_a_channel_that_never_varies_in_training_does_no_harm():
     values = np.random.default_rng(0).normal(50, 10, (240, 2, 2))
     values[:168, :, 1], values[168:, :, 1] = 0, 3
-    assert forecasting_data(town(values), asking()).facts["scale"][1] == 1
+    assert forecasting_data(town(values), asking()).spec["scale"][1] == 1
     still = town(np.full((240, 2), 7.0))
-    assert forecasting_data(still, asking()).facts["target_scale"] == 1
+    assert forecasting_data(still, asking()).spec["target_scale"] == 1
     assert not congestion_data(still, asking(), 0).train.inputs["history"].any()
 
 
 def test_rows_of_the_adjacency_sum_to_one():
     links = ring(3) * 2
     links[2] = 0
-    adjacency = forecasting_data(noisy(adjacency=links), asking()).facts["adjacency"]
+    adjacency = forecasting_data(noisy(adjacency=links), asking()).spec["adjacency"]
     assert torch.allclose(adjacency, torch.tensor([[0.5, 0.5, 0], [0, 0.5, 0.5], [0, 0, 0]]))
-    assert torch.equal(forecasting_data(noisy(), asking()).facts["adjacency"], torch.eye(3))
+    assert torch.equal(forecasting_data(noisy(), asking()).spec["adjacency"], torch.eye(3))
 
 
 def test_clock_is_the_fraction_of_the_day_and_the_weekday():
@@ -151,7 +151,7 @@ def test_clock_is_the_fraction_of_the_day_and_the_weekday():
 def test_a_publisher_s_level_is_that_of_the_nearest_horizon():
     series = counting(level=np.arange(240) % 4, levels=("low", "normal", "high", "heavy"))
     data = forecasting_data(series, asking(horizons=(45, 30)))
-    assert data.facts["levels"] == ("low", "normal", "high", "heavy")
+    assert data.spec["levels"] == ("low", "normal", "high", "heavy")
     for part in parts(data):
         origin = part.inputs["readings"][:, -1, 0, 0].long()
         assert torch.equal(part.further["level"], ((origin + 2) % 4)[:, None].expand(-1, 2))
@@ -225,7 +225,7 @@ def test_congestion_at_the_next_step_from_the_readings_before_it():
     """Every fifth reading is slow; the past is scaled by the training part."""
     speed = np.where(np.arange(240) % 5 == 0, 10.0, 60.0)
     data = congestion_data(town(np.stack([speed, speed[::-1]], axis=1)), asking(), 0)
-    assert data.facts == {"history": 4, "classes": 2}
+    assert data.spec == {"history": 4, "classes": 2}
     low, high = float(data.train.inputs["history"].min()), float(data.train.inputs["history"].max())
     assert (high - low) == pytest.approx(50 / np.std(np.stack([speed, speed[::-1]], axis=1)[:168]), rel=1e-4)
     for part, steps in zip(parts(data), (168, 24, 48), strict=True):
@@ -277,5 +277,5 @@ def test_sample_cities_make_windows(city):
     series = sample_cities.generate(city)
     data = forecasting_data(series, asking(history=12, horizons=(15, 30, 60)))
     assert str(series.time[0]).startswith(MONDAY)
-    assert data.facts["steps"] == 60 // series.interval
+    assert data.spec["steps"] == 60 // series.interval
     assert all(int((part.further["level"] != MISSING_LABEL).sum()) > 0 for part in parts(data))

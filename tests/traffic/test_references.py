@@ -32,7 +32,7 @@ def hourly(days: int = 16, start: str = "2024-03-04", seed: int = 0) -> Series:
 
 def data_of(series: Series, **keys: object) -> tuple[ClientData, Forecasting]:
     data = forecasting_data(series, ASKED.model_copy(update=keys))
-    mean, scale = data.facts["target_mean"], data.facts["target_scale"]
+    mean, scale = data.spec["target_mean"], data.spec["target_scale"]
     return data, Forecasting(series.unit, series.interval, ASKED.horizons, mean, scale)
 
 
