@@ -67,9 +67,10 @@ def common(spec: Spec) -> toy.Net:
     return toy.Net(spec["inputs"], 3)
 
 
-def clients(row: Row) -> list[Client]:
-    """Three of them, anew."""
-    found = [toy.client(n, width=w, training=row.training) for n, w in zip("abc", row.widths, strict=True)]
+def clients(row: Row, only: str = "abc") -> list[Client]:
+    """Three of them, anew, or some of the three."""
+    named = zip("abc", row.widths, strict=True)
+    found = [toy.client(name, width=width, training=row.training) for name, width in named if name in only]
     return [replace(client, common_fn=common) for client in found]
 
 
