@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wards import COLUMNS, admit, parts, people, rows, same, table, ward
+from wards import COLUMNS, admit, holding, parts, people, rows, same, table, ward
 
 from hetfed.errors import PlanError
 from hetfed_datasets.records import MISSING_LABEL, Cohort
@@ -166,7 +166,7 @@ def test_a_column_that_says_nothing_does_no_harm(value):
     cohort = ward()
     clinical = cohort.modalities["clinical"].copy()
     clinical[rows(admit(cohort, "clinical").data.train), 1] = value
-    data = admit(replace(cohort, modalities={"clinical": clinical}), "clinical").data
+    data = admit(holding(cohort, clinical=clinical), "clinical").data
     assert not data.train.inputs["clinical"][:, 1].any()
     assert data.test.inputs["clinical"][:, 1].abs().max() < 30
 
@@ -175,7 +175,7 @@ def test_an_image_channel_that_never_varies_does_no_harm():
     cohort = ward()
     image = cohort.modalities["image"].copy()
     image[rows(admit(cohort, "image").data.train), ..., 1] = 0
-    data = admit(replace(cohort, modalities={"image": image}), "image").data
+    data = admit(holding(cohort, image=image), "image").data
     assert not data.train.inputs["image"][:, 1].any()
     assert data.test.inputs["image"].abs().max() <= 255
 
@@ -332,7 +332,7 @@ def test_what_a_cohort_does_not_have_is_a_plan_error(keys, message):
 
 
 def test_a_modality_that_a_cohort_does_not_have_is_a_plan_error():
-    cohort = replace(ward(), modalities={"genes": ward().modalities["genes"]})
+    cohort = holding(ward(), genes=ward().modalities["genes"])
     with pytest.raises(
         PlanError, match=r"client 'ward'\.data\.modalities: no such modality \(value: 'image'\)\. ward has: genes\."
     ):
@@ -386,7 +386,7 @@ def test_labels_of_public_inputs_are_not_read():
 
 def test_public_inputs_have_the_columns_of_the_hospital():
     assert public_of(ward(seed=1), "clinical", columns=("dose", "age")).inputs["clinical"].shape == (80, 2)
-    renamed = replace(ward(seed=1), columns={"clinical": tuple(reversed(COLUMNS))})
+    renamed = replace(ward(seed=1), columns={**ward().columns, "clinical": tuple(reversed(COLUMNS))})
     assert public_of(renamed, "clinical") is None
     assert public_of(renamed, "clinical", columns=("dose", "age")).inputs["clinical"].shape == (80, 2)
 
@@ -394,7 +394,7 @@ def test_public_inputs_have_the_columns_of_the_hospital():
 def test_public_inputs_that_a_hospital_cannot_read_are_none():
     cohort = ward(seed=1)
     grey = replace(cohort, modalities={**cohort.modalities, "image": cohort.modalities["image"][..., :1]})
-    without_genes = replace(cohort, modalities={"image": cohort.modalities["image"]})
+    without_genes = holding(cohort, image=cohort.modalities["image"])
     assert public_of(cohort, "image") is not None
     assert public_of(grey, "image") is None
     assert public_of(without_genes, "image", "genes") is None
@@ -408,8 +408,8 @@ def why_not(cohort: Cohort, *modalities: str) -> str:
 def test_why_a_hospital_cannot_read_public_inputs_is_said_with_a_remedy():
     cohort = ward(seed=1)
     grey = replace(cohort, modalities={**cohort.modalities, "image": cohort.modalities["image"][..., :1]})
-    without_genes = replace(cohort, modalities={"image": cohort.modalities["image"]})
-    renamed = replace(cohort, columns={"clinical": tuple(reversed(COLUMNS))})
+    without_genes = holding(cohort, image=cohort.modalities["image"])
+    renamed = replace(cohort, columns={**cohort.columns, "clinical": tuple(reversed(COLUMNS))})
     assert why_not(cohort, "image", "clinical") == ""
     assert why_not(grey, "image") == (
         "cannot read the public inputs: ward has images of shape (1, 6, 7) (channels, height, width), it of (2, 6, 7) "

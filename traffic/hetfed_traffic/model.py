@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hetfed.data import Facts
 from hetfed.model import Output
-from hetfed_traffic.encoders import ENCODERS, Encoder, Reads
+from hetfed_traffic.encoders import ENCODERS, Reads, reads_of
 from hetfed_traffic.plan_schema import CityModelTable
 
 SLOTS_PER_DAY, SATURDAY = 96, 5
@@ -89,7 +89,7 @@ class CityModel(nn.Module):
     def __init__(self, facts: Facts, table: CityModelTable) -> None:
         super().__init__()
         encoder = ENCODERS[table.encoder](facts["history"], table.features, table.layers, table.dropout)
-        self.city = City(facts, table, cast("Encoder", encoder).reads)
+        self.city = City(facts, table, reads_of(encoder))
         self.encoder = encoder
         self.head = nn.Linear(table.features, facts["steps"])
         self.management = nn.Linear(table.features, len(facts["levels"])) if table.management else None
