@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import doctest
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import hetfed_datasets.source
+import hetfed_medical.modalities
 from hetfed.errors import DataError, PlanError
 from hetfed.plan import read_plan
 from hetfed_datasets.registry import SOURCES, load
@@ -149,6 +152,12 @@ data = { dataset = "hamlet" }
 name = "loops"
 data = { dataset = "sample-cities", city = "probes" }
 """
+
+
+@pytest.mark.parametrize("module", [hetfed_datasets.source, hetfed_medical.modalities])
+def test_the_examples_hold(module: ModuleType) -> None:
+    tried, failed = doctest.testmod(module)[::-1]
+    assert tried and not failed
 
 
 @pytest.fixture

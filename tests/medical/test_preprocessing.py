@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wards import COLUMNS, admit, holding, parts, people, rows, same, table, ward
+from wards import COLUMNS, admit, holding, net, parts, people, rows, same, table, ward
 
-from hetfed.errors import PlanError
+from hetfed.errors import DataError, PlanError
 from hetfed_datasets.records import MISSING_LABEL, Cohort
 from hetfed_datasets.registry import load
 from hetfed_medical.plan_schema import HospitalData, PublicData
@@ -329,6 +330,42 @@ def test_a_label_need_not_be_named_where_there_is_only_one():
 def test_what_a_cohort_does_not_have_is_a_plan_error(keys, message):
     with pytest.raises(PlanError, match=message):
         admit(ward(), **keys)
+
+
+def unlike(cohort: Cohort, **modalities: Any) -> Cohort:
+    """The cohort with some modalities in another form."""
+    return replace(cohort, modalities={**cohort.modalities, **modalities})
+
+
+CLINICAL, IMAGE = (ward().modalities[name] for name in ("clinical", "image"))
+LEGITIMATE: dict[str, Cohort] = {
+    "double precision": unlike(ward(), clinical=CLINICAL.astype(float)),
+    "half precision": unlike(ward(), clinical=CLINICAL.astype(np.float16)),
+    "whole numbers": unlike(ward(), clinical=np.nan_to_num(CLINICAL).astype(int)),
+    "images from 0 to 1": unlike(ward(), image=IMAGE / np.float32(255)),
+    "images of 16 bits": unlike(ward(), image=IMAGE.astype(np.uint16) * 257),
+    "a column that nobody has": unlike(ward(), clinical=np.where(np.arange(5) == 2, np.nan, CLINICAL)),
+    "images that nobody has": replace(ward(), present={"image": np.zeros(80, dtype=bool)}),
+    "a class that nobody has": replace(ward(), classes={"outcome": ("good", "bad", "worse")}),
+    "no validation part": replace(ward(), official_split=np.repeat(["train", "test"], [60, 20])),
+}
+
+
+@pytest.mark.parametrize("cohort", LEGITIMATE.values(), ids=LEGITIMATE)
+def test_a_cohort_that_is_odd_and_legitimate_gives_numbers_to_learn_from(cohort):
+    home = admit(cohort, "image", "clinical")
+    model = net(home.data.facts["shapes"], classes=home.data.facts["outputs"], image="conv", features=4)
+    for part in parts(home.data):
+        assert len(part) and part.inputs["clinical"].isfinite().all()
+        assert part.inputs["image"].isfinite().all() or part.inputs["image"].isnan().all()
+        assert model(part.inputs).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("read", [admit, lambda cohort: public_of(cohort, "image")], ids=["own", "public"])
+def test_a_cohort_is_checked_whoever_made_it(read):
+    odd = replace(ward(), labels={"outcome": np.full(80, 2)})
+    with pytest.raises(DataError, match=r"cohort 'ward': labels\['outcome'\]\[0\]: outside the classes \(value: 2\)"):
+        read(odd)
 
 
 def test_a_modality_that_a_cohort_does_not_have_is_a_plan_error():
