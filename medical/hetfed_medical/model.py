@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from hetfed.data import Spec
 from hetfed.model import Output
-from hetfed_medical.backbones import build
+from hetfed_medical.modalities import MODALITIES
 from hetfed_medical.plan_schema import HospitalModel
 from hetfed_medical.present import BatchNormOfKnown, gathered, known_rows, masked, may_look
-from hetfed_medical.tabular import TABULAR
 
 
 class GatedFusion(nn.Module):
@@ -65,7 +63,5 @@ class HospitalNet(nn.Module):
 
 
 def _encoder(modality: str, shape: tuple[int, ...], table: HospitalModel) -> nn.Module:
-    if modality == "image":
-        backbone = build(table.image, cast("tuple[int, int, int]", shape), table.features, table.width)
-        return BatchNormOfKnown.convert(backbone)
-    return TABULAR[getattr(table, modality)](shape[0], table.features)
+    encoder = MODALITIES[modality].build(table.encoder(modality), shape, table.features, table.width)
+    return BatchNormOfKnown.convert(encoder)
