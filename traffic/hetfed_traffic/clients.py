@@ -8,9 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 import torch
+from torch import Tensor
 
 from hetfed.client import Client
 from hetfed.errors import PlanError
