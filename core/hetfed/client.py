@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hetfed.data import ClientData, Examples, Facts
 from hetfed.evaluation import predict
+from hetfed.kept.description import Description
 from hetfed.model import Output
 from hetfed.participation import Presence
 from hetfed.parts import copy_of
@@ -48,6 +49,7 @@ class Client:
         references: computes, by name, the test metrics of simple methods to be held beside the model.
         common: builds a small model that every client of the plan can hold beside its own; None where there is no such model.
         presence: how reliable and how fast the client is.
+        description: how its model is built again, and how its inputs are made, without its data.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Client:
     references: Callable[[], Mapping[str, Metrics]] = field(default=dict)
     common: Callable[[Facts], nn.Module] | None = None
     presence: Presence = field(default_factory=Presence)
+    description: Description = field(default_factory=Description)
 
     def new_model(self, *seed_path: object) -> nn.Module:
         """A freshly initialised model, the same for the same `seed_path`."""

@@ -165,7 +165,7 @@ def enrol(composition: Composition, clients: Sequence[Client]) -> Enrolment:
             left_out[step.label] = unasked
         # Extended before the next step is looked at: SharedParameters("companion") must find the companion that the step before
         # it has added.
-        clients = [_extended(client, step.exchange, enrolled) if client in enrolled else client for client in clients]
+        clients = [extended(client, step.exchange, enrolled) if client in enrolled else client for client in clients]
     # Last, since a phase of the composition may name what an exchange adds to a model.
     _check_paths(composition.phases, clients, "no client's model has this part", "phase")
     return Enrolment(replace(composition, steps=tuple(steps)), tuple(clients), left_out)
@@ -177,7 +177,7 @@ def by_reason(reasons: Mapping[str, str]) -> list[str]:
     return [f"{', '.join(who)}: {reason}" for reason, who in names.items()]
 
 
-def _extended(client: Client, exchange: Exchange, enrolled: Sequence[Client]) -> Client:
+def extended(client: Client, exchange: Exchange, enrolled: Sequence[Client]) -> Client:
     """The client with what `exchange` adds to its model."""
     # Who gets nothing new stays the same object, with its live module and its probe.
     if type(exchange).extend is Exchange.extend:

@@ -31,6 +31,18 @@ class Estimator(Protocol):
         ...
 
 
+class _Unfitted:
+    """Stands for an estimator until there is a fitted one."""
+
+    def fit(self, x: NDArray[np.float64], y: NDArray[np.generic], sample_weight: NDArray[np.float64]) -> object:
+        """Nothing."""
+        return self
+
+    def get_params(self, deep: bool = True) -> dict[str, object]:
+        """None."""
+        return {}
+
+
 class Learner(nn.Module):
     """A scikit-learn estimator as a model.
 
@@ -64,6 +76,23 @@ class Learner(nn.Module):
     def on(self, examples: Examples) -> Learner:
         """The same kind of learner for other training data, without lessons."""
         return Learner(self.estimator, self.task, examples)
+
+    @staticmethod
+    def kept(fitted: Estimator | None, task: Task, like: Examples, only: int | None = None) -> Learner:
+        """A learner that has learnt: `fitted` predicts, and needs no data but the shapes of `like`.
+
+        `only` is the one class of the training data where there was but one, for which nothing is fitted.
+        """
+        learner = Learner(_Unfitted(), task, like)
+        learner.estimator, learner._only = fitted, only
+        learner._fitted = (learner.lesson.clone(), learner.weight.clone())
+        return learner
+
+    @property
+    def only(self) -> int | None:
+        """The one class of the training data, where there is but one."""
+        self.fitted()
+        return self._only
 
     def digest(self, logits: Tensor, weight: float, temperature: float = 1.0) -> None:
         """Take the logits (public inputs, ...) for a lesson, each weighing `weight` of an own example.

@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from safetensors.torch import save
 
 from hetfed.client import Client, ClientState
 from hetfed.composition import Composition, Enrolment
 from hetfed.errors import PlanError
 from hetfed.evaluation import Outcome, evaluate, predict, together
 from hetfed.federation import Federation, FederationState, Upload, advance, conclude, start
+from hetfed.kept.save import save_model
 from hetfed.participation import Participation, Presence
 from hetfed.plan import Plan
 from hetfed.pooled import kinds_of, train_pooled
@@ -25,7 +25,7 @@ from hetfed.report import write_report
 from hetfed.run.arms import ALONE, FEDERATED, FINETUNED, OWN_ARMS, POOLED, kept_arm
 from hetfed.run.checkpoint import load_state, save_state
 from hetfed.run.enrolled import enrolled
-from hetfed.run.folder import LEDGER, ROUNDS, SUMMARY, RunFolder, write_bytes, write_json
+from hetfed.run.folder import LEDGER, ROUNDS, SUMMARY, RunFolder, write_json
 from hetfed.run.ledger import Ledger
 from hetfed.run.progress import Listener
 from hetfed.run.summary import Results, summarise
@@ -98,11 +98,11 @@ def execute(prepared: Prepared, name: str, folder: RunFolder, listener: Listener
     began = time.perf_counter()
     plan = prepared.plan
     federated = _federate(prepared.together(), FEDERATED, plan, folder, listener)
-    arms = {FEDERATED: Arm(prepared.enrolment.clients, federated)}
+    arms = {FEDERATED: Arm(prepared.enrolment.clients, federated, prepared.enrolment.composition, prepared.clients)}
     # Where nobody shares anything, fine-tuning would only be more rounds of training alone.
     if plan.federation.finetune and prepared.enrolment.composition.steps:
         tuned = _federate(prepared.finetuning(), FINETUNED, plan, folder, listener, begin=_as_found(federated))
-        arms[FINETUNED] = Arm(prepared.enrolment.clients, tuned)
+        arms[FINETUNED] = replace(arms[FEDERATED], state=tuned)
     if plan.federation.alone:
         arms[ALONE] = Arm(prepared.clients, _federate(prepared.apart(), ALONE, plan, folder, listener))
     outcomes: dict[str, Mapping[str, Outcome]] = {name: arm.outcomes() for name, arm in arms.items()}
@@ -133,6 +133,9 @@ class Arm:
 
     clients: tuple[Client, ...]
     state: FederationState
+    composition: Composition = field(default_factory=Composition)
+    before: tuple[Client, ...] = ()
+    """The clients as they were before the composition added anything to their models."""
 
     def outcomes(self) -> dict[str, Outcome]:
         """How each client's selected model does on test data."""
@@ -209,16 +212,14 @@ def _federate(
 def _leave_model(name: str, arm: Arm, outcomes: Mapping[str, Outcome], kept: str, folder: RunFolder) -> None:
     """The model that a client keeps, what it is, and its predictions on test data."""
     client = next(client for client in arm.clients if client.name == name)
-    home, state = folder.models / name, arm.state.clients[name]
+    state = arm.state.clients[name]
     # Who never completed a round has its first model.
     best = state.best or state.model
-    home.mkdir(exist_ok=True)
-    write_bytes(home / "model.safetensors", save({key: tensor.contiguous() for key, tensor in best.items()}))
     # The validation metric of every arm, by which the client could have chosen, and no metric on test data, by which it could
     # not.
     validation = {arm: outcome.validation for arm, outcome in outcomes.items() if arm in OWN_ARMS}
-    about = {"client": name, "arm": kept, "validation": validation, "metric": client.task.metric, **client.about}
-    write_json(home / "model.json", about)
+    about = {"arm": kept, "validation": validation}
+    save_model(folder.models / name, client, best, composition=arm.composition, before=arm.before, about=about)
     client.module.load_state_dict(best)
     table = client.task.table(predict(client.module, client.data.test), client.data.test)
     table.to_csv(folder.predictions / f"{name}.csv", index=False, float_format="%.6g")
