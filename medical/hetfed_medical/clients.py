@@ -23,6 +23,7 @@ from hetfed_datasets.registry import entry_of, load
 from hetfed_medical.augmentation import flip_and_shift
 from hetfed_medical.backbones import SCALABLE
 from hetfed_medical.cohort_data import Hospital, hospital, public_inputs, public_patients, unreadable
+from hetfed_medical.kept import described
 from hetfed_medical.learners import new_learner, try_out
 from hetfed_medical.model import HospitalNet
 from hetfed_medical.tables import HospitalData, HospitalModel, LearnerName, PublicData
@@ -47,12 +48,22 @@ def build_clients(plan: Plan, data_dir: Path | None) -> Sequence[Client]:
     shapes = [client.data.facts["shapes"] for client in networks]
     # The common model looks only at what every network has in one shape: else its tensors could not be averaged.
     common = [name for name, shape in shapes[0].items() if all(s.get(name) == shape for s in shapes)] if shapes else []
-    return [replace(c, common=_only(c.common, common) if c.common and common else None) for c in clients]
+    return [_with_common(client, common) for client in clients]
 
 
-def _only(blueprint: Blueprint, modalities: Sequence[str]) -> Blueprint:
-    """The blueprint of a model that looks at these modalities and at no other."""
-    return lambda facts: blueprint({**facts, "shapes": {name: facts["shapes"][name] for name in modalities}})
+def _with_common(client: Client, modalities: Sequence[str]) -> Client:
+    """The client, its common model looking at these modalities and at no other; none where there are none."""
+    if client.common is None or not modalities:
+        return replace(client, common=None, description=replace(client.description, common=None))
+    facts = _only(client.data.facts, modalities)
+    blueprint: Blueprint = client.common
+    described = replace(client.description, common_spec=facts)
+    return replace(client, common=lambda facts: blueprint(_only(facts, modalities)), description=described)
+
+
+def _only(facts: Facts, modalities: Sequence[str]) -> Facts:
+    """The facts of these modalities."""
+    return {**facts, "shapes": {name: facts["shapes"][name] for name in modalities}}
 
 
 class Cohorts:
@@ -134,6 +145,7 @@ def _client(table: ClientTable, seed: int, cohorts: Cohorts, public: PublicData 
             "synthetic": "yes" if cohort.synthetic else "no",
         },
         common=None if model_table.learner else partial(_network, table=common),
+        description=described(home, model_table, common),
     )
 
 

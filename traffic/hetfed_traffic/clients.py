@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from hetfed.client import Client
 from hetfed.data import ClientData
 from hetfed.errors import PlanError
@@ -14,10 +16,11 @@ from hetfed.plan import ClientTable, Plan, validate
 from hetfed.tasks import Classification, Forecasting, Task, WithFurther
 from hetfed_datasets.records import Series
 from hetfed_datasets.registry import entry_of, load
+from hetfed_traffic.kept import described_city, described_congestion
 from hetfed_traffic.model import CityModel, CongestionModel
 from hetfed_traffic.references import reference_metrics
 from hetfed_traffic.tables import CityData, CityModelTable
-from hetfed_traffic.windows import CONGESTION, congestion_data, forecasting_data
+from hetfed_traffic.windows import CONGESTION, congestion_data, forecasting_data, reading_scale
 
 
 def build_clients(plan: Plan, data_dir: Path | None) -> Sequence[Client]:
@@ -56,14 +59,18 @@ def _client(table: ClientTable, seed: int, data_dir: Path | None) -> Client:
     }
     # Equal text stands for an equal model and training: pooled training trains such cities' model once.
     kind = json.dumps([data_table.predict, table.model, table.training.model_dump()], sort_keys=True)
+    task: Task
     if data_table.predict == "congestion":
         data = congestion_data(series, data_table, seed)
         blueprint = partial(CongestionModel, table=model_table)
-        return Client(table.name, data, Classification(CONGESTION), blueprint, table.training, kind=kind, about=about)
+        scale = {k: torch.tensor(v) for k, v in zip(("mean", "deviation"), reading_scale(series, data_table), strict=True)}
+        description = described_congestion(series, model_table, data_table.history, scale)
+        task = Classification(CONGESTION)
+        return Client(table.name, data, task, blueprint, table.training, kind=kind, about=about, description=description)
     _check_sizes(model_table)
     data = forecasting_data(series, data_table)
     forecasting = _forecasting(series, data_table, model_table, data)
-    task: Task = forecasting
+    task = forecasting
     if model_table.management:
         level = Classification(tuple(data.facts["levels"]))
         task = WithFurther(forecasting, {"level": (level, model_table.management)})
@@ -76,6 +83,7 @@ def _client(table: ClientTable, seed: int, data_dir: Path | None) -> Client:
         kind=kind,
         about=about,
         references=partial(reference_metrics, data, forecasting),
+        description=described_city(series, model_table, data_table.history),
     )
 
 
