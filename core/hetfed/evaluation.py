@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hetfed.data import Examples
 from hetfed.model import Output
-from hetfed.tasks import Metrics, Task
+from hetfed.tasks import Metrics, Task, loss_if_any
 
 if TYPE_CHECKING:
     from hetfed.client import Client
@@ -98,7 +98,7 @@ def judge(output: Output, task: Task, examples: Examples) -> Evaluation:
         reason = {task.metric: "the model's predictions are not finite"}
         return Evaluation(Metrics({task.metric: None}, reason), math.inf, None, DIVERGED)
     metrics = task.metrics(output, examples)
-    loss = task.loss(output, examples.whole())
+    loss = loss_if_any(task, output, examples.whole())
     loss_value = math.nan if loss is None else float(loss)
     value = metrics.values[task.metric]
     # The same for every model where the metric is undefined, so that the second half, the loss, decides.

@@ -24,7 +24,7 @@ from hetfed.federation import Federation
 from hetfed.learner import Learner
 from hetfed.parts import copy_of, inside, local_parts
 from hetfed.seeding import generator, isolated
-from hetfed.tasks import Task
+from hetfed.tasks import Task, loss_if_any
 from hetfed.training import Augment, Loss, Phase, Select, Training, descend, set_training_mode, shuffled, training_only
 
 OnEpoch = Callable[[int], None]
@@ -203,7 +203,7 @@ def _batch_count(examples: int, size: int) -> int:
 
 def _loss_of(world: World) -> Loss:
     def loss(batch: Batch) -> Tensor | None:
-        return world.task.loss(world.model(batch.inputs), batch)
+        return loss_if_any(world.task, world.model(batch.inputs), batch)
 
     return loss
 

@@ -19,6 +19,7 @@ from hetfed.learner import Learner
 from hetfed.parts import copy_of
 from hetfed.payload import Payload
 from hetfed.seeding import isolated
+from hetfed.tasks import loss_if_any
 from hetfed.training import (
     Descent,
     Phase,
@@ -193,7 +194,7 @@ def _train(
 
     def loss(batch: Batch) -> Tensor | None:
         output = model(batch.inputs)
-        terms = [client.task.loss(output, batch), *(step.exchange.loss(view, batch, output) for step, view in views)]
+        terms = [loss_if_any(client.task, output, batch), *(step.exchange.loss(view, batch, output) for step, view in views)]
         known = [term for term in terms if term is not None]
         return sum(known[1:], start=known[0]) if known else None
 

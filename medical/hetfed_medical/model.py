@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hetfed.data import Facts
 from hetfed.model import Output
 from hetfed_medical.backbones import build
+from hetfed_medical.present import BatchNormOfKnown, gathered, known_rows, masked, may_look
 from hetfed_medical.tables import HospitalModel
 from hetfed_medical.tabular import TABULAR
 
@@ -54,23 +55,16 @@ class HospitalNet(nn.Module):
 
     def _encode(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
         """Features (batch, features), zero where the modality is missing, and where it is there (batch,)."""
-        # One value tells: tables and images hold a NaN only in a row that is missing throughout.
-        there = ~x.flatten(1)[:, 0].isnan()
-        encoder = self.encoders[name]
-        # The usual case, without a copy. A single row takes the way below.
-        if bool(there.all()) and len(x) > 1:
-            return encoder(x), there
-        features = x.new_zeros(len(x), self.features)
-        known = x[there]
-        if len(known) == 1:
-            # Batch normalisation cannot train on one row; twice the same row has the same mean.
-            features[there] = encoder(known.repeat(2, *[1] * (x.ndim - 1)))[:1]
-        elif len(known):
-            features[there] = encoder(known)
-        return features, there
+        encoder, there = self.encoders[name], known_rows(x)
+        # In training, dropout draws for the rows that are there alone, and sums run over them; masks agree but for rounding and
+        # what they draw. In evaluation every row is by itself.
+        if self.training and may_look(x):
+            return gathered(encoder, x, there, self.features), there
+        return masked(encoder, x, there), there
 
 
 def _encoder(modality: str, shape: tuple[int, ...], table: HospitalModel) -> nn.Module:
     if modality == "image":
-        return build(table.image, cast("tuple[int, int, int]", shape), table.features, table.width)
+        backbone = build(table.image, cast("tuple[int, int, int]", shape), table.features, table.width)
+        return BatchNormOfKnown.convert(backbone)
     return TABULAR[getattr(table, modality)](shape[0], table.features)

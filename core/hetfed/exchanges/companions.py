@@ -24,7 +24,7 @@ from hetfed.exchanges.base import Exchange, without_gradients
 from hetfed.model import Output
 from hetfed.parts import COMPANION, HEAD, INNER_HEAD, write_tensors
 from hetfed.payload import Declaration, Payload
-from hetfed.tasks import WithFurther
+from hetfed.tasks import WithFurther, loss_if_any
 
 NO_COMMON_MODEL = "there is no small common model for it"
 
@@ -92,13 +92,13 @@ class MutualLearning(Companion):
         """The companion's loss, and what each learns from the other."""
         task, companion = context.client.task, _companion(context)
         other: Output = companion(batch.inputs)
-        theirs = task.loss(other, batch)
+        theirs = loss_if_any(task, other, batch)
         own_kl = task.distillation_loss(output.logits, other.logits, self.temperature)
         other_kl = task.distillation_loss(other.logits, output.logits, self.temperature)
         distance = self._hint(context, output, other)
         if self.adaptive:
             # The better both models are, the more they are worth listening to.
-            mine = task.loss(output, batch)
+            mine = loss_if_any(task, output, batch)
             # The floor keeps two nearly perfect models from dividing by zero.
             divisor = sum((loss.detach() for loss in (mine, theirs) if loss is not None), start=torch.zeros(())).clamp(min=1e-3)
             own_kl, other_kl, distance = own_kl / divisor, other_kl / divisor, distance / divisor
@@ -146,7 +146,7 @@ class ProximalCopy(Companion):
             return self.weight / 2 * _squared_distance(own, dict(_companion(context).named_parameters()))
         assert isinstance(anchor, dict)
         pull = self.weight / 2 * _squared_distance(own, anchor)
-        theirs = context.client.task.loss(_companion(context)(batch.inputs), batch)
+        theirs = loss_if_any(context.client.task, _companion(context)(batch.inputs), batch)
         return pull if theirs is None else pull + theirs
 
 
@@ -196,7 +196,7 @@ class MixedModels(Companion):
 
     def loss(self, context: ClientContext, batch: Batch, output: Output) -> Tensor | None:
         """The copy's own loss."""
-        return context.client.task.loss(_companion(context)(batch.inputs), batch)
+        return loss_if_any(context.client.task, _companion(context)(batch.inputs), batch)
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -254,7 +254,7 @@ class NestedFeatures(Companion):
         """The loss of the inner prediction, which answers the main question and no further one."""
         task = context.client.task
         main = task.main if isinstance(task, WithFurther) else task
-        inner = main.loss(Output(output.further[COMPANION]), batch)
+        inner = loss_if_any(main, Output(output.further[COMPANION]), batch)
         return None if inner is None else self.weight * inner
 
 

@@ -28,6 +28,7 @@ from hetfed.exchanges.groups import (
 from hetfed.model import Output
 from hetfed.parts import WHOLE, answers, part_names, read_tensors, without_part
 from hetfed.payload import Declaration, Payload
+from hetfed.tasks import loss_if_any
 
 COUNTED = "counted in round"
 """The name under which it travels when the server last counted a change of the client's."""
@@ -176,7 +177,7 @@ def _full_gradient(context: ClientContext, names: list[str]) -> Tensors:
     # Without dropout, and with the running statistics as they are: the estimate neither draws nor moves anything.
     context.model.eval()
     for batch in context.client.data.train.batches(context.client.training.batch_size):
-        loss = context.client.task.loss(context.model(batch.inputs), batch)
+        loss = loss_if_any(context.client.task, context.model(batch.inputs), batch)
         if loss is None or not learning:
             continue
         found = torch.autograd.grad(loss, [parameters[name] for name in learning], allow_unused=True)

@@ -156,8 +156,8 @@ def _losses(context: ClientContext, teachers: Iterable[nn.Module]) -> Tensor:
     train = context.client.data.train
     whole = train.whole()
     losses = [context.client.task.loss(predict(teacher, train), whole) for teacher in teachers]
-    # Without a single known label no teacher has a loss, and all weigh the same.
-    return torch.tensor([0.0 if loss is None else float(loss) for loss in losses])
+    # Without a single known label every loss is 0, and all weigh the same.
+    return torch.tensor([float(loss) for loss in losses])
 
 
 def _hint(context: ClientContext, output: Output, said: Mapping[str, Output]) -> Tensor:

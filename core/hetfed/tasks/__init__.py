@@ -4,11 +4,11 @@ from hetfed.compat import prepare_torchvision
 
 prepare_torchvision()  # torchmetrics imports torchvision where it is installed
 
-from hetfed.tasks.base import Metrics, Task  # noqa: E402
+from hetfed.tasks.base import Metrics, Task, loss_if_any  # noqa: E402
 from hetfed.tasks.classification import Classification  # noqa: E402
 from hetfed.tasks.forecasting import Forecasting  # noqa: E402
 from hetfed.tasks.further import WithFurther  # noqa: E402
 from hetfed.tasks.regression import Regression  # noqa: E402
 from hetfed.tasks.survival import Survival  # noqa: E402
 
-__all__ = ["Classification", "Forecasting", "Metrics", "Regression", "Survival", "Task", "WithFurther"]
+__all__ = ["Classification", "Forecasting", "Metrics", "Regression", "Survival", "Task", "WithFurther", "loss_if_any"]

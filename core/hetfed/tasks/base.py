@@ -21,6 +21,14 @@ class Metrics:
     reasons: Mapping[str, str] = field(default_factory=dict)
 
 
+def loss_if_any(task: Task, output: Output, batch: Batch) -> Tensor | None:
+    """The loss of `task`, or None where the batch holds nothing to learn from.
+
+    It looks at the data, and so is for loops that train one client at a time.
+    """
+    return task.loss(output, batch) if task.learnable(batch) else None
+
+
 class Task(Protocol):
     """What is asked of a model, and how its answer is judged.
 
@@ -46,8 +54,18 @@ class Task(Protocol):
         """
         ...
 
-    def loss(self, output: Output, batch: Batch) -> Tensor | None:
-        """The training loss, a scalar; None where the batch holds nothing to learn from."""
+    def loss(self, output: Output, batch: Batch) -> Tensor:
+        """The training loss, a scalar; 0 with gradients of 0 where the batch holds nothing to learn from.
+
+        It must not branch on data, so that it runs under `torch.func.vmap` and compiles: what is missing is masked.
+        """
+        ...
+
+    def learnable(self, batch: Batch) -> Tensor:
+        """How many targets of the batch there are to learn from, an integer without dimensions.
+
+        It needs no output: a training loop asks before a step, since an optimiser with momentum would step on a gradient of 0.
+        """
         ...
 
     def distillation_loss(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -45,21 +45,31 @@ class Classification:
         """None."""
         return 0.0, 1.0
 
-    def loss(self, output: Output, batch: Batch) -> Tensor | None:
-        """Cross-entropy over the examples whose class is known."""
-        known = batch.target != MISSING
-        if known.all():
-            # To choose all of them costs a copy forward and a scatter backward, in every step of nearly every client.
-            logits, target = output.logits.flatten(0, -2), batch.target.flatten()
-        elif known.any():
-            logits, target = output.logits[known], batch.target[known]
-        else:
-            return None
-        return F.cross_entropy(logits, target, weight=self._class_weights(target) if self.balanced else None)
+    def loss(self, output: Output, batch: Batch) -> Tensor:
+        """Cross-entropy over the examples whose class is known.
+
+        >>> from hetfed.data import Batch
+        >>> from hetfed.model import Output
+        >>> task, output = Classification(("ill", "well")), Output(torch.tensor([[2.0, 0.0], [0.0, 0.0]]))
+        >>> task.loss(output, Batch({}, torch.tensor([0, -1]))), task.loss(output, Batch({}, torch.tensor([-1, -1])))
+        (tensor(0.1269), tensor(0.))
+        """
+        logits, target = output.logits.flatten(0, -2), batch.target.flatten()
+        if self.balanced:
+            weights = self._class_weights(target)
+            total = F.cross_entropy(logits, target, weight=weights, reduction="sum", ignore_index=MISSING)
+            return total / _weight_in_all(target, weights)
+        # The mean over no known class is 0/0; no gradient of an unknown class is more than 0.
+        return F.cross_entropy(logits, target, ignore_index=MISSING).masked_fill((target == MISSING).all(), 0.0)
+
+    def learnable(self, batch: Batch) -> Tensor:
+        """The number of known classes."""
+        return (batch.target != MISSING).sum()
 
     def _class_weights(self, target: Tensor) -> Tensor:
-        counts = torch.bincount(target, minlength=len(self.names)).clamp(min=1)
-        return len(target) / (len(self.names) * counts.float())
+        # Not bincount, which vmap does not know; an unknown class is equal to none.
+        counts = (target[:, None] == torch.arange(len(self.names), device=target.device)).sum(dim=0)
+        return (len(self.names) * counts.clamp(min=1).float()).reciprocal() * counts.sum()
 
     def distillation_loss(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         """Kullback-Leibler divergence of softened predictions, times T squared (Hinton et al. 2015)."""
@@ -107,3 +117,12 @@ class Classification:
         for index, name in enumerate(self.names):
             frame[f"probability:{name}"] = probability[:, index].numpy()
         return frame
+
+
+def _weight_in_all(target: Tensor, weights: Tensor) -> Tensor:
+    """The sum of the `weights` (classes,) of the known classes of `target` (n,); 1 where none is known."""
+    # Known ones first, and summed as the loss sums: so the quotient has the bits of a mean over the known ones alone.
+    known_first = target.gather(0, (target == MISSING).int().argsort(stable=True))
+    ones = weights.new_full((len(target), len(weights)), -1.0)
+    total = F.nll_loss(ones, known_first, weight=weights, reduction="sum", ignore_index=MISSING)
+    return torch.where(total > 0, total, 1.0)

@@ -49,9 +49,13 @@ class Forecasting:
         """That of the readings of each sensor."""
         return self.mean, self.scale
 
-    def loss(self, output: Output, batch: Batch) -> Tensor | None:
+    def loss(self, output: Output, batch: Batch) -> Tensor:
         """Mean loss over known readings, in scaled units."""
         return masked_loss(self.loss_kind, output.logits, (batch.target - self.mean) / self.scale)
+
+    def learnable(self, batch: Batch) -> Tensor:
+        """The number of known readings."""
+        return (~batch.target.isnan()).sum()
 
     def distillation_loss(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         """Squared distance in scaled units: a forecast distils as regression."""

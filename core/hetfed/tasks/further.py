@@ -50,14 +50,18 @@ class WithFurther:
         """As in the main task."""
         return self.main.scaling
 
-    def loss(self, output: Output, batch: Batch) -> Tensor | None:
-        """The main loss plus the weighted losses of the further heads; None where no head has anything to learn."""
-        losses = [self.main.loss(output, batch)]
-        for name, (task, weight) in self.further.items():
-            loss = task.loss(Output(output.further[name]), Batch({}, batch.further[name]))
-            losses.append(None if loss is None else weight * loss)
-        known = [loss for loss in losses if loss is not None]
-        return torch.stack(known).sum() if known else None
+    def loss(self, output: Output, batch: Batch) -> Tensor:
+        """The main loss plus the weighted losses of the further heads; a head with nothing to learn adds 0."""
+        further = [
+            weight * task.loss(Output(output.further[name]), Batch({}, batch.further[name]))
+            for name, (task, weight) in self.further.items()
+        ]
+        return torch.stack([self.main.loss(output, batch), *further]).sum()
+
+    def learnable(self, batch: Batch) -> Tensor:
+        """What there is to learn from in all heads together."""
+        further = [task.learnable(Batch({}, batch.further[name])) for name, (task, _) in self.further.items()]
+        return torch.stack([self.main.learnable(batch), *further]).sum()
 
     def distillation_loss(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         """As in the main task."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pandas as pd
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.functional import mean_absolute_error, mean_squared_error
@@ -14,13 +15,17 @@ from hetfed.model import Output
 from hetfed.tasks.base import Metrics
 
 
-def masked_loss(kind: str, prediction: Tensor, target: Tensor) -> Tensor | None:
-    """Mean loss over the readings that are there (`target` is NaN where one is missing); None where all are missing."""
+def masked_loss(kind: str, prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean loss over the readings that are there (`target` is NaN where one is missing); 0 where all are missing.
+
+    >>> masked_loss("mae", torch.tensor([1.0, 5.0]), torch.tensor([3.0, torch.nan]))
+    tensor(2.)
+    """
     known = ~target.isnan()
-    if not known.any():
-        return None
     functions = {"mse": F.mse_loss, "mae": F.l1_loss, "huber": F.smooth_l1_loss}
-    return functions[kind](prediction[known], target[known])
+    # Both sides are masked, since a NaN times a gradient of zero is NaN. Flat, so that sums run in the order of the targets.
+    prediction, target = (torch.where(known, values, 0.0).flatten() for values in (prediction, target))
+    return functions[kind](prediction, target, reduction="sum") / known.sum().clamp(min=1)
 
 
 def errors(prediction: Tensor, target: Tensor) -> dict[str, float] | None:
@@ -57,11 +62,15 @@ class Regression:
         """That of the training targets."""
         return self.mean, self.scale
 
-    def loss(self, output: Output, batch: Batch) -> Tensor | None:
+    def loss(self, output: Output, batch: Batch) -> Tensor:
         """Mean loss over known targets, in scaled units."""
         target = (batch.target - self.mean) / self.scale
         # view_as: between (b, 1) and (b,) broadcasting would make (b, b) without a word.
         return masked_loss(self.loss_kind, output.logits.view_as(target), target)
+
+    def learnable(self, batch: Batch) -> Tensor:
+        """The number of known targets."""
+        return (~batch.target.isnan()).sum()
 
     def distillation_loss(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         """Squared distance; a temperature has no meaning for numbers."""

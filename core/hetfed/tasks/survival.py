@@ -38,21 +38,26 @@ class Survival:
         """None."""
         return 0.0, 1.0
 
-    def loss(self, output: Output, batch: Batch) -> Tensor | None:
+    def loss(self, output: Output, batch: Batch) -> Tensor:
         """The mean over the batch of the negative logarithm of Cox's partial likelihood (Cox 1972), ties after Breslow.
 
-        None where no event was seen: such a batch says nothing of who is at risk.
+        0 where no event was seen: such a batch says nothing of who is at risk. NaN leaves a patient out.
         """
-        event, time = batch.target.unbind(dim=1)
-        if not event.any():
-            return None
-        # From the latest time on, so that a running sum is one over those who are still at risk.
+        known = ~batch.target.isnan().any(dim=1)
+        event, time = batch.target[:, 0], torch.where(known, batch.target[:, 1], -torch.inf)
+        # From the latest time on, so that a running sum is one over those who are still at risk. Unknown ones come last, and are
+        # at risk with nobody.
         order = torch.argsort(time, descending=True, stable=True)
-        risk, event, time = output.logits[:, 0][order], event[order], time[order]
+        seen = torch.where(known, event, 0.0).gather(0, order)
+        risk, time = output.logits[:, 0].gather(0, order), time.gather(0, order)
         # Everybody who is still observed at that time is at risk, those with the same time included.
         last = torch.searchsorted(-time, -time, right=True) - 1
-        at_risk = torch.logcumsumexp(risk, dim=0)[last]
-        return ((at_risk - risk) * event).mean()
+        at_risk = torch.logcumsumexp(risk, dim=0).gather(0, last)
+        return ((at_risk - risk) * seen).sum() / known.sum().clamp(min=1)
+
+    def learnable(self, batch: Batch) -> Tensor:
+        """The number of events that were seen."""
+        return ((batch.target[:, 0] > 0) & ~batch.target[:, 1].isnan()).sum()
 
     def distillation_loss(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         """Squared distance of the risks, each less its mean over the batch: a constant means nothing."""

@@ -1,0 +1,99 @@
+"""An encoder applied to the rows of a batch that are there, in place or by masks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+def known_rows(x: Tensor) -> Tensor:
+    """Which rows (batch,) of `x` (batch, ...) are there: one that is missing is NaN throughout."""
+    # One value tells: tables and images hold a NaN only in a row that is missing throughout.
+    return ~x.flatten(1)[:, 0].isnan()
+
+
+def may_look(x: Tensor) -> bool:
+    """Whether Python may read values of `x`: not while a function is vectorised, compiled, exported or traced."""
+    wrapped: bool = torch._C._functorch.is_functorch_wrapped_tensor(x)
+    return not (wrapped or torch.compiler.is_compiling() or torch.jit.is_tracing())
+
+
+def gathered(encoder: nn.Module, x: Tensor, there: Tensor, size: int) -> Tensor:
+    """Features (batch, size) of the rows that are `there` (batch,), 0 for the others; the encoder sees no other row."""
+    # The usual case, without a copy. A single row takes the way below.
+    if bool(there.all()) and len(x) > 1:
+        return encoder(x)  # type: ignore[no-any-return]
+    features, known = x.new_zeros(len(x), size), x[there]
+    if len(known) == 1:
+        # Batch normalisation cannot train on one row; twice the same row has the same mean.
+        features[there] = encoder(known.repeat(2, *[1] * (x.ndim - 1)))[:1]
+    elif len(known):
+        features[there] = encoder(known)
+    return features
+
+
+def masked(encoder: nn.Module, x: Tensor, there: Tensor) -> Tensor:
+    """The same without a branch on data: every row goes through the encoder, and batch normalisation counts those `there`."""
+    column = there.view(-1, *[1] * (x.ndim - 1))
+    with _counting(encoder, there):
+        return torch.where(there[:, None], encoder(torch.where(column, x, 0.0)), 0.0)
+
+
+@contextmanager
+def _counting(encoder: nn.Module, there: Tensor) -> Iterator[None]:
+    """Within, the batch normalisations of `encoder` count only the rows that are `there`."""
+    layers = [module for module in encoder.modules() if isinstance(module, BatchNormOfKnown) and module.training]
+    for layer in layers:
+        layer.there = there
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.there = None
+
+
+class BatchNormOfKnown(nn.BatchNorm2d):
+    """Batch normalisation that, while `there` (batch,) is set, takes its statistics from those rows alone."""
+
+    there: Tensor | None = None
+
+    @staticmethod
+    def convert(module: nn.Module) -> nn.Module:
+        """`module` with its batch normalisations replaced by such ones, which hold the same tensors under the same names."""
+        for name, child in list(module.named_children()):
+            if type(child) is nn.BatchNorm2d:
+                layer = BatchNormOfKnown(child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats)
+                layer.load_state_dict(child.state_dict())
+                setattr(module, name, layer)
+            else:
+                BatchNormOfKnown.convert(child)
+        return module
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(batch, channels, height, width) -> the same."""
+        if self.there is None or not self.training:
+            return super().forward(input)
+        rows = self.there.sum()
+        count = rows.clamp(min=1) * input[0, 0].numel()
+        weight = self.there.to(input.dtype).view(-1, 1, 1, 1)
+        mean = (input * weight).sum(dim=(0, 2, 3)) / count
+        centred = input - mean.view(1, -1, 1, 1)
+        variance = (centred.square() * weight).sum(dim=(0, 2, 3)) / count
+        self._remember(mean.detach(), variance.detach(), rows, count)
+        scaled = centred * (variance + self.eps).rsqrt().view(1, -1, 1, 1)
+        return scaled * self.weight.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+
+    def _remember(self, mean: Tensor, variance: Tensor, rows: Tensor, count: Tensor) -> None:
+        """Move the running statistics, unless no row is there."""
+        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+        # A single row counts twice, as where it is repeated.
+        count = torch.where(rows == 1, 2 * count, count)
+        share = torch.where(rows > 0, self.momentum, 0.0)
+        unbiased = variance * (count / (count - 1).clamp(min=1))
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(unbiased, share)
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(rows > 0)
