@@ -135,7 +135,8 @@ def read_csv(file: Path) -> pd.DataFrame:
         DataError: it cannot be read, or has no row.
     """
     try:
-        frame = pd.read_csv(file)
+        # pandas' fast way of reading numbers is off in the last digit.
+        frame = pd.read_csv(file, float_precision="round_trip")
     except (OSError, ValueError, UnicodeDecodeError) as error:
         raise DataError(f"not a CSV table: {error}", file=file, remedy="Write one row an example, and names above.") from None
     if frame.empty:

@@ -87,7 +87,6 @@ def _told(
         "hetfed": __version__,
         "client": client.name,
         "metric": client.task.metric,
-        "question": client.task.question,
         "task": None,
         "refused": None,
         **_pack_part(Part.of(client)),
