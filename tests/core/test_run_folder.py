@@ -47,7 +47,13 @@ FILES = {
 } | {
     file.format(client)
     for client in "abc"
-    for file in ("models/{}/model.safetensors", "models/{}/model.json", "predictions/{}.csv", "plots/curve-{}.svg")
+    for file in (
+        "models/{}/model.safetensors",
+        "models/{}/model.json",
+        "models/{}/statistics.safetensors",
+        "predictions/{}.csv",
+        "plots/curve-{}.svg",
+    )
 }
 ONE_CLASS = toy.SAMPLE + '\n[[client]]\nname = "lonely"\ndata = { one_class = true }\n'
 FEDERATION = "[federation]\nrounds = 3"
