@@ -75,8 +75,8 @@ def real_data() -> Path:
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Callable[[Path, dict[str, dict[str, Any]]], dict[str, pd.DataFrame]]:
-    """What the kept models of a run say of raw inputs, by client, in a process of their own: a copy of their folders is all that
-    it has, and it can unpickle nothing."""
+    """What the kept models of a run say of raw inputs, by client: in a process of its own, from a copy of their folders alone,
+    without unpickling anything."""
 
     def predict(run: Path, inputs: dict[str, dict[str, Any]]) -> dict[str, pd.DataFrame]:
         shutil.copytree(run / "models", tmp_path / "copy" / "models")

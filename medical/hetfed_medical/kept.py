@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hetfed.errors import DataError, among
 from hetfed.kept.description import Architecture, Description
 from hetfed.kept.inputs import IDS, check_modalities, columns_in_order, ids_of, numbers, read_csv, read_npz
-from hetfed.kept.registry import Prepared
+from hetfed.kept.registry import Blank, Prepared
 from hetfed_medical.cohort_data import Hospital, Scale, model_input
 from hetfed_medical.model import HospitalNet
 from hetfed_medical.tables import HospitalModel
@@ -75,6 +75,12 @@ class CohortForm:
             scale = Scale(statistics[f"{name}.mean"].numpy(), statistics[f"{name}.deviation"].numpy())
             tensors[name] = model_input(values, scale, _there(values, inputs.get(PRESENT + name), name))
         return Prepared(tensors, ids_of(inputs, next(iter(counts.values()))))
+
+    def trial(self, inputs: Mapping[str, Blank], count: int, chance: torch.Generator) -> dict[str, Tensor]:
+        """Standard normal numbers, and one patient who lacks a modality."""
+        made = {name: one.random(count, chance) for name, one in sorted(inputs.items())}
+        next(iter(made.values()))[-1] = torch.nan
+        return made
 
     def read(self, settings: Mapping[str, Any], files: Sequence[Path]) -> Mapping[str, Any]:
         """Images, and tables without names, from .npz files by modality; tables from CSV files, their columns by name.

@@ -23,16 +23,18 @@ from torch import nn
 
 from hetfed.algorithms import apfl, fedavg
 from hetfed.client import Client, new_state
-from hetfed.composition import Composition, enrol
+from hetfed.composition import Composition, Step, enrol
 from hetfed.data import ClientData, Examples
 from hetfed.errors import DataError, RunFolderError
 from hetfed.evaluation import predict
 from hetfed.exchanges import SharedParameters
+from hetfed.kept.answers import answers
 from hetfed.kept.description import Architecture, Description
 from hetfed.kept.load import load_model
 from hetfed.kept.save import save_model
 from hetfed.kept.values import pack, unpack
 from hetfed.learner import Learner
+from hetfed.model import Output
 from hetfed.tasks import Classification, Forecasting, Regression, Survival, WithFurther
 from hetfed_medical.learners import LEARNERS, new_learner
 
@@ -133,17 +135,10 @@ class Peeking(SharedParameters):
 
 def test_what_follows_from_data_and_not_from_sizes_is_refused_with_the_reason(toy_builder, tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules["hetfed.exchanges"].KINDS, "peeking", Peeking)
-    client, composition, before = extended(described(), Composition((toy_step(Peeking()),)))
+    client, composition, before = extended(described(), Composition((Step(Peeking(), label="own"),)))
     folder = kept(client, tmp_path / "model", composition=composition, before=before)
     with pytest.raises(RunFolderError, match=r"refused: the run could not keep this model: built again, it predicts otherwise"):
         load_model(folder)
-
-
-def toy_step(exchange: Any) -> Any:
-    """A step of its own."""
-    from hetfed.composition import Step
-
-    return Step(exchange, label="own")
 
 
 def test_keeping_a_model_draws_nothing_from_the_default_generator(toy_builder, tmp_path) -> None:
@@ -199,7 +194,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "an early folder": (lambda f: rewrite(f, format=None), "Run the plan again"),
     "a later folder": (
         lambda f: rewrite(f, format=2, hetfed="9.1"),
-        "format: a later version wrote it (value: 2). Install hetfed 9.1",
+        "format: a later version of hetfed wrote it (value: 2). Install hetfed 9.1",
     ),
     "a key is missing": (drop_key, "model.json: form: this key is missing"),
     "no table of files": (lambda f: rewrite(f, files=1), "files: not a table of digests"),
@@ -395,11 +390,8 @@ def test_what_is_no_value_is_not_packed() -> None:
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_answers_have_no_targets(name, toy_builder, tmp_path) -> None:
+def test_answers_have_no_targets(name) -> None:
     """Each task's own table, but for what is not known."""
-    from hetfed.kept.answers import answers
-    from hetfed.model import Output
-
     shape = {"forecasts": (4, 2, 3), "several": (4, 2, 3), "classes": (4, 2), "times": (4, 1)}.get(name, (4,))
     target = {"classes": torch.full((4,), -1), "times": torch.zeros(4, 2)}.get(name, torch.zeros(shape))
     table = answers(TASKS[name], Output(torch.rand(shape)), Examples({}, target, list("abcd")), ["x", "y", "z"])

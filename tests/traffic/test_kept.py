@@ -12,6 +12,7 @@ import towns
 from rich.console import Console
 
 from hetfed.errors import DataError
+from hetfed.kept.export import export
 from hetfed.kept.load import load_model
 from hetfed.plan import Plan, read_plan, validate
 from hetfed.run.launch import Launcher
@@ -120,6 +121,11 @@ def test_congestion_is_predicted_again_from_raw_readings(tmp_path) -> None:
         again = pd.read_csv(tmp_path / "again.csv").set_index("id").loc[expected["id"]].reset_index()
         # In other batches than in the run, which may round otherwise in the last place.
         pd.testing.assert_frame_equal(again, expected[list(again.columns)], rtol=2e-5)
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torch-export", "torchscript"])
+def test_a_city_is_exported_for_other_programs(kind, whole, tmp_path) -> None:
+    assert export(load_model(whole / "models" / "Signals"), tmp_path / "model", kind).difference < 1e-4
 
 
 def frame_of(series: Series, sensors: list[str] | None = None, steps: int | None = None) -> pd.DataFrame:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from hetfed.errors import DataError
 from hetfed.kept.description import Architecture, Description
-from hetfed.kept.inputs import check_modalities, columns_in_order, numbers, read_csv, read_npz
-from hetfed.kept.registry import Prepared
+from hetfed.kept.inputs import TENSOR_FORM, check_modalities, columns_in_order, numbers, read_csv, read_npz
+from hetfed.kept.registry import Blank, Prepared
 from hetfed_datasets.records import Series
 from hetfed_traffic.model import CityModel, CongestionModel
 from hetfed_traffic.tables import CityModelTable
@@ -78,6 +78,13 @@ class CityForm:
         tensors = {READINGS: torch.from_numpy(windows), "clock": clock_of(stamps)}
         return Prepared(tensors, [str(stamp) for stamp in stamps])
 
+    def trial(self, inputs: Mapping[str, Blank], count: int, chance: torch.Generator) -> dict[str, Tensor]:
+        """Readings up to 60, one of them missing, at any time of the week."""
+        readings = torch.rand(count, *inputs[READINGS].shape, generator=chance) * 60
+        readings[-1, -1, 0] = torch.nan
+        day = torch.randint(7, (count,), generator=chance)
+        return {READINGS: readings, "clock": torch.stack([torch.rand(count, generator=chance), day.float()], dim=1)}
+
     def read(self, settings: Mapping[str, Any], files: Sequence[Path]) -> Mapping[str, Any]:
         """A CSV file with a column `time` and one per sensor, or an .npz file with `readings` and `time`."""
         if len(files) != 1:
@@ -92,6 +99,7 @@ class CongestionForm:
     """As `CityForm`, but each sensor is an example of its own."""
 
     read = CityForm.read
+    trial = TENSOR_FORM.trial
 
     def prepare(self, settings: Mapping[str, Any], statistics: Mapping[str, Tensor], inputs: Mapping[str, Any]) -> Prepared:
         """Scaled past readings (n * sensors, history), named by the step that is predicted and the sensor."""

@@ -21,9 +21,7 @@ SHOWN_ROWS, SHOWN_COLUMNS = 20, 8
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run that has ended.")]
 Name = Annotated[str, typer.Option("--client", help="Whose model.")]
-Inputs = Annotated[
-    list[Path], typer.Argument(metavar="INPUT...", help="Inputs in the form of the data set: .npz or CSV files.")
-]
+Inputs = Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Inputs in the form of the data set: .npz, CSV.")]
 Table = Annotated[Path | None, typer.Option("--out", help="A CSV file for all predictions. Default: the terminal.")]
 File = Annotated[Path | None, typer.Option("--out", help="The file to write. Default: RUN/models/CLIENT/exported.<ending>.")]
 Choice = Enum("Choice", {name: name for name in ENDINGS}, type=str)  # type: ignore[misc]

@@ -47,7 +47,7 @@ def export(kept: KeptModel, file: Path, kind: Format, examples: Mapping[str, Ten
         kept: the model.
         file: is replaced where it is there.
         kind: the format.
-        examples: inputs to compare by; random ones without.
+        examples: inputs to compare by, as the model reads them; made-up ones without.
 
     Raises:
         PlanError: the model is an estimator, or a package is not installed.
@@ -56,18 +56,12 @@ def export(kept: KeptModel, file: Path, kind: Format, examples: Mapping[str, Ten
     if isinstance(kept.module, Learner):
         remedy = "Its folder holds it as a skops file already; load it with hetfed or skops."
         raise PlanError("a model of scikit-learn is no network", key="--format", value=kind, remedy=remedy)
-    tried = dict(examples or random_inputs(kept))
+    tried = dict(examples or kept.inputs.trial(kept.part.inputs, max(SIZES), generator("export", kept.client)))
     with _quiet():
         content = FORMATS[kind](kept.module, tried)
-        difference = _difference(kept.module, READERS[kind](content), tried)
+        difference = _difference(kept, READERS[kind](content), tried)
     write_bytes(file, content)
     return Exported(file, difference)
-
-
-def random_inputs(kept: KeptModel) -> dict[str, Tensor]:
-    """Standard normal inputs in the model's shapes, the same each time."""
-    chance = generator("export", kept.client)
-    return {name: torch.randn(max(SIZES), *one.shape, generator=chance) for name, one in sorted(kept.part.inputs.items())}
 
 
 def as_onnx(module: nn.Module, examples: Mapping[str, Tensor]) -> bytes:
@@ -106,8 +100,11 @@ def as_program(module: nn.Module, examples: Mapping[str, Tensor]) -> bytes:
     """
     buffer = io.BytesIO()
     with _exporting("torch.export"):
-        wrapped = exportable(module, sorted(examples))
-        torch.export.save(torch.export.export(wrapped, _of(examples), dynamic_shapes=_any_number(sorted(examples))), buffer)
+        wrapped, shapes = exportable(module, sorted(examples)), _any_number(sorted(examples))
+        program = torch.export.export(wrapped, _of(examples), dynamic_shapes=shapes)
+        # An archive would hold them, and they may be somebody's data.
+        program.example_inputs = None
+        torch.export.save(program, buffer)
     return buffer.getvalue()
 
 
@@ -145,22 +142,21 @@ assert set(FORMATS) == set(get_args(Format))
 
 
 @torch.no_grad()
-def _difference(module: nn.Module, again: Any, examples: Mapping[str, Tensor]) -> float:
+def _difference(kept: KeptModel, again: Any, examples: Mapping[str, Tensor]) -> float:
     """The largest difference of logits, for several numbers of examples.
 
     Raises:
         RunError: it is too large.
     """
-    module.eval()
     largest = 0.0
     for size in SIZES:
         some = {name: tensor[:size] for name, tensor in examples.items()}
-        own = module(some).logits
+        own = kept.output(some).logits
         found = again(some)
         if found.shape != own.shape or not torch.allclose(found, own, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):
             problem = f"for {size} examples the exported model says something else than the model itself"
             raise RunError(f"{problem}: shape {tuple(found.shape)}, the model's {tuple(own.shape)}; nothing is written")
-        largest = max(largest, float((found - own).abs().max()))
+        largest = max(largest, float((found - own).nan_to_num().abs().max()))
     return largest
 
 

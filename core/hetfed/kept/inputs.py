@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hetfed.errors import DataError, among
-from hetfed.kept.registry import Prepared
+from hetfed.kept.registry import Blank, Prepared
 
 IDS = "id"
 """Under this name inputs may hold a name for each example."""
@@ -27,6 +27,10 @@ class TensorForm:
         """The same as float32 tensors."""
         arrays = {name: torch.as_tensor(value).float() for name, value in inputs.items() if name != IDS}
         return Prepared(arrays, ids_of(inputs, len(next(iter(arrays.values()), ()))))
+
+    def trial(self, inputs: Mapping[str, Blank], count: int, chance: torch.Generator) -> dict[str, Tensor]:
+        """Standard normal numbers."""
+        return {name: one.random(count, chance) for name, one in sorted(inputs.items())}
 
     def read(self, settings: Mapping[str, Any], files: Sequence[Path]) -> Mapping[str, Any]:
         """Arrays by modality from one or several .npz files."""

@@ -14,7 +14,8 @@ from hetfed.kept.estimators import read_estimator
 from hetfed.kept.folder import ABOUT, AGAIN, ESTIMATOR, PROGRAM, STATISTICS, WEIGHTS, Kept
 from hetfed.kept.model import KeptModel
 from hetfed.kept.program import Program
-from hetfed.kept.rebuild import Blank, ModelFn, Part, rebuilt, unpack_extension
+from hetfed.kept.rebuild import ModelFn, Part, rebuilt, unpack_extension
+from hetfed.kept.registry import Blank
 from hetfed.kept.values import task_of, unpack
 from hetfed.learner import Learner
 from hetfed.parts import write_tensors

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
@@ -16,30 +15,12 @@ from hetfed.data import ClientData, Examples
 from hetfed.errors import RunFolderError
 from hetfed.exchanges import KINDS, Exchange, kind_of
 from hetfed.kept.description import Architecture
-from hetfed.kept.registry import builder
+from hetfed.kept.registry import Blank, builder
 from hetfed.seeding import isolated
 from hetfed.tasks import Classification, Task
 
 ModelFn = Callable[[Mapping[str, Any]], nn.Module]
 """data spec -> a model."""
-
-
-@dataclass(frozen=True)
-class Blank:
-    """The shape (without the number of examples) and the dtype of a tensor of examples."""
-
-    shape: tuple[int, ...]
-    dtype: str
-
-    @staticmethod
-    def of(tensor: Tensor) -> Blank:
-        """That of `tensor` (n, ...)."""
-        return Blank(tuple(tensor.shape[1:]), str(tensor.dtype).removeprefix("torch."))
-
-    def tensor(self, count: int, fill: float = 0) -> Tensor:
-        """So many examples that say nothing."""
-        dtype: torch.dtype = getattr(torch, self.dtype)
-        return torch.full((count, *self.shape), fill, dtype=dtype)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+import torch
 from torch import Tensor, nn
 
 from hetfed.errors import RunFolderError, among
@@ -29,6 +30,28 @@ class Prepared:
     ids: Sequence[str]
 
 
+@dataclass(frozen=True)
+class Blank:
+    """The shape (without the number of examples) and the dtype of a tensor of examples."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @staticmethod
+    def of(tensor: Tensor) -> Blank:
+        """That of `tensor` (n, ...)."""
+        return Blank(tuple(tensor.shape[1:]), str(tensor.dtype).removeprefix("torch."))
+
+    def tensor(self, count: int, fill: float = 0) -> Tensor:
+        """So many examples that say nothing."""
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        return torch.full((count, *self.shape), fill, dtype=dtype)
+
+    def random(self, count: int, chance: torch.Generator) -> Tensor:
+        """So many examples of standard normal numbers."""
+        return torch.randn(count, *self.shape, generator=chance)
+
+
 class InputForm(Protocol):
     """How the raw form of a data set becomes a model's inputs."""
 
@@ -38,6 +61,10 @@ class InputForm(Protocol):
         Raises:
             DataError: a modality, a column or a shape is not what the model was trained on.
         """
+        ...
+
+    def trial(self, inputs: Mapping[str, Blank], count: int, chance: torch.Generator) -> dict[str, Tensor]:
+        """So many made-up examples as a model reads them, of the sizes in `inputs`, by which an exported model is tried."""
         ...
 
     def read(self, settings: Mapping[str, Any], files: Sequence[Path]) -> Mapping[str, Any]:
