@@ -18,6 +18,10 @@ import pytest
 import torch
 from hypothesis import settings
 
+# The laws that models and tasks of every package keep to; they assert, though they are no test file.
+sys.path.insert(0, str(Path(__file__).parent))
+pytest.register_assert_rewrite("functional")
+
 # Several threads on little models cost more than they bring, and far more on a busy machine.
 torch.set_num_threads(1)
 # The same examples every time: whether a commit passes must not depend on chance.

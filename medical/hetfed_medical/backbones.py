@@ -110,11 +110,11 @@ def torchvision_resnet18(shape: Shape, features: int) -> nn.Module:
 
 
 class ThreeChannels(nn.Module):
-    """A grey image as three equal channels, which torchvision's networks expect; any other image as it is."""
+    """A grey image as three equal channels, which torchvision's networks expect; an image of three as it is."""
 
     def forward(self, image: Tensor) -> Tensor:
         """(batch, channels, height, width) -> (batch, 3, height, width)"""
-        return image.expand(-1, 3, -1, -1) if image.shape[1] == 1 else image
+        return image.expand(-1, 3, -1, -1)
 
 
 BACKBONES: dict[str, Callable[..., nn.Module]] = {

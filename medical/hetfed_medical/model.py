@@ -56,9 +56,9 @@ class HospitalNet(nn.Module):
     def _encode(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
         """Features (batch, features), zero where the modality is missing, and where it is there (batch,)."""
         encoder, there = self.encoders[name], known_rows(x)
-        # In training, dropout draws for the rows that are there alone, and sums run over them; masks agree but for rounding and
-        # what they draw. In evaluation every row is by itself.
-        if self.training and may_look(x):
+        # Both say the same but for rounding and what dropout draws. Published figures have the bits of the first, which spares
+        # the encoder the missing rows; the second has no branch on data.
+        if may_look():
             return gathered(encoder, x, there, self.features), there
         return masked(encoder, x, there), there
 
