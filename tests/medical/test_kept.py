@@ -112,6 +112,7 @@ def test_what_an_exchange_adds_to_a_model_is_kept(algorithm, sample, tmp_path) -
         kinds |= {one["kind"] for one in model.about["extensions"]}
         model.predict(arrays).to_csv(tmp_path / "again.csv", index=False, float_format="%.6g")
         check_same(out, {name: pd.read_csv(tmp_path / "again.csv")})
+    if algorithm in PREDICTING:
         assert export(model, tmp_path / "model.pt2", "torch-export").difference < 1e-5
     assert kinds == ({PREDICTING[algorithm]} if algorithm in PREDICTING else set())
 
@@ -157,10 +158,9 @@ def test_a_single_patient_is_predicted_as_among_others(whole) -> None:
 
 
 @pytest.mark.parametrize("kind", ["onnx", "torch-export", "torchscript"])
-@pytest.mark.parametrize("client", ["north", "east", "west"])
-def test_a_hospital_is_exported_for_other_programs(kind, client, whole, tmp_path) -> None:
+def test_a_hospital_is_exported_for_other_programs(kind, whole, tmp_path) -> None:
     """For any number of patients, with and without a modality."""
-    done = export(load_model(whole / "models" / client), tmp_path / "model", kind)
+    done = export(load_model(whole / "models" / "north"), tmp_path / "model", kind)
     assert done.difference < 1e-5 and done.file.stat().st_size > 1000
 
 
