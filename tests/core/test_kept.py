@@ -21,7 +21,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import Ridge
 from torch import nn
 
-from hetfed.algorithms import apfl, fedavg
+from hetfed.algorithms import apfl, fedavg, heterofl
 from hetfed.client import Client, new_state
 from hetfed.composition import Composition, Step, enrol
 from hetfed.data import ClientData, Examples
@@ -121,7 +121,23 @@ def test_what_an_exchange_adds_to_a_model_of_a_script_is_kept(tmp_path) -> None:
 def test_a_composition_that_adds_nothing_leaves_no_trace_of_other_clients(toy_builder, tmp_path) -> None:
     client, composition, before = extended(described(), fedavg())
     about = load_model(kept(client, tmp_path / "model", composition=composition, before=before)).about
-    assert about["extensions"] == about["members"] == []
+    assert about["extensions"] == [] and about["members"] == {}
+
+
+def test_of_clients_of_one_size_one_is_named(toy_builder, tmp_path) -> None:
+    before = [described("a", 4), described("b", 8), described("c", 8), described("d", 4), described("e", 2)]
+    enrolment = enrol(heterofl(), before)
+    composition, client = enrolment.composition, enrolment.clients[0]
+    model = load_model(kept(client, tmp_path / "model", composition=composition, before=before))
+    assert torch.equal(model.output(client.data.test.inputs).logits, said(client))
+    assert not torch.equal(said(client), said_by(before[0], client))
+    assert model.about["extensions"][0]["members"] == ["a", "b", "d", "e"]
+
+
+def said_by(client: Client, other: Client) -> torch.Tensor:
+    """What the client's model says of the other's test data with the other's weights."""
+    client.module.load_state_dict(other.module.state_dict())
+    return predict(client.module, other.data.test).logits
 
 
 @dataclass(frozen=True)
@@ -218,6 +234,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: rewrite(f, architecture={"builder": "toy", "settings": {}}),
         "architecture: no model can be built from these settings: KeyError 'width'",
     ),
+    "an unknown dtype": (
+        lambda f: rewrite(f, target={"shape": [], "dtype": "load"}),
+        "model.json: damaged: ValueError no dtype 'load'",
+    ),
     "an unknown task": (lambda f: rewrite(f, task={"$task": "guessing"}), "model.json: damaged: KeyError 'guessing'"),
     "a task that lacks something": (lambda f: rewrite(f, task={"$task": "classification"}), "model.json: damaged: TypeError"),
     "an unknown exchange": (
@@ -298,6 +318,7 @@ def test_every_classifier_is_kept_without_the_data_that_it_was_fitted_on(name, t
 def test_a_classifier_of_one_class_is_kept(tmp_path) -> None:
     client = learning("logistic-regression", classes=1)
     model = load_model(kept(client, tmp_path / "model"))
+    assert not (tmp_path / "model" / "estimator.skops").exists()
     assert torch.equal(model.output(client.data.test.inputs).logits, said(client))
 
 

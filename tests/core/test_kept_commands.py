@@ -218,5 +218,5 @@ def test_a_program_needs_its_package(tmp_path, monkeypatch) -> None:
     client = toy.client("a")
     save_model(tmp_path / "kept", client, new_state(client, 0).model, program=True)
     monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(RunFolderError, match="a program in ONNX needs onnxruntime. Install it: pip install"):
+    with pytest.raises(RunFolderError, match="a program in ONNX needs onnxruntime"):
         load_model(tmp_path / "kept")

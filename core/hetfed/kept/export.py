@@ -78,18 +78,10 @@ def as_onnx(module: nn.Module, examples: Mapping[str, Tensor]) -> bytes:
     except ImportError as error:
         raise PlanError(f"export to ONNX needs {error.name}", key="--format", value="onnx", remedy=INSTALL) from None
     with _exporting("ONNX"), _quiet():
-        wrapped, shapes = exportable(module, names), _any_number(names)
-        program = torch.onnx.export(
-            wrapped,
-            _of(examples),
-            dynamo=True,
-            input_names=names,
-            output_names=["logits"],
-            dynamic_shapes=shapes,
-            verbose=False,
-        )
+        named: dict[str, Any] = {"input_names": names, "output_names": ["logits"], "dynamic_shapes": _any_number(names)}
+        program = torch.onnx.export(exportable(module, names), _of(examples), dynamo=True, verbose=False, **named)
         assert program is not None
-        return program.model_proto.SerializeToString()
+        return bytes(program.model_proto.SerializeToString())
 
 
 def as_program(module: nn.Module, examples: Mapping[str, Tensor]) -> bytes:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from hetfed.errors import RunFolderError
@@ -73,7 +74,7 @@ def _module(kept: Kept, part: Part, task: Task | None, model_fn: ModelFn | None)
         return Learner.kept(None if only is not None else _estimator(kept), task, part.examples(1), only)
     if model_fn is None and part.architecture is None and PROGRAM in kept:
         return Program(kept.read(PROGRAM))
-    parts = {name: _unpack_part(one["part"]) for one in about["members"] for name in one["names"]}
+    parts = {name: _unpack_part(one) for name, one in about["members"].items()}
     extensions = [unpack_extension(one) for one in about["extensions"]]
     module = rebuilt(about["client"], {**parts, about["client"]: part}, extensions, task, model_fn)
     _load_weights(module, kept)
@@ -115,4 +116,6 @@ def _unpack_part(value: Mapping[str, Any]) -> Part:
 
 
 def _blank(value: Mapping[str, Any]) -> Blank:
+    if not isinstance(getattr(torch, value["dtype"], None), torch.dtype):
+        raise ValueError(f"no dtype {value['dtype']!r}")
     return Blank(tuple(value["shape"]), value["dtype"])

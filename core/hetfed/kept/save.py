@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -57,7 +57,9 @@ def save_model(
     contents = {WEIGHTS: packed(state)}
     try:
         if isinstance(module, Learner):
-            told["learner"], contents[ESTIMATOR] = _learner(module)
+            told["learner"] = {"only": module.only}
+            # Where there was but one class, nothing is fitted.
+            contents |= {} if module.only is not None else {ESTIMATOR: write_estimator(module.fitted())}
         elif program and client.description.architecture is None:
             contents[PROGRAM] = _program(module, _some(client))
     except NotKept as error:
@@ -82,6 +84,8 @@ def _told(
     """What model.json says of a client's model, and the tensors that go with it."""
     description, tensors = client.description, {f"inputs.{n}": t for n, t in client.description.statistics.items()}
     members = {name for extension in extensions for name in extension.members} - {client.name}
+    others = _distinct({one.name: _pack_part(Part.of(one)) for one in before if one.name in members})
+    shown = {client.name, *others}
     told: dict[str, Any] = {
         "format": FORMAT,
         "hetfed": __version__,
@@ -90,8 +94,8 @@ def _told(
         "task": None,
         "refused": None,
         **_pack_part(Part.of(client)),
-        "extensions": [pack_extension(extension) for extension in extensions],
-        "members": _distinct({one.name: _pack_part(Part.of(one)) for one in before if one.name in members}),
+        "extensions": [pack_extension(Extension(one.exchange, _among(one.members, shown))) for one in extensions],
+        "members": others,
         "learner": None,
         "form": description.form,
         "preprocessing": dict(description.preprocessing),
@@ -118,21 +122,17 @@ def _pack_part(part: Part) -> dict[str, Any]:
     }
 
 
-def _distinct(parts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Equal parts once, with the names of those whose parts they are: a federation has few architectures and many clients."""
-    found: list[dict[str, Any]] = []
-    for name, part in parts.items():
-        same = next((one for one in found if one["part"] == part), None)
-        if same is None:
-            found.append({"names": [name], "part": part})
-        else:
-            same["names"].append(name)
+def _distinct(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Of clients with equal parts the first alone: what an exchange adds follows from sizes, and many clients have few."""
+    found: dict[str, Any] = {}
+    for name, part in sorted(parts.items()):
+        if part not in found.values():
+            found[name] = part
     return found
 
 
-def _learner(learner: Learner) -> tuple[dict[str, Any], bytes]:
-    only = learner.only
-    return {"only": only}, b"" if only is not None else write_estimator(learner.fitted())
+def _among(names: Sequence[str], shown: Collection[str]) -> tuple[str, ...]:
+    return tuple(name for name in names if name in shown)
 
 
 def _program(module: nn.Module, some: Examples) -> bytes:
