@@ -19,7 +19,8 @@ ROWS, FEATURES = 6, 9
 IMAGE = {"image": (1, 28, 28), "genes": (FEATURES,)}
 TABLES = {"clinical": (FEATURES,), "genes": (FEATURES,)}
 TASK = Classification(("a", "b", "c"))
-ONNX_IS_SLOW = pytest.param("torchvision-mobilenet", marks=pytest.mark.slow)
+SLOW = ("monai-densenet", "monai-resnet", "torchvision-mobilenet", "torchvision-resnet18")
+"""Backbones of many layers: to compile one takes many seconds."""
 
 
 def inputs_of(shapes: dict[str, tuple[int, ...]], rows: int, seed: int = 0, *, gaps: bool = True) -> dict[str, Tensor]:
@@ -88,13 +89,16 @@ def test_stacked_hospitals_draw_their_own_dropout() -> None:
 @pytest.mark.parametrize("name", BACKBONES)
 def test_by_masks_an_encoder_learns_what_it_learns_from_the_rows_alone(name: str, there: list[int]) -> None:
     """Features, gradients, and what batch normalisation remembers of the images that are there."""
-    image = torch.randn(4, 1, 28, 28, generator=generator("image")).double()
+    # Large enough for two pixels in the last layer: of a row of one pixel, normalisation leaves nothing but rounding.
+    image = torch.randn(4, 1, 40, 40, generator=generator("image")).double()
     known = torch.tensor(there, dtype=torch.bool)
     image[~known] = torch.nan
     found = []
     for by_masks in (False, True):
-        with isolated(name):
-            encoder = without_dropout(BatchNormOfKnown.convert(build(name, (1, 28, 28), FEATURES))).double().train()
+        with isolated(name), torch.no_grad():
+            encoder = without_dropout(BatchNormOfKnown.convert(build(name, (1, 40, 40), FEATURES))).double().train()
+            for parameter in encoder.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
         features = masked(encoder, image, known) if by_masks else gathered(encoder, image, known, FEATURES)
         if features.requires_grad:
             features.square().sum().backward()
@@ -102,7 +106,7 @@ def test_by_masks_an_encoder_learns_what_it_learns_from_the_rows_alone(name: str
         found.append([features.detach(), *gradients, *encoder.buffers()])
     largest = max(float(x.abs().max()) for x in found[0][1:])
     for one, other in zip(*found, strict=True):
-        assert torch.allclose(one.double(), other.double(), rtol=1e-8, atol=1e-9 * largest)
+        assert torch.allclose(one.double(), other.double(), rtol=1e-8, atol=1e-8 * largest)
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -118,8 +122,8 @@ def test_a_backbone_keeps_its_bits_and_names_with_other_normalisation_layers(nam
 
 
 @pytest.mark.filterwarnings(*TORCH_WARNS)
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", [ONNX_IS_SLOW if name == "torchvision-mobilenet" else name for name in BACKBONES])
+@pytest.mark.parametrize("form", ["torch.export", "torch.jit.trace", "onnx"])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in BACKBONES])
 def test_a_hospital_with_this_backbone_is_exported(name: str, form: str) -> None:
     model = net(IMAGE, image=name, genes="mlp", features=FEATURES)
     check_exports(model, lambda rows: inputs_of(IMAGE, rows), form)
