@@ -120,7 +120,7 @@ def _windows(settings: Mapping[str, Any], inputs: Mapping[str, Any]) -> Windows:
     history, sensors, channels = settings["history"], len(settings["sensors"]), len(settings["channels"])
     given = inputs.get(READINGS)
     if isinstance(given, pd.DataFrame):
-        inputs = {TIME: given.get(TIME, given.index), **inputs, READINGS: _ordered(settings, given)}
+        inputs = {**_times(given), **inputs, READINGS: _ordered(settings, given)}
     check_modalities(inputs, (READINGS, TIME), ())
     if np.ndim(inputs[READINGS]) == 4:
         windows = numbers(READINGS, inputs[READINGS], (history, sensors, channels))
@@ -128,6 +128,13 @@ def _windows(settings: Mapping[str, Any], inputs: Mapping[str, Any]) -> Windows:
     series = np.asarray(inputs[READINGS])
     series = numbers(READINGS, series[..., np.newaxis] if series.ndim == 2 else series, (sensors, channels))
     return _last_window(series, _stamps(inputs[TIME], len(series)), settings)
+
+
+def _times(frame: pd.DataFrame) -> dict[str, Any]:
+    """The time of each step, where a table has it."""
+    if TIME in frame:
+        return {TIME: frame[TIME]}
+    return {TIME: frame.index} if isinstance(frame.index, pd.DatetimeIndex) else {}
 
 
 def _ordered(settings: Mapping[str, Any], frame: pd.DataFrame) -> NDArray[np.float32]:
