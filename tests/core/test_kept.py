@@ -21,7 +21,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import Ridge
 from torch import nn
 
-from hetfed.algorithms import apfl, fedavg, heterofl
+from hetfed.algorithms import apfl, fedavg, fedmrl, heterofl
 from hetfed.client import Client, new_state
 from hetfed.composition import Composition, Step, enrol
 from hetfed.data import ClientData, Examples
@@ -107,7 +107,7 @@ def test_a_function_that_builds_another_model_is_refused(tmp_path) -> None:
 
 def extended(client: Client, composition: Composition) -> tuple[Client, Composition, list[Client]]:
     """A client as a composition extends it, beside another one; the settled composition; both as they were before."""
-    before = [client, toy.client("b")]
+    before = [client, replace(toy.client("b"), common=client.common)]
     enrolment = enrol(composition, before)
     return enrolment.clients[0], enrolment.composition, before
 
@@ -122,6 +122,15 @@ def test_a_composition_that_adds_nothing_leaves_no_trace_of_other_clients(toy_bu
     client, composition, before = extended(described(), fedavg())
     about = load_model(kept(client, tmp_path / "model", composition=composition, before=before)).about
     assert about["extensions"] == [] and about["members"] == {}
+
+
+def test_a_common_model_that_no_builder_makes_is_kept_as_a_program_alone(tmp_path) -> None:
+    client, composition, before = extended(replace(toy.client("a"), common=lambda facts: toy.Net(facts["inputs"], 3)), fedmrl())
+    more = {"composition": composition, "before": before}
+    with pytest.raises(RunFolderError, match="common: nothing builds the small common model beside it"):
+        load_model(kept(client, tmp_path / "model", **more), model_fn=net)
+    model = load_model(kept(client, tmp_path / "program", program=True, **more))
+    assert torch.allclose(model.output(client.data.test.inputs).logits, said(client), atol=1e-5)
 
 
 def test_of_clients_of_one_size_one_is_named(toy_builder, tmp_path) -> None:

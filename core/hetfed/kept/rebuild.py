@@ -113,11 +113,17 @@ def rebuilt(
 
 def _stand_in(name: str, part: Part, task: Task | None, model_fn: ModelFn | None) -> Client:
     blank = part.examples(2)
-    common = (lambda _: build(part.common, part.common_spec)) if part.common else None
     data = ClientData(blank, blank, blank, part.spec)
     # An exchange asks a task for its classes at most; where it cannot be described, two will do.
     task = task or Classification(("no", "yes"))
-    return Client(name, data, task, lambda _: build(part.architecture, part.spec, model_fn), common=common)
+    return Client(name, data, task, lambda _: build(part.architecture, part.spec, model_fn), common=lambda _: _common(part))
+
+
+def _common(part: Part) -> nn.Module:
+    if part.common is None:
+        remedy = "Name a registered builder in the client's description, or keep a program: save_model(..., program=True)."
+        raise RunFolderError("nothing builds the small common model beside it", key="common", remedy=remedy)
+    return build(part.common, part.common_spec)
 
 
 def extensions_of(client: Client, composition: Composition) -> list[Extension]:
