@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import settings
@@ -24,6 +29,26 @@ settings.register_profile("hetfed", deadline=None, max_examples=40, derandomize=
 settings.load_profile("hetfed")
 
 ROOT = Path(__file__).parent.parent
+PREDICT = """
+import pickle
+from pathlib import Path
+import torch
+from torch._weights_only_unpickler import Unpickler as Restricted
+
+def refuse(*args, **kwargs):
+    raise AssertionError("something is unpickled")
+
+pickle.load = pickle.loads = torch.load = torch.jit.load = Restricted.load = pickle._Unpickler.load = refuse
+pickle.Unpickler = pickle._Unpickler
+torch.set_num_threads(1)
+
+from hetfed.kept.load import load_model
+
+for folder in sorted(Path("models").iterdir()):
+    model = load_model(folder)
+    table = model.predict(model.inputs.read(model.preprocessing, [Path("inputs") / f"{folder.name}.npz"]))
+    table.to_csv(f"{folder.name}.csv", index=False, float_format="%.6g")
+"""
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -50,6 +75,26 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set HETFED_DATA")
     return folder
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Callable[[Path, dict[str, dict[str, Any]]], dict[str, pd.DataFrame]]:
+    """What the kept models of a run say of raw inputs, by client: in a process of its own, from a copy of their folders alone,
+    without unpickling anything."""
+
+    def predict(run: Path, inputs: dict[str, dict[str, Any]]) -> dict[str, pd.DataFrame]:
+        shutil.copytree(run / "models", tmp_path / "copy" / "models")
+        (tmp_path / "copy" / "inputs").mkdir()
+        for name, arrays in inputs.items():
+            np.savez(tmp_path / "copy" / "inputs" / f"{name}.npz", **arrays)
+        environment = {**os.environ, "HETFED_DATA": str(tmp_path / "nothing"), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [sys.executable, "-c", PREDICT], cwd=tmp_path / "copy", env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return {name: pd.read_csv(tmp_path / "copy" / f"{name}.csv") for name in inputs}
+
+    return predict
 
 
 @pytest.fixture

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from hetfed.exchanges import TrainedHead as TrainedHead
     from hetfed.exchanges import TrainedPrototypes as TrainedPrototypes
     from hetfed.exchanges import exchange as exchange
+    from hetfed.kept.load import load_model as load_model
+    from hetfed.kept.model import KeptModel as KeptModel
     from hetfed.learner import Learner as Learner
     from hetfed.model import Output as Output
     from hetfed.participation import Participation as Participation
@@ -92,6 +94,8 @@ _WHERE = {
         "TrainedPrototypes",
         "exchange",
     ),
+    "kept.load": ("load_model",),
+    "kept.model": ("KeptModel",),
     "script": ("Result", "federate"),
     "learner": ("Learner",),
     "model": ("Output",),
@@ -105,7 +109,7 @@ _WHERE = {
 """The module of each public name. Loaded lazily, since `hetfed --help` must not wait for torch."""
 _MODULES = ("algorithms", "errors")
 _NAMES = {name: module for module, names in _WHERE.items() for name in names}
-__all__ = sorted([*_NAMES, *_MODULES, "__version__"])
+__all__ = [*_NAMES, *_MODULES, "__version__"]  # noqa: PLE0604, PLE0605
 
 
 def __getattr__(name: str) -> Any:

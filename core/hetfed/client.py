@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from hetfed.data import ClientData, Examples, Spec
+from hetfed.kept.description import Description
 from hetfed.model import answering
 from hetfed.participation import Presence
 from hetfed.parts import copy_of, write_tensors
@@ -55,6 +56,7 @@ class Client:
         columns: the names of an input's columns (genes, sensors), in their order, where they have names.
         unit: of its metric, where the metric has one.
         synthetic: whether its data are made up.
+        description: how its model is built again, and how its inputs are made, without its data.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Client:
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unit: str = ""
     synthetic: bool = False
+    description: Description = field(default_factory=Description)
 
     def __post_init__(self) -> None:
         # Here, so that whoever builds a model of the client gets one that answers with an `Output`.
@@ -99,6 +102,7 @@ class Client:
             presence=self.presence,
             public=PublicInputs.of(self.public, self.unread),
             kind=self.kind,
+            architecture=asdict(self.description.architecture) if self.description.architecture else {},
             scaled=self.task.unscaled is not self.task,
             about=self.about,
             unit=self.unit,

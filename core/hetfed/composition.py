@@ -179,7 +179,7 @@ def enrol(composition: Composition, profiles: Sequence[Profile]) -> Enrolment:
             left_out[step.label] = unasked
         # Extended before the next step is looked at: SharedParameters("companion") must find the companion that the step before
         # it has added.
-        profiles = [_extended(profile, step.exchange, enrolled) if profile in enrolled else profile for profile in profiles]
+        profiles = [extended(profile, step.exchange, enrolled) if profile in enrolled else profile for profile in profiles]
     # Last, since a phase of the composition may name what an exchange adds to a model.
     _check_paths(composition.phases, profiles, "no client's model has this part", "phase")
     return Enrolment(replace(composition, steps=tuple(steps)), tuple(profiles), left_out)
@@ -196,7 +196,7 @@ def _nobody(step: Step, reasons: Mapping[str, str], *, named: bool) -> PlanError
     return PlanError("no client can take part", key=step.label, remedy=remedy)
 
 
-def _extended(profile: Profile, exchange: Exchange, enrolled: Sequence[Profile]) -> Profile:
+def extended(profile: Profile, exchange: Exchange, enrolled: Sequence[Profile]) -> Profile:
     """The profile with what `exchange` adds to the client's model."""
     # Who gets nothing new stays the same object, with what is known of its model.
     if type(exchange).extend is Exchange.extend:

@@ -32,6 +32,18 @@ class Estimator(Protocol):
         ...
 
 
+class _Unfitted:
+    """Stands for an estimator until there is a fitted one."""
+
+    def fit(self, x: NDArray[np.float64], y: NDArray[np.generic], sample_weight: NDArray[np.float64]) -> object:
+        """Nothing."""
+        return self
+
+    def get_params(self, deep: bool = True) -> dict[str, object]:
+        """None."""
+        return {}
+
+
 class Learner(nn.Module):
     """A scikit-learn estimator as a model.
 
@@ -85,6 +97,24 @@ class Learner(nn.Module):
         shapes = {name: (size,) for name, size in self.inputs.items()}
         return Learner(self.estimator, self.task, shapes, target=self.target).bind(examples)
 
+    @staticmethod
+    def kept(fitted: Estimator | None, task: Task, like: Examples, only: int | None = None) -> Learner:
+        """A learner that has learnt: `fitted` predicts, and needs no data but the shapes of `like`.
+
+        `only` is the one class of the training data where there was but one, for which nothing is fitted.
+        """
+        shapes = {name: tuple(tensor.shape[1:]) for name, tensor in like.inputs.items()}
+        learner = Learner(_Unfitted(), task, shapes, target=tuple(like.target.shape[1:]))
+        learner.estimator, learner._only = fitted, only
+        learner._fitted = (learner.lesson.clone(), learner.weight.clone())
+        return learner
+
+    @property
+    def only(self) -> int | None:
+        """The one class of the training data, where there is but one."""
+        self.fitted()
+        return self._only
+
     def digest(self, logits: Tensor, weight: float, temperature: float = 1.0) -> None:
         """Take the logits (public inputs, ...) for a lesson, each weighing `weight` of an own example.
 
@@ -101,7 +131,7 @@ class Learner(nn.Module):
             KeyError: none of the modalities that it was fitted on is there.
         """
         columns = self._columns(inputs)
-        if self.train_on is None:
+        if self.train_on is None and self._fitted is None:
             return Output(
                 torch.zeros(len(columns), *(self.target if isinstance(self.task, Regression) else (self.task.class_count,)))
             )

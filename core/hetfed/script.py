@@ -21,6 +21,8 @@ from hetfed.composition import Composition, Step, compose
 from hetfed.data import Examples
 from hetfed.errors import PlanError, RunFolderError
 from hetfed.exchanges import Exchange, kind_of
+from hetfed.kept.load import load_model
+from hetfed.kept.model import KeptModel
 from hetfed.participation import Participation
 from hetfed.plan import ClientTable, ExchangeTable, FederationTable, Plan, named_algorithm, validate
 from hetfed.report import write_report
@@ -143,6 +145,14 @@ class Result:
     def predictions(self) -> dict[str, pd.DataFrame]:
         """The test predictions of the model that each client keeps, by client."""
         return {name: pd.read_csv(self.run.predictions / f"{name}.csv") for name in self.clients}
+
+    @cached_property
+    def models(self) -> dict[str, KeptModel]:
+        """The model that each client keeps, by client: `result.models["a"].predict({"x": array})`."""
+        return {
+            name: load_model(self.run.models / name, model_fn=client.model_fn, task=client.task)
+            for name, client in self.clients.items()
+        }
 
     def save(self, folder: str | Path) -> Path:
         """Leave the whole run in a new or empty folder, as the command line does; returns the report's path.

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from hetfed.client import Client
-from hetfed.data import Examples
+from hetfed.data import Examples, Spec
 from hetfed.errors import PlanError
 from hetfed.learner import Estimator, Learner
 from hetfed.plan import ClientTable, Plan, validate
@@ -19,6 +19,7 @@ from hetfed.profile import ModelFn
 from hetfed.tasks import Task
 from hetfed_datasets.records import Cohort
 from hetfed_datasets.registry import SOURCES, load
+from hetfed_medical.kept import described
 from hetfed_medical.learners import new_learner, try_out
 from hetfed_medical.modalities import MODALITIES, augmented, scalable
 from hetfed_medical.model import HospitalNet
@@ -43,12 +44,21 @@ def build_clients(plan: Plan, data_dir: Path | None) -> Sequence[Client]:
     shapes = [client.data.spec["shapes"] for client in networks]
     # The common model looks only at what every network has in one shape: else its tensors could not be averaged.
     common = [name for name, shape in shapes[0].items() if all(s.get(name) == shape for s in shapes)] if shapes else []
-    return [replace(c, common_fn=_only(c.common_fn, common) if c.common_fn and common else None) for c in clients]
+    return [_with_common(client, common) for client in clients]
 
 
-def _only(model_fn: ModelFn, modalities: Sequence[str]) -> ModelFn:
-    """Builds a model that looks at these modalities and at no other."""
-    return lambda spec: model_fn({**spec, "shapes": {name: spec["shapes"][name] for name in modalities}})
+def _with_common(client: Client, modalities: Sequence[str]) -> Client:
+    """The client, its common model looking at these modalities and at no other; none where there are none."""
+    if client.common_fn is None or not modalities:
+        return replace(client, common_fn=None, description=replace(client.description, common=None))
+    model_fn: ModelFn = client.common_fn
+    described = replace(client.description, common_spec=_only(client.data.spec, modalities))
+    return replace(client, common_fn=lambda spec: model_fn(_only(spec, modalities)), description=described)
+
+
+def _only(spec: Spec, modalities: Sequence[str]) -> Spec:
+    """The spec of these modalities."""
+    return {**spec, "shapes": {name: spec["shapes"][name] for name in modalities}}
 
 
 class Cohorts:
@@ -130,6 +140,7 @@ def _client(table: ClientTable, seed: int, cohorts: Cohorts, public: PublicData 
         common_fn=None if model_table.learner else partial(HospitalNet, table=common),
         columns={name: names for name, names in home.columns.items() if names},
         synthetic=cohort.synthetic,
+        description=described(home, model_table, common),
     )
 
 

@@ -259,8 +259,17 @@ def _examples(own: Cohort, rows: Index, table: HospitalData, scales: Mapping[str
 
 def _tensor(cohort: Cohort, rows: Index, modality: str, scale: Scale, table: HospitalData) -> Tensor:
     """A modality of some samples, channels first, NaN throughout where it is missing."""
-    values = MODALITIES[modality].tensor(torch.from_numpy(scale.apply(_columns(cohort, modality, table)[rows])))
-    if modality in cohort.present:
+    there = cohort.present[modality][rows] if modality in cohort.present else None
+    return model_input(modality, _columns(cohort, modality, table)[rows], scale, there)
+
+
+def model_input(modality: str, values: NDArray[np.generic], scale: Scale, there: NDArray[np.bool_] | None) -> Tensor:
+    """Raw values (n, height, width, channels) or (n, columns) as a model reads them: scaled, channels first.
+
+    `there` (n,) says which samples have the modality, None that all have; a row that has not is NaN throughout.
+    """
+    tensor = MODALITIES[modality].tensor(torch.from_numpy(scale.apply(values)))
+    if there is not None:
         # After scaling, which has made numbers of all NaN.
-        values[~torch.from_numpy(cohort.present[modality][rows])] = torch.nan
-    return values
+        tensor[~torch.from_numpy(there)] = torch.nan
+    return tensor

@@ -47,7 +47,13 @@ FILES = {
 } | {
     file.format(client)
     for client in "abc"
-    for file in ("models/{}/model.safetensors", "models/{}/model.json", "predictions/{}.csv", "plots/curve-{}.svg")
+    for file in (
+        "models/{}/model.safetensors",
+        "models/{}/model.json",
+        "models/{}/statistics.safetensors",
+        "predictions/{}.csv",
+        "plots/curve-{}.svg",
+    )
 }
 ONE_CLASS = toy.SAMPLE + '\n[[client]]\nname = "lonely"\ndata = { one_class = true }\n'
 FEDERATION = "[federation]\nrounds = 3"
@@ -203,11 +209,14 @@ def test_models_give_the_predictions(whole: Path, summary: dict[str, Any]) -> No
         predicted = pd.read_csv(whole / "predictions" / f"{table.name}.csv")["probability:high"]
         assert model(points).logits.softmax(dim=1)[:, 1].tolist() == pytest.approx(predicted.tolist(), abs=1e-5)
         client = by_name(summary)[table.name]
-        assert strictly(whole / "models" / table.name / "model.json") == {
+        about = strictly(whole / "models" / table.name / "model.json")
+        assert {key: about[key] for key in ("client", "arm", "validation", "metric", "spec", "architecture")} == {
             "client": table.name,
             "arm": client["kept"]["arm"],
             "validation": {arm: client["validation"][arm] for arm in ("federated", "finetuned", "alone")},
             "metric": "AUROC",
+            "spec": {"inputs": 2},
+            "architecture": None,
         }
 
 

@@ -19,9 +19,10 @@ from hetfed.tasks import Classification, Forecasting, Task, WithFurther
 from hetfed_datasets.records import Series
 from hetfed_datasets.registry import SOURCES, load
 from hetfed_traffic.encoders import ENCODERS, reads_of
+from hetfed_traffic.kept import described_city, described_congestion
 from hetfed_traffic.model import CityModel, CongestionModel
 from hetfed_traffic.plan_schema import CityData, CityModelTable
-from hetfed_traffic.preprocessing import CONGESTION, congestion_data, forecasting_data, statistics_of
+from hetfed_traffic.preprocessing import CONGESTION, congestion_data, forecasting_data, reading_scale, statistics_of
 from hetfed_traffic.references import reference_metrics
 
 
@@ -60,16 +61,19 @@ def _client(table: ClientTable, seed: int, data_dir: Path | None) -> Client:
     }
     # Equal text stands for an equal model and training: pooled training trains such cities' model once.
     kind = json.dumps([data_table.predict, table.model, table.training.model_dump()], sort_keys=True)
+    task: Task
     if data_table.predict == "congestion":
         data = congestion_data(series, data_table, seed)
         model_fn = partial(CongestionModel, table=model_table)
-        known: dict[str, Any] = {"kind": kind, "about": about, "synthetic": series.synthetic}
+        scale = {k: torch.tensor(v) for k, v in zip(("mean", "deviation"), reading_scale(series, data_table), strict=True)}
+        description = described_congestion(series, model_table, data_table.history, scale)
+        known: dict[str, Any] = {"kind": kind, "about": about, "synthetic": series.synthetic, "description": description}
         return Client(table.name, data, Classification(CONGESTION), model_fn, table.training, **known)
     _check_encoder(model_table, data_table.history)
     data = forecasting_data(series, data_table)
     statistics = statistics_of(series, data_table)
     forecasting = _forecasting(series, data_table, model_table, statistics)
-    task: Task = forecasting
+    task = forecasting
     if model_table.management:
         level = Classification(tuple(data.spec["levels"]))
         task = WithFurther(forecasting, {"level": (level, model_table.management)})
@@ -86,6 +90,7 @@ def _client(table: ClientTable, seed: int, data_dir: Path | None) -> Client:
         columns={"readings": series.sensors},
         unit=series.unit,
         synthetic=series.synthetic,
+        description=described_city(series, model_table, data_table.history),
     )
 
 

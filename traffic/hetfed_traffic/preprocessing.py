@@ -179,13 +179,24 @@ def congestion_data(series: Series, data: CityData, seed: int) -> ClientData:
     spans = Parts.of(len(checked(series).values), data).spans()
     congested = _congested(series, data, spans[0])
     readings = target_of(series)
-    mean, scale = np.nanmean(readings[spans[0]]), _deviation(readings[spans[0]], (0, 1))
-    # A missing reading becomes 0, which is the mean.
-    scaled = np.nan_to_num((readings - mean) / scale).astype(np.float32)
+    scaled = scaled_readings(readings, *reading_scale(series, data))
     rng = np.random.default_rng(seed)
     parts = [_thinned(_pairs(series, scaled, congested, span, data.history), data.examples, rng) for span in spans]
     train, validation, test = parts
     return ClientData(train, validation, test, {"history": data.history, "classes": len(CONGESTION)})
+
+
+def reading_scale(series: Series, data: CityData) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The mean and the deviation of the training part's readings, over all sensors."""
+    readings = target_of(series)[Parts.of(len(series.values), data).spans()[0]]
+    return np.asarray(np.nanmean(readings)), _deviation(readings, (0, 1))
+
+
+def scaled_readings(
+    readings: NDArray[np.float32], mean: NDArray[np.float32], deviation: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Readings less the mean, in deviations; a missing one becomes 0, which is the mean."""
+    return np.asarray(np.nan_to_num((readings - mean) / deviation).astype(np.float32))
 
 
 def _congested(series: Series, data: CityData, train: slice) -> NDArray[np.int64]:

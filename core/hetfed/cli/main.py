@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from hetfed import __version__
+from hetfed.cli.kept import export, predict
 from hetfed.cli.reproduce import reproduce
 from hetfed.cli.vertical import commands_of
 from hetfed.errors import HetfedError, Stopped, UsageError
@@ -38,6 +39,8 @@ def build_app() -> typer.Typer:
         app.add_typer(entry.load(), name=entry.name)
     app.command("reproduce")(reproduce)
     app.command("report")(report)
+    app.command("predict")(predict)
+    app.command("export")(export)
     return app
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from hetfed.client import Client, Tensors
+from hetfed.composition import Composition
 from hetfed.engines.local import Sites
 from hetfed.evaluation import Outcome, evaluate, overall, predict
 from hetfed.federation import Federation, FederationState
@@ -12,12 +13,16 @@ from hetfed.federation import Federation, FederationState
 
 @dataclass(frozen=True)
 class Arm:
-    """An arm before it starts, or at its end; `sites` move on with it."""
+    """An arm before it starts, or at its end; `sites` move on with it.
+
+    `extended_by` is the composition whose exchanges have added to the models of this arm, also where nothing is shared any more.
+    """
 
     name: str
     federation: Federation
     sites: Sites
     state: FederationState
+    extended_by: Composition = field(default_factory=Composition)
 
     def ended(self, state: FederationState) -> Arm:
         """The arm at its end."""

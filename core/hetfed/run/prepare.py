@@ -42,7 +42,7 @@ class Prepared:
             select=table.select,
             public=sites.public(self.enrolment.composition),
         )
-        return Arm(FEDERATED, federation, sites, init(federation))
+        return Arm(FEDERATED, federation, sites, init(federation), self.enrolment.composition)
 
     def local(self) -> Arm:
         """The same clients, sharing nothing."""
@@ -62,7 +62,8 @@ class Prepared:
             for name, state in federated.sites.states.items()
         }
         federation = self._each_by_itself(enrolment, self.plan.federation.finetune)
-        return Arm(FINETUNED, federation, Sites(federated.sites.clients, states), FederationState(0, {}))
+        sites = Sites(federated.sites.clients, states)
+        return Arm(FINETUNED, federation, sites, FederationState(0, {}), self.enrolment.composition)
 
     def _sharing_nothing(self, profiles: Sequence[Profile]) -> Enrolment:
         """Nobody is asked or waited for: every client trains in every round."""

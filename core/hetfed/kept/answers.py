@@ -1,0 +1,25 @@
+"""What a kept model says, as a table without targets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from hetfed.data import Examples
+from hetfed.model import Output
+from hetfed.tasks import Survival, Task, WithFurther
+
+
+def answers(task: Task, output: Output, blank: Examples, names: Sequence[str]) -> pd.DataFrame:
+    """The task's own table of predictions for `blank` examples, without the targets that these do not have.
+
+    Columns: `id`; `probability:<class>` (classification); `prediction:<output>` in the unit of the target (regression);
+    `horizon` in minutes and `forecast:<sensor>` in the city's unit (forecasting); or `risk`, its logarithm (survival).
+    """
+    main = task.main if isinstance(task, WithFurther) else task
+    targets = {main.event, main.unit} if isinstance(main, Survival) else set()
+    table = main.table(output, blank)
+    kept = [name for name in table.columns if name not in targets and name.partition(":")[0] != "target"]
+    named = {f"forecast:{index}": f"forecast:{name}" for index, name in enumerate(names)}
+    return table[kept].rename(columns=named)

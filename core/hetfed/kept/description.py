@@ -1,0 +1,47 @@
+"""What a client says of its model and its inputs, so that both can be made again without its data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+TENSORS = "tensors"
+"""The form of inputs that are tensors already, by modality: nothing is scaled."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A registered builder and its settings: `builder` is a name in the entry point group `hetfed.models`, the rest is JSON.
+
+    >>> Architecture("medical", {"image": "lenet"}).builder
+    'medical'
+    """
+
+    builder: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Description:
+    """How a client's model is built, and how its inputs are made of the raw form of its data set.
+
+    Args:
+        architecture: builds the model from the client's data spec; None where no registered builder does.
+        common: builds the client's small common model, with a spec of its own; None where there is none.
+        common_spec: the data spec of that one.
+        form: a name in the entry point group `hetfed.inputs`: what turns raw inputs into the model's.
+        preprocessing: the form's settings, as JSON: column names, shapes.
+        statistics: the form's tensors, from the client's own training data: means, deviations.
+        names: of what is predicted where an output has several numbers alike: the sensors.
+    """
+
+    architecture: Architecture | None = None
+    common: Architecture | None = None
+    common_spec: Mapping[str, Any] = field(default_factory=dict)
+    form: str = TENSORS
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    statistics: Mapping[str, Tensor] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
