@@ -200,13 +200,8 @@ def _told(step: Step) -> ExchangeTable:
     """A step as a plan would have it: what the run folder says of it."""
     options: dict[str, Any] = {"every": step.every, "until": step.until, "clients": step.clients, "label": step.label}
     settings = json.loads(json.dumps(asdict(step.exchange), default=str))
-    compression = None if step.compression is None else asdict(step.compression)
-    known: dict[str, Any] = {
-        "kind": kind_of(step.exchange),
-        **options,
-        "compression": compression,
-        "aggregation": asdict(step.aggregation),
-    }
+    options |= {"compression": step.compression, "aggregation": step.aggregation}
+    known: dict[str, Any] = {"kind": kind_of(step.exchange), **options}
     return ExchangeTable.model_construct(**known, **settings)
 
 
