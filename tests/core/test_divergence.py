@@ -115,7 +115,7 @@ def test_a_pooled_model_that_diverges_last_is_not_the_one_that_is_kept() -> None
     def after(number: int) -> None:
         poison.left = number == 2
 
-    outcomes = train_pooled(federation, clients, after)
+    outcomes = train_pooled(federation.server, clients, clients, after)
     assert {outcome.round for outcome in outcomes.values()} == {2}
     assert all(outcome.value is not None for outcome in outcomes.values())
 
@@ -146,12 +146,12 @@ def test_who_breaks_in_the_end_is_an_absence_where_that_is_tolerated() -> None:
     breaks: list[Exception] = []
     federation, state = ended(breaks, TOLERANT)
     _, undisturbed = ended([], TOLERANT)
-    finalize(federation, undisturbed)
+    undisturbed = finalize(federation, undisturbed)
     before: Tensors = dict(state.clients["b"].model)
     breaks.append(RuntimeError("out of memory"))
-    finalize(federation, state)
+    state = finalize(federation, state)
     rows = {row.client: row for row in state.rows if row.round == 3}
-    assert {name: row.failed for name, row in rows.items()} == {"a": "", "b": "out of memory", "c": ""}
+    assert {name: row.failed for name, row in rows.items()} == {"a": "", "b": "out of memory, in the validation", "c": ""}
     assert rows["b"].bytes_down == rows["a"].bytes_down > 0
     assert toy.same(state.clients["b"].model, before)
     for name in "ac":
@@ -163,7 +163,7 @@ def test_who_breaks_in_the_end_ends_the_run_where_that_is_not_tolerated() -> Non
     breaks: list[Exception] = []
     federation, state = ended(breaks, Participation())
     breaks.append(RuntimeError("out of memory"))
-    with pytest.raises(RunError, match="client 'b' failed in round 3: out of memory"):
+    with pytest.raises(RunError, match="client 'b' failed in round 3, in the validation: out of memory"):
         finalize(federation, state)
 
 
@@ -194,16 +194,16 @@ def test_whatever_breaks_a_turn_is_its_failure(error: Exception) -> None:
     state = init(federation)
     for _ in range(3):
         state = run_round(federation, state, engine)
-    assert {(row.round, row.client): row.failed for row in state.rows if row.failed} == {(2, "b"): str(error)}
-    strict = replace(federation, participation=Participation())
+    assert {(row.round, row.client): row.failed for row in state.rows if row.failed} == {(2, "b"): f"{error}, in the training"}
+    strict = replace(federation, server=replace(federation.server, participation=Participation()))
     first = run_round(strict, init(strict), engine)
-    with pytest.raises(RunError, match=re.escape(f"client 'b' failed in round 2: {error}")) as raised:
+    with pytest.raises(RunError, match=re.escape(f"client 'b' failed in round 2, in the training: {error}")) as raised:
         run_round(strict, first, engine)
     assert raised.value.__cause__ is error
 
 
 def test_who_interrupts_a_run_is_not_a_failed_turn() -> None:
-    def breaking(facts: object) -> Fragile:
+    def breaking(spec: object) -> Fragile:
         model = Fragile([])
         model.forward = interrupt  # type: ignore[method-assign]
         return model
