@@ -10,7 +10,7 @@ import pytest
 import torch
 import toy
 from torch import Tensor
-from whole import Federation, State, enrol, finalize, init, local, run_round
+from whole import Engine, Federation, State, enrol, finalize, init, local, run_round
 
 from hetfed.algorithms import alone, fedavg, fedbabu
 from hetfed.client import Client, Tensors
@@ -181,25 +181,30 @@ ERRORS = [
 def test_whatever_breaks_a_turn_is_its_failure(error: Exception) -> None:
     breaks: list[Exception] = []
 
-    def engine(jobs: Iterable[Job], this: Round) -> Iterator[tuple[str, Turn | Failure]]:
-        breaks[:] = [error] if this.number == 2 else []
-        return local(jobs, this)
+    def breaking(found: Exception) -> Engine:
+        def engine(jobs: Iterable[Job], this: Round) -> Iterator[tuple[str, Turn | Failure]]:
+            breaks[:] = [found] if this.number == 2 else []
+            return local(jobs, this)
+
+        return engine
 
     def client(name: str) -> Client:
-        breaking = replace(toy.client(name), model_fn=lambda spec: Fragile(breaks, only_in_training=True))
-        return breaking if name == "b" else toy.client(name)
+        fragile = replace(toy.client(name), model_fn=lambda spec: Fragile(breaks, only_in_training=True))
+        return fragile if name == "b" else toy.client(name)
 
     clients = [client(name) for name in "abc"]
     federation = Federation.of(clients, enrol(fedavg(), clients).composition, 3, 0, participation=TOLERANT)
     state = init(federation)
     for _ in range(3):
-        state = run_round(federation, state, engine)
+        state = run_round(federation, state, breaking(error))
     assert {(row.round, row.client): row.failed for row in state.rows if row.failed} == {(2, "b"): f"{error}, in the training"}
     strict = replace(federation, server=replace(federation.server, participation=Participation()))
-    first = run_round(strict, init(strict), engine)
+    # Another one: an error keeps the notes of the turn that it has ended.
+    another = type(error)(*error.args)
+    first = run_round(strict, init(strict), breaking(another))
     with pytest.raises(RunError, match=re.escape(f"client 'b' failed in round 2, in the training: {error}")) as raised:
-        run_round(strict, first, engine)
-    assert raised.value.__cause__ is error
+        run_round(strict, first, breaking(another))
+    assert raised.value.__cause__ is another
 
 
 def test_who_interrupts_a_run_is_not_a_failed_turn() -> None:
