@@ -14,11 +14,11 @@ from typing import Protocol
 
 from torch import Tensor
 
-from hetfed.aggregation import Merged, add_up
+from hetfed.aggregation import add_up
 from hetfed.client import Tensors
 from hetfed.context import ServerContext
 from hetfed.exchanges.base import Exchange, Merge
-from hetfed.payload import Payload
+from hetfed.payload import Merged, Payload
 
 
 class Merger(Protocol):
@@ -96,7 +96,9 @@ class AddUp:
         """The mean or the sum of what arrived."""
         while self._queue:
             self._take(self._queue.popleft())
-        scale = 1 / sum(map(self._share, self.names)) if self.mean and len(self.names) < len(self.weights) else None
+        # Nothing to scale where all of those who sent weigh nothing: then every share is the same.
+        arrived = sum(map(self._share, self.names))
+        scale = 1 / arrived if self.mean and arrived and len(self.names) < len(self.weights) else None
         found = {
             name: (total if scale is None else total * scale).to(self.like[name].dtype) for name, total in self.total.items()
         }

@@ -17,8 +17,8 @@ from hetfed.client import Client
 from hetfed.data import ClientData, Examples, Spec
 from hetfed.evaluation import predict, together
 from hetfed.exchanges import NestedFeatures
-from hetfed.federation import Upload
 from hetfed.model import Output
+from hetfed.payload import Upload
 from hetfed.tasks import Classification, Task, WithFurther
 
 

@@ -19,8 +19,8 @@ from hetfed.composition import Composition, compose
 from hetfed.engines.local import Failure
 from hetfed.errors import PlanError, RunError
 from hetfed.exchanges import LogitDistillation, Prototypes, SharedParameters
-from hetfed.federation import Upload
 from hetfed.participation import Participation, Presence, duration
+from hetfed.payload import Upload
 from hetfed.plan import read_plan
 from hetfed.turn import Job, Round, Turn
 

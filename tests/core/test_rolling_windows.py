@@ -17,9 +17,8 @@ from hetfed.composition import compose
 from hetfed.data import ClientData, Examples
 from hetfed.errors import PlanError
 from hetfed.exchanges import Slices
-from hetfed.federation import Upload
 from hetfed.model import Output
-from hetfed.payload import Payload
+from hetfed.payload import Payload, Upload
 from hetfed.seeding import generator
 from hetfed.tasks import Classification
 from hetfed.training import Training

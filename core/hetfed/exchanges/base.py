@@ -9,12 +9,11 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from hetfed.aggregation import Merged
 from hetfed.client import Tensors
 from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch
 from hetfed.model import Output
-from hetfed.payload import Declaration, Payload
+from hetfed.payload import Declaration, Merged, Payload
 from hetfed.profile import Profile
 
 Merge = Literal["mean", "sum", "each"]
