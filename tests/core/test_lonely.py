@@ -18,6 +18,7 @@ from hetfed.data import Spec
 from hetfed.errors import PlanError
 from hetfed.exchanges import KINDS, Exchange
 from hetfed.exchanges.companions import Companion
+from hetfed.exchanges.groups import lonely
 from hetfed.learner import Learner
 from hetfed.training import Training
 
@@ -37,7 +38,7 @@ def able(name: str) -> Client:
 def unable(name: str) -> Client:
     """One that learns without gradients, and holds no public inputs."""
     client = replace(toy.client(name), public=None)
-    return replace(client, model_fn=lambda spec: Learner(GaussianNB(), client.task, client.data.train))
+    return replace(client, model_fn=lambda spec: Learner(GaussianNB(), client.task, {"point": (2,)}))
 
 
 def new(kind: str) -> Exchange:
@@ -51,8 +52,8 @@ def test_there_are_exchanges_of_both_sorts() -> None:
 
 @pytest.mark.parametrize("kind", SHARING)
 def test_who_is_there_alone_is_lonely(kind: str) -> None:
-    assert new(kind).lonely([able("a")]) == {"a": "nobody else can take part"}
-    assert new(kind).lonely([able("a"), able("b")]) == {}
+    assert lonely(new(kind), [able("a").profile]) == {"a": "nobody else can take part"}
+    assert lonely(new(kind), [able("a").profile, able("b").profile]) == {}
 
 
 @pytest.mark.parametrize("kind", SHARING)
@@ -73,7 +74,7 @@ def test_who_is_named_alone_is_lonely_too(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", COMPANIONS)
 def test_a_companion_is_of_use_to_one_by_itself(kind: str) -> None:
-    assert new(kind).lonely([able("a")]) == {}
+    assert lonely(new(kind), [able("a").profile]) == {}
     enrolment = enrol(compose(new(kind)), [able("a"), unable("b")])
     assert enrolment.composition.steps[0].clients == ("a",)
     assert enrolment.left_out == {kind: {"b": "its model does not learn by gradients"}}
