@@ -13,6 +13,10 @@ import pytest
 import torch
 from hypothesis import settings
 
+# The laws that models and tasks of every package keep to; they assert, though they are no test file.
+sys.path.insert(0, str(Path(__file__).parent))
+pytest.register_assert_rewrite("functional")
+
 # Several threads on little models cost more than they bring, and far more on a busy machine.
 torch.set_num_threads(1)
 # The same examples every time: whether a commit passes must not depend on chance.
@@ -64,3 +68,27 @@ def hetfed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
         return Answer(int(end.value.code or 0), out, err)
 
     return run
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """A package called guest as pip would leave it: given its entry points and the text of its modules, returns its folder.
+
+    This process finds it, and those that a test starts.
+    """
+
+    def installed(entry_points: str, **modules: str) -> Path:
+        site = tmp_path / "site"
+        info = site / "guest-1.0.dist-info"
+        info.mkdir(parents=True)
+        for name, text in modules.items():
+            (site / f"{name}.py").write_text(text, encoding="utf-8")
+            # For this process: a module of that name may come from another test.
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: guest\nVersion: 1.0\n", encoding="utf-8")
+        (info / "entry_points.txt").write_text(entry_points, encoding="utf-8")
+        monkeypatch.syspath_prepend(site)
+        monkeypatch.setenv("PYTHONPATH", str(site), prepend=os.pathsep)
+        return site
+
+    return installed

@@ -20,8 +20,11 @@ from hetfed.run.execute import prepare
 from hetfed.server_optimizer import ServerOptimizer
 from hetfed.training import Phase, Training
 from hetfed_medical import vertical
-from hetfed_medical.plan_schema import Backbone, HospitalData, HospitalModel, LearnerName, Partition, PublicData
-from hetfed_medical.plan_schema import Table as Encoder
+from hetfed_medical.backbones import BACKBONES
+from hetfed_medical.modalities import MODALITIES
+from hetfed_medical.plan_schema import HospitalData, HospitalModel, LearnerName, Partition, PublicData
+from hetfed_medical.tabular import TABULAR
+from hetfed_traffic.encoders import ENCODERS
 from hetfed_traffic.plan_schema import CityData, CityModelTable
 
 DOCUMENT = (Path(__file__).parent.parent / "docs" / "plans.md").read_text(encoding="utf-8")
@@ -70,9 +73,19 @@ def test_every_algorithm_has_a_row_with_all_its_arguments(name: str) -> None:
     assert {argument for argument in arguments if not named(argument, row)} == set()
 
 
-@pytest.mark.parametrize("words", [AggregationKind, Backbone, LearnerName, Encoder], ids=str)
+CHOICES: dict[str, Any] = {
+    "aggregation": get_args(AggregationKind),
+    "learner": get_args(LearnerName),
+    "modality": MODALITIES,
+    "image": BACKBONES,
+    "genes": TABULAR,
+    "encoder": ENCODERS,
+}
+
+
+@pytest.mark.parametrize("words", CHOICES.values(), ids=CHOICES)
 def test_every_choice_is_named(words: Any) -> None:
-    assert {word for word in get_args(words) if not named(word)} == set()
+    assert {word for word in words if not named(word)} == set()
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))

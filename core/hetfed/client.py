@@ -9,7 +9,8 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from hetfed.data import ClientData, Examples
+from hetfed.data import ClientData, Examples, Spec
+from hetfed.model import answering
 from hetfed.participation import Presence
 from hetfed.parts import copy_of, write_tensors
 from hetfed.profile import ModelFn, Profile, PublicInputs, keep_alive, specs_of
@@ -74,6 +75,11 @@ class Client:
     unit: str = ""
     synthetic: bool = False
 
+    def __post_init__(self) -> None:
+        # Here, so that whoever builds a model of the client gets one that answers with an `Output`.
+        object.__setattr__(self, "model_fn", _answering(self.model_fn))
+        object.__setattr__(self, "common_fn", self.common_fn and _answering(self.common_fn))
+
     @cached_property
     def profile(self) -> Profile:
         """What everybody may know of the client."""
@@ -86,6 +92,8 @@ class Client:
             tuple(train.target.shape[1:]),
             len(train),
             self.model_fn,
+            len(self.data.validation),
+            len(self.data.test),
             columns=self.columns,
             training=self.training,
             presence=self.presence,
@@ -120,6 +128,20 @@ class Client:
         module = self.new_model("module", self.name)
         keep_alive(self)
         return module
+
+
+@dataclass(frozen=True)
+class _Answering:
+    """Builds what `model_fn` builds, and sees to it that it answers with an `Output`."""
+
+    model_fn: ModelFn
+
+    def __call__(self, spec: Spec) -> nn.Module:
+        return answering(self.model_fn(spec))
+
+
+def _answering(model_fn: ModelFn) -> ModelFn:
+    return model_fn if isinstance(model_fn, _Answering) else _Answering(model_fn)
 
 
 @dataclass

@@ -150,6 +150,8 @@ def enrol(composition: Composition, profiles: Sequence[Profile]) -> Enrolment:
     """
     steps, left_out = [], {}
     _check_names(profiles)
+    for profile in profiles:
+        check_profile(profile)
     # First, since a client's own phases also hold where it trains alone, without what an exchange adds.
     for profile in profiles:
         problem = f"the model of {profile.name!r} has no such part"
@@ -206,6 +208,28 @@ def _extended(profile: Profile, exchange: Exchange, enrolled: Sequence[Profile])
         return model
 
     return replace(profile, model_fn=model_fn)
+
+
+def check_profile(profile: Profile) -> None:
+    """Raise `PlanError` where a client by itself cannot take part in anything: it lacks data, or its model answers wrongly."""
+    key = f"client {profile.name!r}"
+    counts = {"training": profile.examples, "validation": profile.validation_examples, "test": profile.test_examples}
+    for part, count in counts.items():
+        if not count:
+            raise PlanError(f"it has no {part} examples", key=key, remedy="Give every split at least one example.")
+    remedy = "Return a tensor of logits, or hetfed.Output, from a forward that takes the inputs by name."
+    try:
+        # What the model makes of zeros in the shape of its inputs; whatever it raises is what is wrong with it.
+        logits = profile.probe.logits
+    except Exception as error:
+        raise PlanError(f"its model cannot read its inputs: {error}", key=key, remedy=remedy) from error
+    classes = profile.task.class_count
+    if classes and logits.shape[-1] != classes:
+        problem = f"its model answers {logits.shape[-1]} numbers, and there are {classes} classes"
+        raise PlanError(problem, key=key, remedy="Let the head have an output for each class.")
+    if len(logits) != len(profile.blank(2)):
+        problem = f"its model answers {tuple(logits.shape)} for two examples"
+        raise PlanError(problem, key=key, remedy="Let the first dimension of the logits be the examples.")
 
 
 def _check_names(profiles: Sequence[Profile]) -> None:

@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 Spec = Mapping[str, Any]
-"""The sizes that a model is built from: channels, number of classes, number of sensors ... As JSON has them, and no statistic of data:
-a spec is part of a client's profile."""
+"""The sizes that a model is built from: channels, number of classes, number of sensors ... As JSON has them, and no statistic of
+data: a spec is part of a client's profile."""
 
 
 @dataclass(frozen=True)
@@ -97,3 +99,43 @@ class ClientData:
     validation: Examples
     test: Examples
     spec: Spec = field(default_factory=dict)
+
+    @staticmethod
+    def of(
+        inputs: Mapping[str, ArrayLike],
+        target: ArrayLike,
+        *,
+        patients: Sequence[object] | None = None,
+        spec: Spec | None = None,
+        shares: tuple[float, float] = (0.6, 0.2),
+        seed: int = 0,
+    ) -> ClientData:
+        """Arrays split at random into training, validation and test data.
+
+        Args:
+            inputs: (n, ...) by name; floating-point numbers become float32.
+            target: (n, ...): whole numbers for classes, else numbers.
+            patients: whose each example is (n,); all of a patient's examples stay together. Each its own, unless it is given.
+            spec: the sizes that a model is built from.
+            shares: of training and of validation; the rest is for testing.
+            seed: of the split.
+
+        >>> data = ClientData.of({"x": [[0.0], [1.0], [2.0], [3.0], [4.0]]}, [0, 1, 0, 1, 0])
+        >>> len(data.train), len(data.validation), len(data.test)
+        (3, 1, 1)
+        """
+        arrays = {name: _tensor(array) for name, array in inputs.items()}
+        whose = np.asarray(range(len(_tensor(target))) if patients is None else patients).astype(str)
+        whole = Examples(arrays, _tensor(target), [f"{owner}/{row}" for row, owner in enumerate(whose.tolist())])
+        owners = np.unique(whose)
+        order = torch.randperm(len(owners), generator=torch.Generator().manual_seed(seed)).numpy()
+        first, second = (round(sum(shares[:count]) * len(owners)) for count in (1, 2))
+        chosen = (np.isin(whose, owners[part]) for part in (order[:first], order[first:second], order[second:]))
+        train, validation, test = (whole.take(torch.from_numpy(np.flatnonzero(mask))) for mask in chosen)
+        return ClientData(train, validation, test, spec or {})
+
+
+def _tensor(array: ArrayLike) -> Tensor:
+    """An array as a tensor, floating-point numbers in single precision, whole numbers as int64."""
+    tensor = torch.as_tensor(np.asarray(array))
+    return tensor.float() if tensor.is_floating_point() else tensor.long()

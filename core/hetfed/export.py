@@ -11,10 +11,10 @@ from hetfed.model import Output
 
 
 def exportable(module: nn.Module, names: Sequence[str]) -> nn.Module:
-    """A module in evaluation mode that takes one tensor (batch, ...) per input and returns the logits (batch, ...) of `module`.
+    """A module in evaluation mode that takes one tensor (batch, ...) per input and returns logits (batch, ...).
 
-    The tensors come in the sorted order of `names`, those of the inputs that `module` reads. Parameters are shared with `module`,
-    under the path `model`. `torch.export.export`, `torch.jit.trace` and `torch.onnx.export` take it as it is.
+    The tensors come in the sorted order of `names`, those of the inputs that `module` reads. Its parameters are those of
+    `module` itself. `torch.export.export`, `torch.jit.trace` and `torch.onnx.export` take it as it is.
 
     >>> import torch
     >>> class Sum(nn.Module):

@@ -79,6 +79,8 @@ class Profile:
         target: the shape of one example's target.
         examples: how many examples it trains on.
         model_fn: builds a model of its architecture.
+        validation_examples: how many it selects its model by.
+        test_examples: how many it tests it on.
         columns: the names of an input's columns (genes, sensors), in their order, where they have names.
         training: how it trains in each round.
         presence: how reliable and how fast it is.
@@ -99,6 +101,8 @@ class Profile:
     target: tuple[int, ...]
     examples: int
     model_fn: ModelFn
+    validation_examples: int = 0
+    test_examples: int = 0
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     training: Training = field(default_factory=Training)
     presence: Presence = field(default_factory=Presence)
@@ -167,7 +171,20 @@ class Profile:
         return Profile(**known, **found, model_fn=model_fn, common_fn=common_fn if has_common else None)
 
 
-PLAIN = ("name", "spec", "examples", "columns", "kind", "architecture", "scaled", "about", "unit", "synthetic")
+PLAIN = (
+    "name",
+    "spec",
+    "examples",
+    "validation_examples",
+    "test_examples",
+    "columns",
+    "kind",
+    "architecture",
+    "scaled",
+    "about",
+    "unit",
+    "synthetic",
+)
 """The fields of a profile that are JSON as they are."""
 
 

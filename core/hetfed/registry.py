@@ -113,7 +113,7 @@ class Registry(Mapping[str, Item]):
     def _load(self) -> None:
         """Load the entry points that have not been loaded."""
         if self._waiting is None:
-            self._waiting = sorted(entry_points(group=self.group), key=lambda entry: entry.name, reverse=True)
+            self._waiting = sorted(entry_points(group=str(self.group)), key=lambda entry: entry.name, reverse=True)
         while self._waiting:
             # Taken away first: what is loaded may itself read this registry.
             entry = self._waiting.pop()

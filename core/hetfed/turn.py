@@ -19,6 +19,7 @@ from hetfed.data import Batch
 from hetfed.evaluation import DIVERGED, Evaluation, evaluate
 from hetfed.exchanges import Exchange
 from hetfed.learner import Learner
+from hetfed.model import Output
 from hetfed.parts import copy_of, live_tensors
 from hetfed.payload import Declaration, Payload
 from hetfed.profile import Profile
@@ -124,11 +125,11 @@ def _whole_turn(job: Job, this: Round, work: Work) -> Turn:
     # Memories are copied, and the state is replaced as a whole at the end: a turn that fails or diverges must leave what the
     # client held as it was.
     state, memories = job.state, _memories(job)
-    context, views = _set_up(job, this, this.composition.of(job.client.name), memories, work)
+    context, views = set_up(job, this, this.composition.of(job.client.name), memories, work)
     # Dropout and the like draw from torch's default generator. It is seeded here, so that a turn does not depend on which
     # client ran before it.
     with isolated(this.seed, job.client.name, this.number, "turn"):
-        received = _apply(views, job.inbox)
+        received = take_in(views, job.inbox)
         # What arrived may be better than what training on a few examples makes of it, and only a model that has been judged can
         # be kept.
         if job.inbox:
@@ -149,9 +150,9 @@ def _final_turn(job: Job, this: Round, work: Work) -> Turn:
     began = time.perf_counter()
     memories = _memories(job)
     steps = [step for step in this.composition.of(job.client.name) if step.label in job.inbox]
-    context, views = _set_up(job, this, steps, memories, work)
+    context, views = set_up(job, this, steps, memories, work)
     with isolated(this.seed, job.client.name, this.number, "turn"):
-        _apply(views, job.inbox)
+        take_in(views, job.inbox)
     after, state = _judged(job.client, context, job.state, this)
     state = replace(state, model=copy_of(context.model), exchanges=memories)
     return Turn(state, {}, Report(math.nan, after.value, after.loss, time.perf_counter() - began))
@@ -162,7 +163,7 @@ def _memories(job: Job) -> dict[str, Tensors]:
     return {label: dict(memory) for label, memory in job.state.exchanges.items()}
 
 
-def _set_up(
+def set_up(
     job: Job, this: Round, steps: Sequence[Step], memories: dict[str, Tensors], work: Work
 ) -> tuple[ClientContext, list[View]]:
     """The client's context with its model as it was left, and the same as each of `steps` sees it."""
@@ -193,7 +194,7 @@ def _set_up(
     return context, views
 
 
-def _apply(views: Sequence[View], inbox: Mapping[str, bytes]) -> dict[str, Payload]:
+def take_in(views: Sequence[View], inbox: Mapping[str, bytes]) -> dict[str, Payload]:
     """Take in what arrived, and let every exchange begin; returns what arrived by step label."""
     # All payloads are decoded before any is applied, and all are applied before any exchange begins: where an exchange starts
     # from includes what the others have brought.
@@ -209,9 +210,9 @@ def _apply(views: Sequence[View], inbox: Mapping[str, bytes]) -> dict[str, Paylo
 def _received(job: Job, this: Round) -> tuple[Tensors, dict[str, Tensors]]:
     """The model and the memories as they were when what arrived had been taken in, and training had not begun."""
     memories = _memories(job)
-    context, views = _set_up(job, this, this.composition.of(job.client.name), memories, Work())
+    context, views = set_up(job, this, this.composition.of(job.client.name), memories, Work())
     with isolated(this.seed, job.client.name, this.number, "turn"):
-        _apply(views, job.inbox)
+        take_in(views, job.inbox)
     return copy_of(context.model), memories
 
 
@@ -239,7 +240,7 @@ def _train(context: ClientContext, views: Sequence[View], moments: Tensors, this
     if keep_optimizer:
         load_optimizer_tensors(optimizer, model, moments)
     set_training_mode(model, min(len(context.train), training.batch_size))
-    loss = _loss_of(context, views)
+    loss = loss_of(context, views)
     # One counter for all phases: else the passes of the second phase would have the same orders as those of the first.
     done, epochs = Steps(0, 0.0), count()
     for phase in this.composition.phases_of(context.profile, this.number, this.rounds):
@@ -249,23 +250,39 @@ def _train(context: ClientContext, views: Sequence[View], moments: Tensors, this
     return done.loss, optimizer_tensors(optimizer, model) if keep_optimizer else {}
 
 
-def _loss_of(context: ClientContext, views: Sequence[View]) -> Loss:
-    """The loss of a batch: the task's, and the terms of every exchange; None where no term has anything to learn from."""
-    work, tensors = context.work, context.tensors
+def loss_of(context: ClientContext, views: Sequence[View]) -> Loss:
+    """The loss of a batch in the plain loop, which trains the live module; None where no term has anything to learn from."""
     drawing = [view for view in views if type(view.exchange).draw is not Exchange.draw]
 
     def loss(batch: Batch) -> Tensor | None:
         # Asked outside of the losses, which never branch on data: an optimiser with momentum would step on a gradient of 0.
-        work.learnable = bool(context.task.learnable(batch))
+        context.work.learnable = bool(context.task.learnable(batch))
         drawn = {view.step.label: replace(batch, drawn=view.exchange.draw(view.at("draw"), batch)) for view in drawing}
-        work.stage = "training"
-        output = context.model(batch.inputs)
-        terms = [context.task.loss(output, batch) if work.learnable else None]
-        terms += [view.exchange.loss(view.at("loss"), tensors, drawn.get(view.step.label, batch), output) for view in views]
-        known = [term for term in terms if term is not None]
-        return sum(known[1:], start=known[0]) if known else None
+        context.work.stage = "training"
+        return total_loss(context, views, context.tensors, batch, drawn, context.model(batch.inputs))
 
     return loss
+
+
+def total_loss(
+    context: ClientContext,
+    views: Sequence[View],
+    parameters: Mapping[str, Tensor],
+    batch: Batch,
+    drawn: Mapping[str, Batch],
+    output: Output,
+) -> Tensor | None:
+    """The task's loss and the terms of every exchange, as a function of the model's `parameters` and buffers.
+
+    `output` is what a model with these parameters says of `batch`; `drawn` holds, by step label, the batch with what an exchange
+    has drawn for it.
+    """
+    terms = [context.task.loss(output, batch) if context.work.learnable else None]
+    for view in views:
+        own = drawn.get(view.step.label, batch)
+        terms.append(view.exchange.loss(view.at("loss"), parameters, own, output))
+    known = [term for term in terms if term is not None]
+    return sum(known[1:], start=known[0]) if known else None
 
 
 def _batches(context: ClientContext, phase: Phase, epochs: Iterator[int]) -> Iterator[Batch]:

@@ -13,6 +13,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from hetfed.compat import prepare_torchvision
+from hetfed.registry import Registry
 
 Shape = tuple[int, int, int]
 """(channels, height, width) of an image."""
@@ -110,28 +111,26 @@ def torchvision_resnet18(shape: Shape, features: int) -> nn.Module:
 
 
 class ThreeChannels(nn.Module):
-    """A grey image as three equal channels, which torchvision's networks expect; any other image as it is."""
+    """A grey image as three equal channels, which torchvision's networks expect; an image of three as it is."""
 
     def forward(self, image: Tensor) -> Tensor:
         """(batch, channels, height, width) -> (batch, 3, height, width)"""
-        return image.expand(-1, 3, -1, -1) if image.shape[1] == 1 else image
+        return image.expand(-1, 3, -1, -1)
 
 
-BACKBONES: dict[str, Callable[..., nn.Module]] = {
-    "conv": conv,
-    "lenet": lenet,
-    "small-conv": small_conv,
-    "deep-conv": deep_conv,
-    "monai-densenet": monai_densenet,
-    "monai-resnet": monai_resnet,
-    "torchvision-mobilenet": torchvision_mobilenet,
-    "torchvision-resnet18": torchvision_resnet18,
-}
-"""The `image` key of a model table."""
-SCALABLE = ("conv", "lenet", "small-conv", "deep-conv")
-"""Those whose channels can be multiplied by a factor."""
-
-
-def build(name: str, shape: Shape, features: int, factor: float = 1.0) -> nn.Module:
-    """The backbone called `name`; only one of `SCALABLE` takes a factor other than 1."""
-    return BACKBONES[name](shape, features, factor) if name in SCALABLE else BACKBONES[name](shape, features)
+BACKBONES: Registry[Callable[..., nn.Module]] = Registry(
+    "image backbone",
+    {
+        "conv": conv,
+        "lenet": lenet,
+        "small-conv": small_conv,
+        "deep-conv": deep_conv,
+        "monai-densenet": monai_densenet,
+        "monai-resnet": monai_resnet,
+        "torchvision-mobilenet": torchvision_mobilenet,
+        "torchvision-resnet18": torchvision_resnet18,
+    },
+    group="hetfed.backbones",
+)
+"""The `image` key of a model table. An installed package adds a function through the group `hetfed.backbones`, a script with
+`@BACKBONES.register(name)`."""

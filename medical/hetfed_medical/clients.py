@@ -19,9 +19,8 @@ from hetfed.profile import ModelFn
 from hetfed.tasks import Task
 from hetfed_datasets.records import Cohort
 from hetfed_datasets.registry import SOURCES, load
-from hetfed_medical.augmentation import flip_and_shift
-from hetfed_medical.backbones import SCALABLE
 from hetfed_medical.learners import new_learner, try_out
+from hetfed_medical.modalities import MODALITIES, augmented, scalable
 from hetfed_medical.model import HospitalNet
 from hetfed_medical.plan_schema import HospitalData, HospitalModel, LearnerName, PublicData
 from hetfed_medical.preprocessing import Hospital, hospital, public_inputs, public_patients, unreadable
@@ -98,9 +97,8 @@ def _client(table: ClientTable, seed: int, cohorts: Cohorts, public: PublicData 
     home = hospital(cohort, data_table, seed, key)
     owners.add(f"client {table.name!r}", data_table.dataset, home.patients, f"{key}.data")
     shapes = home.data.spec["shapes"]
-    _check_model(shapes, model_table, key)
     shown, unread = _public(public, cohorts, home, data_table, seed)
-    common = HospitalModel(image="small-conv", genes="mlp", clinical="mlp", features=model_table.features)
+    common = HospitalModel(features=model_table.features, **{name: MODALITIES[name].common_encoder for name in shapes})
     model = _encoders(shapes, model_table)
     data = home.data
     model_fn: ModelFn = partial(HospitalNet, table=model_table)
@@ -110,6 +108,8 @@ def _client(table: ClientTable, seed: int, cohorts: Cohorts, public: PublicData 
         estimator = _estimator(model_table.learner, model_table.settings, home, key=key, seed=seed, name=table.name)
         data = replace(data, spec={**data.spec, "public": len(shown) if shown else 0})
         model_fn = _learner(estimator, home.task)
+    else:
+        _check_model(shapes, model_table, key)
     return Client(
         table.name,
         data,
@@ -118,7 +118,7 @@ def _client(table: ClientTable, seed: int, cohorts: Cohorts, public: PublicData 
         table.training,
         public=shown,
         unread=unread,
-        augment=flip_and_shift if data_table.augment else None,
+        augment=augmented if data_table.augment else None,
         # Equal text stands for an equal model and training: pooled training trains such hospitals' model once.
         kind=json.dumps([model, model_table.features, table.training.model_dump()], sort_keys=True),
         about={
@@ -145,10 +145,11 @@ def _public(
 
 def _encoders(shapes: Mapping[str, tuple[int, ...]], table: HospitalModel) -> dict[str, str]:
     """The encoder of each modality, in words."""
-    names = {modality: str(getattr(table, modality)) for modality in shapes}
-    if "image" in names and table.width != 1:
-        names["image"] += f" x {table.width:g}"
-    return names
+    names = {modality: table.encoder(modality) for modality in shapes}
+    if table.width == 1:
+        return names
+    widened = {modality for modality, name in names.items() if scalable(MODALITIES[modality].encoders[name])}
+    return {modality: f"{name} x {table.width:g}" if modality in widened else name for modality, name in names.items()}
 
 
 def _estimator(
@@ -169,18 +170,6 @@ def _learner(estimator: Estimator, task: Task) -> ModelFn:
 
 
 def _check_model(shapes: Mapping[str, tuple[int, ...]], table: HospitalModel, key: str) -> None:
-    if table.width != 1 and "image" in shapes and table.image not in SCALABLE:
-        raise PlanError(
-            f"{table.image} has one width",
-            key=f"{key}.model.width",
-            value=table.width,
-            remedy=f"Leave width out, or choose one of {', '.join(SCALABLE)}.",
-        )
-    for modality, shape in shapes.items():
-        if modality != "image" and getattr(table, modality) == "identity" and shape[0] != table.features:
-            raise PlanError(
-                f"an identity encoder of {shape[0]} columns needs as many features",
-                key=f"{key}.model.features",
-                value=table.features,
-                remedy=f"Set features to {shape[0]}, choose other columns or another encoder.",
-            )
+    for name, shape in shapes.items():
+        modality, encoder = MODALITIES[name], table.encoder(name)
+        modality.check_encoder(encoder, shape, features=table.features, width=table.width, key=f"{key}.model", name=name)

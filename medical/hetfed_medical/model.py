@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from hetfed.data import Spec
 from hetfed.model import Output
-from hetfed_medical.backbones import build
+from hetfed_medical.modalities import MODALITIES
 from hetfed_medical.plan_schema import HospitalModel
 from hetfed_medical.present import BatchNormOfKnown, gathered, known_rows, masked, may_look
-from hetfed_medical.tabular import TABULAR
 
 
 class GatedFusion(nn.Module):
@@ -57,15 +55,13 @@ class HospitalNet(nn.Module):
     def _encode(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
         """Features (batch, features), zero where the modality is missing, and where it is there (batch,)."""
         encoder, there = self.encoders[name], known_rows(x)
-        # In training, dropout draws for the rows that are there alone, and sums run over them; masks agree but for rounding and
-        # what they draw. In evaluation every row is by itself.
-        if self.training and may_look(x):
+        # Both say the same but for rounding and what dropout draws. Published figures have the bits of the first, which spares
+        # the encoder the missing rows; the second has no branch on data.
+        if may_look():
             return gathered(encoder, x, there, self.features), there
         return masked(encoder, x, there), there
 
 
 def _encoder(modality: str, shape: tuple[int, ...], table: HospitalModel) -> nn.Module:
-    if modality == "image":
-        backbone = build(table.image, cast("tuple[int, int, int]", shape), table.features, table.width)
-        return BatchNormOfKnown.convert(backbone)
-    return TABULAR[getattr(table, modality)](shape[0], table.features)
+    encoder = MODALITIES[modality].build(table.encoder(modality), shape, table.features, table.width)
+    return BatchNormOfKnown.convert(encoder)

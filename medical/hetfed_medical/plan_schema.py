@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
-Modality = Literal["image", "genes", "clinical"]
-Backbone = Literal[
-    "conv",
-    "lenet",
-    "small-conv",
-    "deep-conv",
-    "monai-densenet",
-    "monai-resnet",
-    "torchvision-mobilenet",
-    "torchvision-resnet18",
-]
+from hetfed.errors import among
+from hetfed_medical.modalities import MODALITIES
+
 LearnerName = Literal["random-forest", "extra-trees", "gradient-boosting", "svm", "logistic-regression"]
-Table = Literal["snn", "mlp", "linear", "identity"]
+ModalityName = Annotated[str, AfterValidator(MODALITIES.known)]
 
 
 class _Strict(BaseModel):
@@ -68,7 +63,7 @@ class HospitalData(_Strict):
 
     dataset: str
     sites: tuple[str, ...] | None = Field(default=None, min_length=1)
-    modalities: tuple[Modality, ...] = Field(min_length=1)
+    modalities: tuple[ModalityName, ...] = Field(min_length=1)
     label: str | None = None
     partition: Partition | None = None
     columns: tuple[str, ...] = ()
@@ -87,17 +82,17 @@ class HospitalData(_Strict):
         return self
 
 
-class HospitalModel(_Strict):
-    """The `model` table of a hospital: an encoder for each modality, and the feature size that hospitals agree on.
+class HospitalModel(BaseModel):
+    """The `model` table of a hospital: the feature size that hospitals agree on, and by the name of a modality its encoder.
 
     `width` multiplies the channels of the backbones that are plain convolutions. With a `learner` the hospital has a
     scikit-learn classifier instead, which looks at all modalities side by side and learns without gradients; `settings` are the
     classifier's own.
     """
 
-    image: Backbone = "deep-conv"
-    genes: Table = "snn"
-    clinical: Table = "mlp"
+    # Further keys are modalities, of which installed packages may bring more.
+    model_config = ConfigDict(frozen=True, extra="allow")
+
     features: PositiveInt = 64
     width: PositiveFloat = 1.0
     learner: LearnerName | None = None
@@ -109,6 +104,30 @@ class HospitalModel(_Strict):
         if settings and table.data.get("learner") is None:
             raise ValueError("settings are those of a learner, which is not named: add learner, or remove them")
         return settings
+
+    @model_validator(mode="after")
+    def _further_keys_are_encoders(self) -> HospitalModel:
+        found = [(key, value, _encoder_fault(key, value)) for key, value in (self.model_extra or {}).items()]
+        faults = [InitErrorDetails(type=fault, loc=(key,), input=value) for key, value, fault in found if fault]
+        if faults:
+            raise ValidationError.from_exception_data("HospitalModel", faults)
+        return self
+
+    def encoder(self, modality: str) -> str:
+        """The name of the encoder of a modality."""
+        return str((self.model_extra or {}).get(modality, MODALITIES[modality].default))
+
+
+def _encoder_fault(modality: str, encoder: object) -> PydanticCustomError | None:
+    """What is wrong with a further key of a model table, and its value."""
+    if modality not in MODALITIES:
+        remedy = among(modality, sorted({*HospitalModel.model_fields, *MODALITIES}), "Known keys here")
+        return PydanticCustomError("extra_forbidden", "unknown key", {"remedy": remedy})
+    known = MODALITIES[modality].encoders
+    if encoder in known:
+        return None
+    context = {"modality": modality, "remedy": among(encoder, sorted(known))}
+    return PydanticCustomError("unknown_name", "unknown encoder of {modality}", context)
 
 
 class PublicData(_Strict):

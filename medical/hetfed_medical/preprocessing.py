@@ -14,7 +14,9 @@ from hetfed.data import ClientData, Examples
 from hetfed.errors import PlanError, among
 from hetfed.tasks import Classification, Survival, Task
 from hetfed_datasets import partition
+from hetfed_datasets.gate import check_cohort
 from hetfed_datasets.records import MISSING_LABEL, Cohort
+from hetfed_medical.modalities import MODALITIES
 from hetfed_medical.plan_schema import HospitalData, Partition, PublicData
 
 Index = NDArray[np.int64]
@@ -50,7 +52,9 @@ def hospital(cohort: Cohort, table: HospitalData, seed: int, key: str) -> Hospit
 
     Raises:
         PlanError: the table asks for what the cohort does not have, or for too few samples to split.
+        DataError: the cohort is not what `Cohort` promises.
     """
+    check_cohort(cohort)
     label = _label(cohort, table.label, f"{key}.data.label")
     _check_known(cohort, table, key)
     try:
@@ -87,7 +91,9 @@ def public_inputs(cohort: Cohort, table: PublicData, home: Hospital, like: Hospi
 
     Raises:
         PlanError: a site that the cohort does not have.
+        DataError: the cohort is not what `Cohort` promises.
     """
+    check_cohort(cohort)
     rows = _public_rows(cohort, table, seed)
     if unreadable(cohort, home, like):
         return None
@@ -126,11 +132,14 @@ def _lack(cohort: Cohort, modality: str, home: Hospital, like: HospitalData) -> 
     """In what a modality of `cohort` differs from the hospital's own."""
     if modality not in cohort.modalities:
         return f"lacks its modality {modality}"
-    if modality != "image":
-        return "" if _names(cohort, modality, like) == home.columns[modality] else f"has other columns of {modality}"
-    height, width, channels = cohort.modalities[modality].shape[1:]
-    theirs, own = (channels, height, width), home.data.spec["shapes"][modality]
-    return "" if theirs == own else f"has images of shape {theirs} (channels, height, width), it of {own}"
+    if home.columns[modality] != _names(cohort, modality, like):
+        return f"has other columns of {modality}"
+    if home.columns[modality]:
+        # Of its columns the plan may ask for some, and these are there.
+        return ""
+    kind = MODALITIES[modality]
+    theirs, own = kind.shape(modality, cohort), home.data.spec["shapes"][modality]
+    return "" if theirs == own else f"has {modality}s of shape {kind.shown(theirs)}, it of {own}"
 
 
 def _label(cohort: Cohort, asked: str | None, key: str) -> str:
@@ -147,6 +156,7 @@ def _check_known(cohort: Cohort, table: HospitalData, key: str) -> None:
         if modality not in cohort.modalities:
             remedy = f"{cohort.name} has: {', '.join(cohort.modalities)}."
             raise PlanError("no such modality", key=f"{key}.data.modalities", value=modality, remedy=remedy)
+        MODALITIES[modality].check(modality, cohort)
     _check_sites(cohort, table.sites or (), f"{key}.data.sites")
     known = {column for columns in cohort.columns.values() for column in columns}
     for column in table.columns:
@@ -217,7 +227,7 @@ def _scale(own: Cohort, modality: str, train: Index, table: HospitalData) -> Sca
     known = values[there].astype(np.float32)
     size = values.shape[-1]
     mean, deviation = np.zeros(size, np.float32), np.ones(size, np.float32)
-    if modality == "image" or table.standardise:
+    if MODALITIES[modality].always_scaled or table.standardise:
         known = known.reshape(-1, size)
         counted = np.isfinite(known).any(axis=0)
         # In single precision, the sum over all pixels of a hospital is off by a few per cent.
@@ -249,9 +259,7 @@ def _examples(own: Cohort, rows: Index, table: HospitalData, scales: Mapping[str
 
 def _tensor(cohort: Cohort, rows: Index, modality: str, scale: Scale, table: HospitalData) -> Tensor:
     """A modality of some samples, channels first, NaN throughout where it is missing."""
-    values = torch.from_numpy(scale.apply(_columns(cohort, modality, table)[rows]))
-    if modality == "image":
-        values = values.permute(0, 3, 1, 2).contiguous()
+    values = MODALITIES[modality].tensor(torch.from_numpy(scale.apply(_columns(cohort, modality, table)[rows])))
     if modality in cohort.present:
         # After scaling, which has made numbers of all NaN.
         values[~torch.from_numpy(cohort.present[modality][rows])] = torch.nan

@@ -15,10 +15,12 @@ def known_rows(x: Tensor) -> Tensor:
     return ~x.flatten(1)[:, 0].isnan()
 
 
-def may_look(x: Tensor) -> bool:
-    """Whether Python may read values of `x`: not while a function is vectorised, compiled, exported or traced."""
-    wrapped: bool = torch._C._functorch.is_functorch_wrapped_tensor(x)
-    return not (wrapped or torch.compiler.is_compiling() or torch.jit.is_tracing())
+def may_look() -> bool:
+    """Whether Python may read values: not while a function is compiled, exported, traced or transformed by `torch.func`."""
+    # First, since the compiler can read no further.
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._get_tracing_state() is None and torch._C._functorch.peek_interpreter_stack() is None
 
 
 def gathered(encoder: nn.Module, x: Tensor, there: Tensor, size: int) -> Tensor:
@@ -76,9 +78,9 @@ class BatchNormOfKnown(nn.BatchNorm2d):
         """(batch, channels, height, width) -> the same."""
         if self.there is None or not self.training:
             return super().forward(input)
-        rows = self.there.sum()
-        count = rows.clamp(min=1) * input[0, 0].numel()
         weight = self.there.to(input.dtype).view(-1, 1, 1, 1)
+        rows = weight.sum()
+        count = rows.clamp(min=1) * input[0, 0].numel()
         mean = (input * weight).sum(dim=(0, 2, 3)) / count
         centred = input - mean.view(1, -1, 1, 1)
         variance = (centred.square() * weight).sum(dim=(0, 2, 3)) / count
@@ -91,9 +93,10 @@ class BatchNormOfKnown(nn.BatchNorm2d):
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
         # A single row counts twice, as where it is repeated.
         count = torch.where(rows == 1, 2 * count, count)
-        share = torch.where(rows > 0, self.momentum, 0.0)
+        share = (rows > 0).to(rows.dtype) * self.momentum
         unbiased = variance * (count / (count - 1).clamp(min=1))
-        self.running_mean.lerp_(mean, share)
-        self.running_var.lerp_(unbiased, share)
+        # Not lerp_, which vmap would take apart client by client.
+        self.running_mean.mul_(1 - share).add_(share * mean)
+        self.running_var.mul_(1 - share).add_(share * unbiased)
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(rows > 0)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from torch import nn
 
+from hetfed.registry import Registry
+
 
 def snn(columns: int, features: int, width: int = 64, dropout: float = 0.2) -> nn.Module:
     """A self-normalising network (Klambauer et al. 2017): SELU, alpha dropout, LeCun initialisation."""
@@ -35,5 +37,8 @@ def identity(columns: int, features: int) -> nn.Module:
     return nn.Identity()
 
 
-TABULAR: dict[str, Callable[[int, int], nn.Module]] = {"snn": snn, "mlp": mlp, "linear": linear, "identity": identity}
-"""The `genes` and `clinical` keys of a model table."""
+TABULAR: Registry[Callable[[int, int], nn.Module]] = Registry(
+    "table encoder", {"snn": snn, "mlp": mlp, "linear": linear, "identity": identity}, group="hetfed.table_encoders"
+)
+"""The `genes` and `clinical` keys of a model table. An installed package adds a function through the group
+`hetfed.table_encoders`, a script with `@TABULAR.register(name)`."""

@@ -8,25 +8,31 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from statistics import fmean
 
+import torch
 import toy
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
+from torch.utils._pytree import tree_map
 from whole import Engine, Federation, State, enrol, init, load_state, local, run_round, save_state
 
+from hetfed import rounds
 from hetfed.client import Client, Tensors
-from hetfed.data import Examples, Spec
-from hetfed.engines.local import Failure
+from hetfed.context import ClientContext, Work
+from hetfed.data import Batch, Examples, Spec
+from hetfed.engines.local import Failure, Order, Reply
 from hetfed.evaluation import evaluate
 from hetfed.federation import Upload
 from hetfed.participation import Participation
 from hetfed.payload import Payload
 from hetfed.plan import named_algorithm
 from hetfed.results.ledger import Ledger
+from hetfed.seeding import isolated
 from hetfed.training import Training
-from hetfed.turn import Job, Round, Turn
+from hetfed.turn import Job, Round, Turn, View, set_up, take_in, total_loss
 
 ROUNDS = 4
 
@@ -61,9 +67,10 @@ def common(spec: Spec) -> toy.Net:
     return toy.Net(spec["inputs"], 3)
 
 
-def clients(row: Row) -> list[Client]:
-    """Three of them, anew."""
-    found = [toy.client(n, width=w, training=row.training) for n, w in zip("abc", row.widths, strict=True)]
+def clients(row: Row, only: str = "abc") -> list[Client]:
+    """Three of them, anew, or some of the three."""
+    named = zip("abc", row.widths, strict=True)
+    found = [toy.client(name, width=width, training=row.training) for name, width in named if name in only]
     return [replace(client, common_fn=common) for client in found]
 
 
@@ -322,6 +329,100 @@ def nobody_looks_at_the_data_of_others(name: str, row: Row) -> None:
     assert not [upload.refused for upload in uploads if upload.refused]
 
 
+STACKED = 3
+"""How many clients the loss is computed for at once."""
+Given = tuple[Tensors, Tensors, Tensors, dict[str, Tensors], dict[str, Tensors]]
+"""What a loss is a function of: tensors that learn, the rest, a batch, and by step label what was drawn and the memory."""
+
+
+def the_loss_is_a_function_of_parameters(name: str, row: Row) -> None:
+    """Its value and gradient are those of the plain loop under `functional_call`, and under `vmap` for several clients at once,
+    each with parameters, a batch and a memory of its own. Dropout is off: it would draw other numbers."""
+    done = undisturbed(name, row)
+    for client in done.federation.clients:
+        context, views = third_turn(done, client)
+        for module in context.model.modules():
+            module.train(not isinstance(module, nn.Dropout))
+        given = [given_to(client, context, views, i) for i in range(STACKED)]
+        plain = [plain_loss(context, views, one) for one in given]
+        function = grad_and_value(partial(loss_function, context, views))
+        singly = [function(*copied(one)) for one in given]
+        gradients, values = vmap(function)(*tree_map(lambda *leaves: torch.stack(leaves), *map(copied, given)))
+        for i, (expected, value) in enumerate(plain):
+            for found in (singly[i], ({key: gradient[i] for key, gradient in gradients.items()}, values[i])):
+                assert torch.allclose(found[1], value, rtol=1e-5, atol=1e-6)
+                assert all(torch.allclose(found[0][key], g, rtol=1e-4, atol=1e-5) for key, g in expected.items())
+
+
+def given_to(client: Client, context: ClientContext, views: Sequence[View], number: int) -> Given:
+    """Parameters near the client's own, a batch of its data, what is drawn for it, and memories near its own."""
+    batch = client.data.train.batch(torch.arange(number, number + 8))
+    tensors = moved({key: tensor.detach() for key, tensor in context.tensors.items()}, number)
+    learning = {key for key, tensor in context.tensors.items() if tensor.requires_grad}
+    return (
+        {key: tensor for key, tensor in tensors.items() if key in learning},
+        {key: tensor for key, tensor in tensors.items() if key not in learning},
+        {"point": batch.inputs["point"], "target": batch.target},
+        {view.step.label: view.exchange.draw(view.context, batch) for view in views},
+        {view.step.label: moved(view.context.memory, number) for view in views},
+    )
+
+
+def loss_function(context: ClientContext, views: Sequence[View], *given: *Given) -> Tensor:
+    """The loss as a function."""
+    parameters, seen, batch, drawn = {**given[0], **given[1]}, *seen_by(views, given)
+    output = functional_call(context.model, parameters, (batch.inputs,))
+    return total_loss(context, seen, parameters, batch, drawn, output)
+
+
+def seen_by(views: Sequence[View], given: Given) -> tuple[list[View], Batch, dict[str, Batch]]:
+    """The views with the memories that are given, the batch, and the batch with what was drawn for each step."""
+    batch = Batch({"point": given[2]["point"]}, given[2]["target"])
+    drawn = {label: replace(batch, drawn=found) for label, found in given[3].items()}
+    return [replace(v, context=replace(v.context, memory=given[4][v.step.label])) for v in views], batch, drawn
+
+
+def plain_loss(context: ClientContext, views: Sequence[View], given: Given) -> tuple[Tensors, Tensor]:
+    """Gradients and value as the plain loop has them: in the live module, with its own tensors."""
+    with torch.no_grad():
+        for key, tensor in {**given[0], **given[1]}.items():
+            context.tensors[key].copy_(tensor)
+    seen, batch, drawn = seen_by(views, given)
+    context.model.zero_grad()
+    value = total_loss(context, seen, context.tensors, batch, drawn, context.model(batch.inputs))
+    torch.autograd.backward(value)
+    found = {key: context.tensors[key].grad for key in given[0]}
+    return {key: torch.zeros_like(given[0][key]) if g is None else g.clone() for key, g in found.items()}, value.detach()
+
+
+def third_turn(done: Run, client: Client) -> tuple[ClientContext, list[View]]:
+    """A client in its third turn, when it has taken in what arrived and training is to begin."""
+    server, state = done.federation.server, done.states[2]
+    inboxes: dict[str, dict[str, bytes]] = {}
+
+    def keep(orders: Iterable[Order], this: Round) -> Iterator[tuple[str, Reply]]:
+        inboxes.update({order.client: dict(order.inbox) for order in orders})
+        yield from ()
+
+    rounds.run_round(server, state.at_server(), keep)
+    job, this = Job(client, state.clients[client.name], inboxes[client.name]), server.round(3)
+    memories = {label: dict(memory) for label, memory in job.state.exchanges.items()}
+    context, views = set_up(job, this, this.composition.of(client.name), memories, Work())
+    with isolated("third turn"):
+        take_in(views, job.inbox)
+    return context, views
+
+
+def moved(tensors: Mapping[str, Tensor], by: int) -> Tensors:
+    """Copies, a little further on where they are numbers."""
+    return {key: tensor * (1 + 0.05 * by) if tensor.is_floating_point() else tensor.clone() for key, tensor in tensors.items()}
+
+
+def copied(given: Given) -> Given:
+    """So that running statistics, which a loss moves on, are the same for all who compute it."""
+    return tree_map(torch.clone, given)
+
+
 def telling(tensor: Tensor) -> bool:
     """Whether its bytes could not as well be something else's."""
     return tensor.numel() > 1 and bool((tensor != tensor.flatten()[0]).any())
@@ -339,4 +440,5 @@ LAWS: list[Callable[[str, Row], None]] = [
     an_upload_that_is_lost_or_spoilt_is_survived,
     private_tensors_never_leave,
     nobody_looks_at_the_data_of_others,
+    the_loss_is_a_function_of_parameters,
 ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import doctest
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -14,16 +16,7 @@ from hetfed.errors import PlanError
 from hetfed.plan import validate
 from hetfed.registry import Registry
 
-
-def install(site: Path, entry_points: str, **modules: str) -> Path:
-    """A package in the folder `site` as pip would leave it."""
-    info = site / "guest-1.0.dist-info"
-    info.mkdir(parents=True)
-    for name, text in modules.items():
-        (site / f"{name}.py").write_text(text, encoding="utf-8")
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: guest\nVersion: 1.0\n", encoding="utf-8")
-    (info / "entry_points.txt").write_text(entry_points, encoding="utf-8")
-    return site
+Install = Callable[..., Path]
 
 
 def numbers(**more: int) -> Registry[int]:
@@ -35,12 +28,11 @@ def test_the_examples_hold() -> None:
     assert doctest.testmod(registry).failed == 0
 
 
-def test_an_installed_package_adds_items_and_modules_that_register(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_installed_package_adds_items_and_modules_that_register(install: Install) -> None:
     guest = "import guest_home\nthree = 3\nguest_home.found.add('four', 4)\nassert 'one' in guest_home.found\n"
-    site = install(tmp_path, "[guest.numbers]\nthree = guest_three:three\nmore = guest_three\n", guest_three=guest)
-    (site / "guest_home.py").write_text("found = None\n", encoding="utf-8")
-    monkeypatch.syspath_prepend(site)
-    import guest_home
+    points = "[guest.numbers]\nthree = guest_three:three\nmore = guest_three\n"
+    install(points, guest_three=guest, guest_home="found = None\n")
+    guest_home = import_module("guest_home")
 
     guest_home.found = numbers()
     assert list(guest_home.found) == ["one", "two", "four", "three"] and guest_home.found["three"] == 3
@@ -55,19 +47,16 @@ def test_an_installed_package_adds_items_and_modules_that_register(tmp_path: Pat
     ],
     ids=["broken", "no item", "absent"],
 )
-def test_a_package_that_cannot_be_used_is_named_every_time(
-    text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(install(tmp_path, "[guest.numbers]\nthree = guest_odd:three\n", guest_odd=text))
-    monkeypatch.delitem(__import__("sys").modules, "guest_odd", raising=False)
+def test_a_package_that_cannot_be_used_is_named_every_time(text: str, message: str, install: Install) -> None:
+    install("[guest.numbers]\nthree = guest_odd:three\n", guest_odd=text)
     found = numbers()
     for _ in range(2):
         with pytest.raises(PlanError, match=rf"'three' of the package guest cannot be used \({message}.*uninstall it"):
             list(found)
 
 
-def test_a_name_of_the_project_is_not_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(install(tmp_path, "[guest.numbers]\none = guest_one:one\n", guest_one="one = 11"))
+def test_a_name_of_the_project_is_not_taken_away(install: Install) -> None:
+    install("[guest.numbers]\none = guest_one:one\n", guest_one="one = 11")
     with pytest.raises(PlanError, match="there is another number 'one'"):
         len(numbers())
 

@@ -44,7 +44,8 @@ def test_large_risks_do_not_overflow() -> None:
 
 
 def test_without_an_event_there_is_nothing_to_learn() -> None:
-    assert TASK.loss(risks(1.0, 2.0), batch((0, 1.0), (0, 2.0))) is None
+    assert not TASK.learnable(batch((0, 1.0), (0, 2.0)))
+    assert TASK.learnable(batch((0, 1.0), (1, 2.0))) == 1
 
 
 def judged(risk: list[float], *pairs: tuple[int, float]) -> tuple[float | None, dict[str, str]]:

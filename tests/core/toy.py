@@ -73,20 +73,24 @@ def examples(n: int, *path: object, one_class: bool = False) -> Examples:
     return Examples({"point": points}, target, [f"{path[0]}-{i}" for i in range(n)])
 
 
+def net(spec: Spec) -> nn.Module:
+    """The model of every client of the toy federation."""
+    return Net(spec["inputs"], spec["width"])
+
+
 def client(name: str, *, n: int = 24, width: int = 4, one_class: bool = False, training: Training | None = None) -> Client:
     """A client of the toy federation."""
 
-    def model_fn(spec: Spec) -> nn.Module:
-        return Net(spec["inputs"], width)
-
     train = examples(n, name, "train", one_class=one_class)
-    data = ClientData(train, examples(12, name, "validation", one_class=one_class), examples(20, name, "test"), {"inputs": 2})
+    data = ClientData(
+        train, examples(12, name, "validation", one_class=one_class), examples(20, name, "test"), {"inputs": 2, "width": width}
+    )
     if one_class:
         data = replace(data, test=examples(20, name, "test", one_class=True))
     training = training or Training(lr=0.02, batch_size=8)
     public = examples(10, "public")
     task = Classification(("low", "high"))
-    return Client(name, data, task, model_fn, training, public, kind=f"width {width} {training.model_dump_json()}")
+    return Client(name, data, task, net, training, public, kind=f"width {width} {training.model_dump_json()}")
 
 
 def client_context(

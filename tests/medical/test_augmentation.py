@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hetfed.data import Batch
 from hetfed.seeding import generator
-from hetfed_medical.augmentation import flip_and_shift
+from hetfed_medical.modalities import augmented
 
 
 def batch(images: int = 12) -> Batch:
@@ -18,32 +18,32 @@ def batch(images: int = 12) -> Batch:
 
 
 def test_the_generator_decides():
-    one, again, other = (flip_and_shift(batch(), generator("augment", seed)).inputs["image"] for seed in (1, 1, 2))
+    one, again, other = (augmented(batch(), generator("augment", seed)).inputs["image"] for seed in (1, 1, 2))
     assert torch.equal(one, again) and not torch.equal(one, other)
 
 
 def test_the_global_generator_is_left_alone():
     before = torch.get_rng_state()
-    flip_and_shift(batch(), generator("augment"))
+    augmented(batch(), generator("augment"))
     assert torch.equal(before, torch.get_rng_state())
 
 
 def test_tables_and_targets_stay():
     before = batch()
     image = before.inputs["image"].clone()
-    after = flip_and_shift(before, generator("augment"))
+    after = augmented(before, generator("augment"))
     assert torch.equal(after.inputs["genes"], before.inputs["genes"])
     assert torch.equal(after.target, before.target) and torch.equal(after.further["grade"], before.further["grade"])
     assert torch.equal(before.inputs["image"], image) and not torch.equal(after.inputs["image"], image)
     tables = Batch({"genes": before.inputs["genes"]}, before.target)
-    assert flip_and_shift(tables, generator("augment")) is tables
+    assert augmented(tables, generator("augment")) is tables
 
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 10_000))
 def test_an_image_is_mirrored_or_not_and_its_brightness_moves_a_little(seed):
     before = batch()
-    after = flip_and_shift(before, generator(seed)).inputs["image"]
+    after = augmented(before, generator(seed)).inputs["image"]
     for old, new in zip(before.inputs["image"], after, strict=True):
         fits = []
         for candidate in (old, old.flip(2)):
@@ -57,7 +57,7 @@ def test_an_image_is_mirrored_or_not_and_its_brightness_moves_a_little(seed):
 
 def test_half_are_mirrored():
     ramp = torch.arange(6.0).expand(400, 1, 5, 6)
-    after = flip_and_shift(Batch({"image": ramp}, torch.zeros(400)), generator("half")).inputs["image"]
+    after = augmented(Batch({"image": ramp}, torch.zeros(400)), generator("half")).inputs["image"]
     mirrored = int((after[:, 0, 0, 0] > after[:, 0, 0, -1]).sum())
     assert 150 < mirrored < 250
 
@@ -65,5 +65,5 @@ def test_half_are_mirrored():
 def test_a_missing_image_stays_missing():
     before = batch()
     before.inputs["image"][3] = torch.nan
-    after = flip_and_shift(before, generator("augment")).inputs["image"]
+    after = augmented(before, generator("augment")).inputs["image"]
     assert after[3].isnan().all() and after[[0, 1, 2, 4]].isfinite().all()

@@ -91,7 +91,10 @@ def test_public_inputs_go_to_those_who_can_read_them():
         ({"dataset": "sample-cities"}, r"client 'a'\.data\.dataset: not a cohort of patients \(value: 'sample-cities'\)"),
         ({"label": "grade"}, r"client 'a'\.data\.label: no such label \(value: 'grade'\)\. sample-hospitals has: subtype"),
         ({"modalities": ["clinical"]}, r"client 'a'\.data\.modalities: no such modality \(value: 'clinical'\)"),
-        ({"modalities": ["sound"]}, r"client 'a'\.data\.modalities\[0\]: input should be 'image', 'genes' or 'clinical'"),
+        (
+            {"modalities": ["sound"]},
+            r"a'\.data\.modalities\[0\]: unknown modality \(value: 'sound'\)\. Known: clinical, genes, image\.",
+        ),
         ({"modalities": []}, r"client 'a'\.data\.modalities: list should have at least 1 item"),
         ({"sites": ["norht"]}, r"client 'a'\.data\.sites: no such site \(value: 'norht'\)\. .* has: east, north, south, west"),
         ({"columns": ["gene99"]}, r"client 'a'\.data\.columns: no such column \(value: 'gene99'\)"),
@@ -111,13 +114,17 @@ def test_data_that_are_not_there_are_a_plan_error(data, message):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ({"genes": "transformer"}, r"client 'a'\.model\.genes: input should be 'snn', 'mlp', 'linear' or 'identity'"),
-        ({"image": "vgg"}, r"client 'a'\.model\.image: .* \(value: 'vgg'\)"),
+        (
+            {"genes": "linaer", "image": "vgg"},
+            r"client 'a'\.model\.genes: unknown encoder of genes \(value: 'linaer'\)\. Did you mean 'linear'\? "
+            r"Known: identity, linear, mlp, snn\. Also: client 'a'\.model\.image: unknown encoder of image\.",
+        ),
+        ({"image": 3}, r"client 'a'\.model\.image: unknown encoder of image \(value: 3\)\. Known: conv, deep-conv"),
         ({"features": 0}, r"client 'a'\.model\.features: input should be greater than 0"),
         ({"head": "big"}, r"client 'a'\.model\.head: unknown key .*Known keys here: clinical, features, genes, image"),
         (
             {"genes": "identity", "features": 64},
-            r"client 'a'\.model\.features: an identity encoder of 60 columns .* \(value: 64\)\. Set features to 60",
+            r"client 'a'\.model\.genes: an identity encoder of 60 columns cannot give 64 features .*'identity'\)\. Change",
         ),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",

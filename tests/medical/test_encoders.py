@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import pytest
 import torch
 from torch import nn
@@ -11,7 +9,7 @@ from wards import layers
 
 from hetfed.seeding import generator, isolated
 from hetfed_medical.backbones import BACKBONES, ThreeChannels
-from hetfed_medical.plan_schema import Backbone, Table
+from hetfed_medical.modalities import scalable
 from hetfed_medical.tabular import TABULAR
 
 SHAPES = [(1, 28, 28), (1, 32, 32), (3, 64, 64)]
@@ -69,9 +67,9 @@ def test_mobilenet_is_not_silent_in_evaluation_after_some_batches():
     assert judged.std() > 0.2 * trained.std()
 
 
-def test_plans_may_name_every_encoder():
-    assert set(get_args(Backbone)) == set(BACKBONES)
-    assert set(get_args(Table)) == set(TABULAR)
+def test_the_plain_convolutions_can_be_made_wider():
+    assert {name for name, build in BACKBONES.items() if scalable(build)} == {"conv", "lenet", "small-conv", "deep-conv"}
+    assert not any(scalable(build) for build in TABULAR.values())
 
 
 def test_conv_is_the_article_s_network():

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from wards import COLUMNS, admit, parts, people, rows, same, table, ward
+from wards import COLUMNS, admit, holding, net, parts, people, rows, same, table, ward
 
-from hetfed.errors import PlanError
+from hetfed.errors import DataError, PlanError
 from hetfed_datasets.records import MISSING_LABEL, Cohort
 from hetfed_datasets.registry import load
 from hetfed_medical.plan_schema import HospitalData, PublicData
@@ -166,7 +167,7 @@ def test_a_column_that_says_nothing_does_no_harm(value):
     cohort = ward()
     clinical = cohort.modalities["clinical"].copy()
     clinical[rows(admit(cohort, "clinical").data.train), 1] = value
-    data = admit(replace(cohort, modalities={"clinical": clinical}), "clinical").data
+    data = admit(holding(cohort, clinical=clinical), "clinical").data
     assert not data.train.inputs["clinical"][:, 1].any()
     assert data.test.inputs["clinical"][:, 1].abs().max() < 30
 
@@ -175,7 +176,7 @@ def test_an_image_channel_that_never_varies_does_no_harm():
     cohort = ward()
     image = cohort.modalities["image"].copy()
     image[rows(admit(cohort, "image").data.train), ..., 1] = 0
-    data = admit(replace(cohort, modalities={"image": image}), "image").data
+    data = admit(holding(cohort, image=image), "image").data
     assert not data.train.inputs["image"][:, 1].any()
     assert data.test.inputs["image"].abs().max() <= 255
 
@@ -331,8 +332,44 @@ def test_what_a_cohort_does_not_have_is_a_plan_error(keys, message):
         admit(ward(), **keys)
 
 
+def unlike(cohort: Cohort, **modalities: Any) -> Cohort:
+    """The cohort with some modalities in another form."""
+    return replace(cohort, modalities={**cohort.modalities, **modalities})
+
+
+CLINICAL, IMAGE = (ward().modalities[name] for name in ("clinical", "image"))
+LEGITIMATE: dict[str, Cohort] = {
+    "double precision": unlike(ward(), clinical=CLINICAL.astype(float)),
+    "half precision": unlike(ward(), clinical=CLINICAL.astype(np.float16)),
+    "whole numbers": unlike(ward(), clinical=np.nan_to_num(CLINICAL).astype(int)),
+    "images from 0 to 1": unlike(ward(), image=IMAGE / np.float32(255)),
+    "images of 16 bits": unlike(ward(), image=IMAGE.astype(np.uint16) * 257),
+    "a column that nobody has": unlike(ward(), clinical=np.where(np.arange(5) == 2, np.nan, CLINICAL)),
+    "images that nobody has": replace(ward(), present={"image": np.zeros(80, dtype=bool)}),
+    "a class that nobody has": replace(ward(), classes={"outcome": ("good", "bad", "worse")}),
+    "no validation part": replace(ward(), official_split=np.repeat(["train", "test"], [60, 20])),
+}
+
+
+@pytest.mark.parametrize("cohort", LEGITIMATE.values(), ids=LEGITIMATE)
+def test_a_cohort_that_is_odd_and_legitimate_gives_numbers_to_learn_from(cohort):
+    home = admit(cohort, "image", "clinical")
+    model = net(home.data.facts["shapes"], classes=home.data.facts["outputs"], image="conv", features=4)
+    for part in parts(home.data):
+        assert len(part) and part.inputs["clinical"].isfinite().all()
+        assert part.inputs["image"].isfinite().all() or part.inputs["image"].isnan().all()
+        assert model(part.inputs).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("read", [admit, lambda cohort: public_of(cohort, "image")], ids=["own", "public"])
+def test_a_cohort_is_checked_whoever_made_it(read):
+    odd = replace(ward(), labels={"outcome": np.full(80, 2)})
+    with pytest.raises(DataError, match=r"cohort 'ward': labels\['outcome'\]\[0\]: outside the classes \(value: 2\)"):
+        read(odd)
+
+
 def test_a_modality_that_a_cohort_does_not_have_is_a_plan_error():
-    cohort = replace(ward(), modalities={"genes": ward().modalities["genes"]})
+    cohort = holding(ward(), genes=ward().modalities["genes"])
     with pytest.raises(
         PlanError, match=r"client 'ward'\.data\.modalities: no such modality \(value: 'image'\)\. ward has: genes\."
     ):
@@ -386,7 +423,7 @@ def test_labels_of_public_inputs_are_not_read():
 
 def test_public_inputs_have_the_columns_of_the_hospital():
     assert public_of(ward(seed=1), "clinical", columns=("dose", "age")).inputs["clinical"].shape == (80, 2)
-    renamed = replace(ward(seed=1), columns={"clinical": tuple(reversed(COLUMNS))})
+    renamed = replace(ward(seed=1), columns={**ward().columns, "clinical": tuple(reversed(COLUMNS))})
     assert public_of(renamed, "clinical") is None
     assert public_of(renamed, "clinical", columns=("dose", "age")).inputs["clinical"].shape == (80, 2)
 
@@ -394,7 +431,7 @@ def test_public_inputs_have_the_columns_of_the_hospital():
 def test_public_inputs_that_a_hospital_cannot_read_are_none():
     cohort = ward(seed=1)
     grey = replace(cohort, modalities={**cohort.modalities, "image": cohort.modalities["image"][..., :1]})
-    without_genes = replace(cohort, modalities={"image": cohort.modalities["image"]})
+    without_genes = holding(cohort, image=cohort.modalities["image"])
     assert public_of(cohort, "image") is not None
     assert public_of(grey, "image") is None
     assert public_of(without_genes, "image", "genes") is None
@@ -408,8 +445,8 @@ def why_not(cohort: Cohort, *modalities: str) -> str:
 def test_why_a_hospital_cannot_read_public_inputs_is_said_with_a_remedy():
     cohort = ward(seed=1)
     grey = replace(cohort, modalities={**cohort.modalities, "image": cohort.modalities["image"][..., :1]})
-    without_genes = replace(cohort, modalities={"image": cohort.modalities["image"]})
-    renamed = replace(cohort, columns={"clinical": tuple(reversed(COLUMNS))})
+    without_genes = holding(cohort, image=cohort.modalities["image"])
+    renamed = replace(cohort, columns={**cohort.columns, "clinical": tuple(reversed(COLUMNS))})
     assert why_not(cohort, "image", "clinical") == ""
     assert why_not(grey, "image") == (
         "cannot read the public inputs: ward has images of shape (1, 6, 7) (channels, height, width), it of (2, 6, 7) "

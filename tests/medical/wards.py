@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hetfed.data import ClientData, Examples
@@ -39,6 +41,13 @@ def ward(patients: int = 40, each: int = 2, seed: int = 0, *, classes: int = 2, 
         "present": {},
     }
     return Cohort(**{**cohort, **changes})
+
+
+def holding(cohort: Cohort, **modalities: NDArray[np.generic]) -> Cohort:
+    """The cohort with these modalities and no others."""
+    return replace(
+        cohort, modalities=modalities, columns={name: cohort.columns[name] for name in cohort.columns if name in modalities}
+    )
 
 
 def table(*modalities: str, **keys: Any) -> HospitalData:

@@ -134,10 +134,10 @@ def test_data_that_are_not_there_are_a_plan_error(data, message):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ({"encoder": "transformer"}, r"client 'a'\.model\.encoder: input should be 'mlp', 'graph', 'gru' or 'linear'"),
+        ({"encoder": "transformer"}, r"a'\.model\.encoder: unknown traffic encoder .*Known: graph, gru, linear, mlp\."),
         ({"features": 64}, r"client 'a'\.model\.features: the embeddings take 64 features .* \(value: 64\)"),
         ({"encoder": "graph", "features": 20}, r"client 'a'\.model\.features: the embeddings take 64 features"),
-        ({"encoder": "gru", "layers": 0}, r"client 'a'\.model\.layers: a gru has at least one layer"),
+        ({"encoder": "gru", "layers": 0}, r"client 'a'\.model\.encoder: a gru has at least one layer .*Change layers"),
         ({"dropout": 1.0}, r"client 'a'\.model\.dropout: input should be less than 1"),
         ({"sensors": 3}, r"client 'a'\.model\.sensors: unknown key"),
     ],

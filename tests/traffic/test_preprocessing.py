@@ -7,15 +7,16 @@ from functools import partial
 from typing import get_args
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from towns import MONDAY, asking, counting, noisy, parts, ring, town
+from towns import MONDAY, asking, counting, model_of, noisy, parts, ring, town
 
 from hetfed.errors import DataError, PlanError
 from hetfed_datasets import sample_cities
-from hetfed_datasets.records import MISSING_LABEL, Measure
+from hetfed_datasets.records import MISSING_LABEL, Measure, Series
 from hetfed_traffic.preprocessing import Parts, clock_of, congestion_data, forecasting_data, levels_of, steps_ahead, target_of
 
 GENTLE = settings(deadline=None, max_examples=50)
@@ -209,6 +210,32 @@ def test_what_does_not_add_up_over_channels_is_refused(kind):
     for read in (forecasting_data, partial(congestion_data, seed=0)):
         with pytest.raises(DataError, match=message):
             read(series, asking())
+
+
+SILENT = np.where(np.arange(3) == 1, np.nan, noisy().values[..., 0])
+LEGITIMATE: dict[str, Series] = {
+    "gaps": noisy(gaps=0.5),
+    "a silent sensor": town(SILENT),
+    "a time zone in which a clock goes back": replace(
+        noisy(), time=pd.date_range("2024-10-26", periods=240, freq="15min", tz="Europe/Berlin")
+    ),
+    "stamps in seconds": replace(noisy(), time=noisy().time.as_unit("s")),
+    "an interval of numpy": replace(noisy(), interval=np.int64(15)),
+    "a sensor without any link": noisy(adjacency=np.zeros((3, 3), dtype=np.float32)),
+    "levels that nobody knows": noisy(level=np.full(240, MISSING_LABEL), levels=("free", "congested")),
+    "only zeros": town(np.zeros((240, 2))),
+}
+
+
+@pytest.mark.parametrize("series", LEGITIMATE.values(), ids=LEGITIMATE)
+def test_a_series_that_is_odd_and_legitimate_gives_numbers_to_learn_from(series):
+    data = forecasting_data(series, asking())
+    model = model_of(series)
+    for part in parts(data):
+        assert len(part) and len(set(part.ids)) == len(part)
+        assert model(part.inputs).logits.isfinite().all()
+    if series.level is None:
+        assert congestion_data(series, asking(), 0).train.inputs["history"].isfinite().all()
 
 
 def test_a_series_is_checked_whoever_made_it():

@@ -8,14 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hetfed.client import Client
 from hetfed.errors import PlanError
 from hetfed.plan import ClientTable, Plan, validate
+from hetfed.seeding import isolated
 from hetfed.tasks import Classification, Forecasting, Task, WithFurther
 from hetfed_datasets.records import Series
 from hetfed_datasets.registry import SOURCES, load
+from hetfed_traffic.encoders import ENCODERS, reads_of
 from hetfed_traffic.model import CityModel, CongestionModel
 from hetfed_traffic.plan_schema import CityData, CityModelTable
 from hetfed_traffic.preprocessing import CONGESTION, congestion_data, forecasting_data, statistics_of
@@ -62,7 +65,7 @@ def _client(table: ClientTable, seed: int, data_dir: Path | None) -> Client:
         model_fn = partial(CongestionModel, table=model_table)
         known: dict[str, Any] = {"kind": kind, "about": about, "synthetic": series.synthetic}
         return Client(table.name, data, Classification(CONGESTION), model_fn, table.training, **known)
-    _check_sizes(model_table)
+    _check_encoder(model_table, data_table.history)
     data = forecasting_data(series, data_table)
     statistics = statistics_of(series, data_table)
     forecasting = _forecasting(series, data_table, model_table, statistics)
@@ -86,28 +89,34 @@ def _client(table: ClientTable, seed: int, data_dir: Path | None) -> Client:
     )
 
 
-def _check_sizes(table: CityModelTable) -> None:
+def _check_encoder(table: CityModelTable, history: int) -> None:
+    """Raise `PlanError` where the encoder of a city cannot be built, or leaves no room for its readings."""
+    try:
+        # On the device without memory, since only what it reads is asked for.
+        with isolated("trial"), torch.device("meta"):
+            reads = reads_of(ENCODERS[table.encoder](history, table.features, table.layers, table.dropout))
+    except ValueError as error:
+        remedy = f"Change layers, features or dropout, or choose another encoder: {', '.join(ENCODERS)}."
+        raise PlanError(str(error), key="model.encoder", value=table.encoder, remedy=remedy) from None
     taken = table.sensor_embedding + 2 * table.time_embedding
-    if table.encoder in {"mlp", "graph"} and table.features <= taken:
+    if reads == "embedded" and table.features <= taken:
         raise PlanError(
             f"the embeddings take {taken} features (sensor_embedding + 2 * time_embedding) and leave none for the readings",
             key="model.features",
             value=table.features,
             remedy="Use more features or smaller embeddings.",
         )
-    if table.encoder == "gru" and not table.layers:
-        raise PlanError("a gru has at least one layer", key="model.layers", value=0, remedy="Set layers to 1 or more.")
 
 
 def _series(table: CityData, data_dir: Path | None) -> Series:
-    entry = SOURCES.find(table.dataset, key="dataset")
-    if entry.kind != "series":
+    source = SOURCES.find(table.dataset, key="dataset")
+    if source.kind != "series":
         raise PlanError("not a traffic data set", key="dataset", value=table.dataset, remedy="Name a series.")
     options = {} if table.city is None else {"city": table.city}
-    if options and not entry.generated:
+    if options and "city" not in source.options:
         raise PlanError("this data set has one city", key="city", value=table.city, remedy="Remove the key.")
     series = load(table.dataset, data_dir, **options)
-    assert isinstance(series, Series)  # its entry says so
+    assert isinstance(series, Series)  # its source says so
     return series
 
 

@@ -13,11 +13,13 @@ sensors), with rows that sum to one, is the city's own.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from hetfed.registry import Registry
 
 Reads = Literal["history", "embedded", "sequence"]
 
@@ -28,6 +30,18 @@ class Encoder(Protocol):
     reads: Reads
 
     def __call__(self, x: Tensor, adjacency: Tensor) -> Tensor: ...
+
+
+def reads_of(encoder: object) -> Reads:
+    """What an encoder wants of the private city part.
+
+    Raises:
+        ValueError: it does not say, or something else.
+    """
+    reads = getattr(encoder, "reads", None)
+    if reads not in get_args(Reads):
+        raise ValueError(f"its `reads` is {reads!r}, and none of {', '.join(get_args(Reads))}")
+    return cast("Reads", reads)
 
 
 class ResidualBlock(nn.Module):
@@ -82,6 +96,8 @@ class GruEncoder(nn.Module):
 
     def __init__(self, steps: int, width: int, layers: int, dropout: float) -> None:
         super().__init__()
+        if not layers:
+            raise ValueError("a gru has at least one layer")
         # torch warns of dropout in a GRU of one layer, which has nothing between its layers to drop.
         self.gru = nn.GRU(width, width, num_layers=layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
 
@@ -106,10 +122,11 @@ class LinearEncoder(nn.Module):
         return cast("Tensor", self.linear(x))
 
 
-ENCODERS: dict[str, Callable[[int, int, int, float], nn.Module]] = {
-    "mlp": MlpEncoder,
-    "graph": GraphEncoder,
-    "gru": GruEncoder,
-    "linear": LinearEncoder,
-}
-"""The `encoder` of a model table; each is built from (steps, width, layers, dropout)."""
+ENCODERS: Registry[Callable[[int, int, int, float], nn.Module]] = Registry(
+    "traffic encoder",
+    {"mlp": MlpEncoder, "graph": GraphEncoder, "gru": GruEncoder, "linear": LinearEncoder},
+    group="hetfed.traffic_encoders",
+)
+"""The `encoder` of a model table; each is built from (steps, width, layers, dropout), and raises ValueError, in words, where it
+cannot be. An installed package adds one through the group `hetfed.traffic_encoders`, a script with
+`@ENCODERS.register(name)`."""

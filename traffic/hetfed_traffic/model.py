@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hetfed.data import Spec
 from hetfed.model import Output
-from hetfed_traffic.encoders import ENCODERS, Encoder, Reads
+from hetfed_traffic.encoders import ENCODERS, Reads, reads_of
 from hetfed_traffic.plan_schema import CityModelTable
 
 SLOTS_PER_DAY, SATURDAY = 96, 5
@@ -92,7 +92,7 @@ class CityModel(nn.Module):
     def __init__(self, spec: Spec, table: CityModelTable) -> None:
         super().__init__()
         encoder = ENCODERS[table.encoder](spec["history"], table.features, table.layers, table.dropout)
-        self.city = City(spec, table, cast("Encoder", encoder).reads)
+        self.city = City(spec, table, reads_of(encoder))
         self.encoder = encoder
         self.head = nn.Linear(table.features, spec["steps"])
         self.management = nn.Linear(table.features, len(spec["levels"])) if table.management else None

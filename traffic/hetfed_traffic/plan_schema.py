@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+
+from hetfed_traffic.encoders import ENCODERS
 
 
 class _Strict(BaseModel):
@@ -45,7 +47,7 @@ class CityModelTable(_Strict):
     With `management` > 0, the weight of its loss, a head for the congestion level is trained beside the forecast.
     """
 
-    encoder: Literal["mlp", "graph", "gru", "linear"] = "mlp"
+    encoder: Annotated[str, AfterValidator(ENCODERS.known)] = "mlp"
     features: PositiveInt = 96
     layers: NonNegativeInt = 3
     dropout: float = Field(default=0.1, ge=0, lt=1)

@@ -127,6 +127,11 @@ class RunFolder:
         return self.path / "predictions"
 
     @property
+    def ledger(self) -> Path:
+        """What left each client."""
+        return self.path / LEDGER
+
+    @property
     def plots(self) -> Path:
         """Pictures."""
         return self.path / "plots"

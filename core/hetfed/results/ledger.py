@@ -11,6 +11,9 @@ from typing import Any, BinaryIO
 
 from hetfed.federation import Upload
 
+LEDGER_COLUMNS = ("round", "sent", "client", "exchange", "tensors", "bytes", "sha256", "accepted", "refused")
+"""The keys of a line."""
+
 
 @dataclass(frozen=True)
 class Ledger:

@@ -61,7 +61,7 @@ class Classification:
         """
         logits, target = output.logits.flatten(0, -2), batch.target.flatten()
         if self.balanced:
-            weights = self._class_weights(target)
+            weights = self._class_weights(target).to(logits.dtype)
             total = F.cross_entropy(logits, target, weight=weights, reduction="sum", ignore_index=MISSING)
             return total / _weight_in_all(target, weights)
         # The mean over no known class is 0/0; no gradient of an unknown class is more than 0.

@@ -50,8 +50,8 @@ class Survival:
         """
         known = ~batch.target.isnan().any(dim=1)
         event, time = batch.target[:, 0], torch.where(known, batch.target[:, 1], -torch.inf)
-        # From the latest time on, so that a running sum is one over those who are still at risk. Unknown ones come last, and are
-        # at risk with nobody.
+        # From the latest time on, so that a running sum is one over those who are still at risk. Those left out come last, and
+        # are at risk with nobody.
         order = torch.argsort(time, descending=True, stable=True)
         seen = torch.where(known, event, 0.0).gather(0, order)
         risk, time = output.logits[:, 0].gather(0, order), time.gather(0, order)
