@@ -6,12 +6,13 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
 import toy
 from sklearn.naive_bayes import GaussianNB
 from torch import nn
 from whole import Federation, enrol, init, run_round
 
-from hetfed.algorithms import fedmd
+from hetfed.algorithms import feddf, fedmd
 from hetfed.client import Client, Tensors
 from hetfed.composition import Step, compose
 from hetfed.data import Spec
@@ -70,6 +71,18 @@ def test_where_only_one_of_several_can_take_part_nobody_does(kind: str) -> None:
 def test_who_is_named_alone_is_lonely_too(kind: str) -> None:
     with pytest.raises(PlanError, match=rf"{kind}: no client can take part.*nobody else can take part"):
         enrol(compose(Step(new(kind), clients=("a",))), [able("a"), able("b")])
+
+
+def test_a_model_like_no_other_learns_from_the_ensemble_of_all() -> None:
+    """Of distilled parameters every group learns from what all have sent: one that is a group by itself is not alone."""
+    composition = feddf()
+    enrolment = enrol(composition, [able("a"), able("b"), toy.client("c", width=6)])
+    assert enrolment.composition.steps[0].clients == ("a", "b", "c")
+    assert enrolment.left_out == {}
+    apart, _ = toy.federate([toy.client("c", width=6)], composition)
+    among, _ = toy.federate([toy.client("a"), toy.client("c", width=6)], composition)
+    key = next(key for key in apart.server["distilled-parameters"] if key.endswith("head.weight"))
+    assert not torch.equal(apart.server["distilled-parameters"][key], among.server["distilled-parameters"][key])
 
 
 @pytest.mark.parametrize("kind", COMPANIONS)
