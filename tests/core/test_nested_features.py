@@ -110,8 +110,14 @@ def test_where_the_main_question_has_no_answer_nothing_is_added() -> None:
     batch = client.data.train.batch(torch.arange(12))
     unknown = replace(batch, target=torch.full_like(batch.target, -1))
     output = client.module.eval()(batch.inputs)
-    assert NestedFeatures().loss(toy.client_context(client), unknown, output) is None
-    assert client.task.loss(output, unknown) is not None
+    context = toy.client_context(client)
+    added = NestedFeatures().loss(context, context.tensors, unknown, output)
+    assert added is not None
+    assert float(added.detach()) == 0
+    given = torch.autograd.grad(added, [output.further["companion"]], retain_graph=True)
+    assert not given[0].any()
+    level = F.cross_entropy(output.further["level"], batch.further["level"])
+    assert torch.allclose(client.task.loss(output, unknown), 0.7 * level, atol=1e-6)
 
 
 def test_rounds_with_a_further_head_go_well() -> None:

@@ -96,7 +96,7 @@ def test_clients_with_one_class_and_other_architectures_take_part() -> None:
 
 def test_what_does_not_fit_is_named() -> None:
     assert "no classes" in Prototypes().missing(replace(toy.client("a"), task=Regression()).profile)
-    other = replace(toy.client("b"), task=Classification(("x", "y", "z")))
+    other = replace(toy.client("b"), task=Classification(("x", "y", "z")), model_fn=lambda spec: toy.Net(2, 4, classes=3))
     with pytest.raises(PlanError, match=r"'a' and 'b'.*\(2, 3\) at the one and \(3, 3\)"):
         enrol(compose(Prototypes()), [toy.client("a"), other])
 
