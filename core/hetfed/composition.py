@@ -42,6 +42,11 @@ class Step:
     codecs: tuple[Codec, ...] = ()
 
     @property
+    def follows_rule(self) -> bool:
+        """Whether uploads are merged by `aggregation`."""
+        return self.exchange.merge == "mean" or self.exchange.robust
+
+    @property
     def chain(self) -> tuple[Codec, ...]:
         """What happens to its payloads on their way up, in this order."""
         return (*self.codecs, *([self.compression] if self.compression else []))
@@ -238,8 +243,7 @@ def _check_step(step: Step) -> None:
     if step.every < 1:
         remedy = "Set 1 for every round, 2 for every second one, and so on."
         raise PlanError("not a number of rounds", key=f"{step.label}.every", value=step.every, remedy=remedy)
-    merges = step.exchange.merge == "mean" or step.exchange.robust
-    if step.aggregation != Aggregation() and not merges:
+    if step.aggregation != Aggregation() and not step.follows_rule:
         problem = f"{kind_of(step.exchange)} takes no mean of what clients send"
         raise PlanError(problem, key=f"{step.label}.aggregation", value=step.aggregation.kind, remedy="Leave it out.")
 

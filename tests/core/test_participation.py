@@ -185,7 +185,7 @@ def test_a_failed_turn_ends_the_run_unless_failures_are_tolerated() -> None:
     federation = Federation.of(members, enrol(fedavg(), members).composition, 2, 0)
     with pytest.raises(RunError, match="client 'c1' failed in round 1: out of memory"):
         run_round(federation, init(federation), failing("c1"))
-    patient = replace(federation, participation=Participation(tolerate_failures=True))
+    patient = replace(federation, server=replace(federation.server, participation=Participation(tolerate_failures=True)))
     before = init(patient)
     after = run_round(patient, before, failing("c1"))
     assert toy.same(before.clients["c1"].model, after.clients["c1"].model)

@@ -45,6 +45,7 @@ class DistilledParameters(Exchange):
     """
 
     robust: ClassVar[bool] = True
+    groups_apart: ClassVar[bool] = False
     public_at_server: ClassVar[bool] = True
 
     temperature: PositiveFloat = 1.0

@@ -56,7 +56,7 @@ def lonely(exchange: Exchange, profiles: Sequence[Profile]) -> dict[str, str]:
     declared = {profile.name: exchange.declare(profile) for profile in profiles}
     if not any(declaration.tensors for declaration in declared.values()):
         return {}
-    groups = {profile.name: exchange.group(profile) for profile in profiles}
+    groups = {profile.name: exchange.group(profile) if exchange.groups_apart else EVERYBODY for profile in profiles}
     sizes = Counter(groups.values())
     return {name: _reason(group, declared[name]) for name, group in groups.items() if sizes[group] == 1}
 
