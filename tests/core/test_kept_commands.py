@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 import toy
-from hetfed.run.launch import Launcher
+from hetfed.launch.launcher import Launcher
 from rich.console import Console
 from torch import nn
 

@@ -12,7 +12,7 @@ import pytest
 import tomli_w
 import torch
 import wards
-from hetfed.run.launch import Launcher
+from hetfed.launch.launcher import Launcher
 from hetfed_medical.cohort_data import _own_samples
 from hetfed_medical.tables import HospitalData
 from rich.console import Console

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import towns
-from hetfed.run.launch import Launcher
+from hetfed.launch.launcher import Launcher
 from hetfed_traffic.tables import CityData
 from rich.console import Console
 
