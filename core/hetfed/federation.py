@@ -14,7 +14,7 @@ from hetfed.participation import Participation, duration
 from hetfed.payload import Declaration, InFlight
 from hetfed.profile import Profile
 from hetfed.training import Select
-from hetfed.turn import Round
+from hetfed.turn import Round, Stage
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,8 @@ class Federation:
 
     def round(self, number: int) -> Round:
         """What every turn of a round needs to know; the round after the last one is final."""
-        return Round(number, self.rounds, self.seed, self.composition, self.peers, self.select, number > self.rounds)
+        stage: Stage = "final" if number > self.rounds else "train"
+        return Round(number, self.rounds, self.seed, self.composition, self.peers, self.select, stage)
 
     def server_context(self, step: Step, round_number: int, reached: int = 0) -> ServerContext:
         """The server as the exchange of `step` sees it in a round."""
