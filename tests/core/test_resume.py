@@ -208,7 +208,7 @@ def test_the_plan_is_worth_it(undisturbed: dict[str, Any]) -> None:
     clients = undisturbed["summary"]["clients"]
     assert all(client[arm] is not None for client in clients for arm in ("alone", "federated", "pooled"))
     assert len({number for client in clients for number in client["selected_round"].values()}) > 1
-    assert len(undisturbed) == 4 + 3 + 3
+    assert len(undisturbed) == 4 + 3 + 3 + 3
 
 
 @pytest.mark.parametrize(
