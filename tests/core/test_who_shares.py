@@ -73,7 +73,9 @@ def test_a_body_is_shared_whatever_is_asked(exchange: Exchange) -> None:
 def sent_to(state: object, composition: object, client: str, label: str) -> dict[str, torch.Tensor]:
     clients = mixed()
     (step,) = [step for step in composition if step.label == label]
-    return step.exchange.broadcast(toy.server_context(clients, step.exchange), state.server[label], clients["abc".index(client)].profile).tensors
+    return step.exchange.broadcast(
+        toy.server_context(clients, step.exchange), state.server[label], clients["abc".index(client)].profile
+    ).tensors
 
 
 @pytest.mark.parametrize("composition", [fedavg(), scaffold()], ids=["fedavg", "scaffold"])
