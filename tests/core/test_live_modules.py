@@ -39,7 +39,7 @@ def clients(name: str) -> list[Client]:
 
 
 def run(name: str) -> tuple[State, list[Client | Profile]]:
-    """An algorithm to its end, and who has a live module then: clients, and profiles whose modules are there to be looked at."""
+    """An algorithm to its end, and who has a live module then: clients, and profiles, whose modules are to be looked at."""
     enrolment = enrol(named_algorithm(name, {}).over(ROUNDS), clients(name))
     federation = Federation.of(enrolment.clients, enrolment.composition, ROUNDS, 0, participation=Participation(fraction=0.75))
     state = init(federation)

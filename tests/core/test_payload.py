@@ -162,11 +162,9 @@ def changed(change: Callable[[Payload], Payload | bytes]) -> Engine:
     def engine(jobs: Iterable[Job], this: Round) -> Iterator[tuple[str, Turn]]:
         for name, turn in local(jobs, this):
             assert isinstance(turn, Turn)
-            if name == "b":
-                found = {label: change(Payload.decode(sent)) for label, sent in turn.outbox.items()}
-                outbox = {label: it if isinstance(it, bytes) else it.encoded for label, it in found.items()}
-                turn = replace(turn, outbox=outbox)
-            yield name, turn
+            found = {label: change(Payload.decode(sent)) for label, sent in turn.outbox.items()}
+            outbox = {label: it if isinstance(it, bytes) else it.encoded for label, it in found.items()}
+            yield name, replace(turn, outbox=outbox) if name == "b" else turn
 
     return engine
 
