@@ -11,7 +11,7 @@ from hetfed.composition import Composition, Enrolment, Step
 from hetfed.context import ServerContext
 from hetfed.data import Examples
 from hetfed.participation import Participation, duration
-from hetfed.payload import Declaration, Payload
+from hetfed.payload import Declaration, InFlight
 from hetfed.profile import Profile
 from hetfed.training import Select
 from hetfed.turn import Round
@@ -105,40 +105,6 @@ class Federation:
             public=self.public,
             aggregation=step.aggregation,
         )
-
-
-@dataclass(frozen=True)
-class InFlight:
-    """An upload on its way: who sent it by which exchange, when it was sent, and when it arrives.
-
-    `base` is what the server had sent to the client, where the client's payload is a change of it.
-    """
-
-    client: str
-    exchange: str
-    encoded: bytes
-    sent: int
-    due: int
-    base: bytes = b""
-
-
-@dataclass(frozen=True)
-class Upload:
-    """One payload that left a client: what the ledger records.
-
-    `travelled` is what the bytes decode to, None where they do not; `contents` is the payload that the exchange gets,
-    decompressed, None where it was refused; `refused` is the reason, or None if it was accepted. `round` is the round in which
-    it arrived, `sent` the one in which it was sent.
-    """
-
-    round: int
-    client: str
-    exchange: str
-    encoded: bytes
-    travelled: Payload | None = None
-    contents: Payload | None = None
-    refused: str | None = None
-    sent: int = 0
 
 
 @dataclass(frozen=True)

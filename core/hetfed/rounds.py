@@ -11,9 +11,9 @@ from hetfed import codecs
 from hetfed.client import Tensors
 from hetfed.engines.local import Engine, Failure, Order, Reply
 from hetfed.errors import PayloadRefused, RunError
-from hetfed.federation import Federation, FederationState, InFlight, Row, Upload
+from hetfed.federation import Federation, FederationState, Row
 from hetfed.merging import Merging
-from hetfed.payload import Payload
+from hetfed.payload import InFlight, Payload, Upload
 from hetfed.turn import Round
 
 OnUpload = Callable[[Upload], None]
@@ -174,7 +174,7 @@ def _inbox(federation: Federation, state: FederationState, name: str, round_numb
             context = federation.server_context(step, round_number, reached)
             payload = step.exchange.broadcast(context, state.server[step.label], federation.peers[name])
             if payload is not None:
-                inbox[step.label] = step.write(payload)
+                inbox[step.label] = codecs.to_client(step.chain, payload)
     return inbox
 
 
@@ -194,10 +194,10 @@ def _receive(federation: Federation, sent: InFlight, round_number: int) -> Uploa
         late = federation.participation.lateness(federation.duration(sent.client, sent.sent))
         if late:
             raise PayloadRefused(late)
-        base = step.base(step.read(sent.base) if sent.base else None, declared)
+        base = codecs.base_of(codecs.at_client(step.chain, sent.base) if sent.base else None, declared)
         # The shapes are also needed to decompress: a few bytes must not become a tensor, larger than was declared, that fills
         # the memory.
-        contents = codecs.arrived(step.chain, travelled, base, declared.shapes)
+        contents = codecs.at_server(step.chain, travelled, base, declared.shapes)
         declared.check(contents, profile.examples)
     except PayloadRefused as error:
         return replace(upload, refused=str(error))

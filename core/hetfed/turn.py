@@ -173,7 +173,7 @@ def set_up(
     # is in it.
     model = client.module
     model.load_state_dict(job.state.model)
-    work.lr = client.training.lr_at(this.number, this.rounds)
+    work.lr = profile.training.lr_at(this.number, this.rounds)
     phases = this.composition.phases_of(profile, this.number, this.rounds)
     work.in_part = any(phase.only or phase.frozen for phase in phases)
     context = ClientContext(
@@ -198,7 +198,9 @@ def take_in(views: Sequence[View], inbox: Mapping[str, bytes]) -> dict[str, Payl
     """Take in what arrived, and let every exchange begin; returns what arrived by step label."""
     # All payloads are decoded before any is applied, and all are applied before any exchange begins: where an exchange starts
     # from includes what the others have brought.
-    received = {view.step.label: view.step.read(inbox[view.step.label]) for view in views if view.step.label in inbox}
+    received = {
+        view.step.label: codecs.at_client(view.step.chain, inbox[view.step.label]) for view in views if view.step.label in inbox
+    }
     for view in views:
         if view.step.label in received:
             view.exchange.apply(view.at("apply"), received[view.step.label])
@@ -302,10 +304,10 @@ def _upload(
         payload = view.exchange.upload(view.at("upload")) if step.uploads(this.number) else None
         if payload is None:
             continue
-        base = step.base(received.get(step.label), view.declared)
+        base = codecs.base_of(received.get(step.label), view.declared)
         # What a codec leaves out is owed: that stands among the exchanges' memories, and so is saved and resumed with them.
         owed = [_owed(memories, view, codec, place) for place, codec in enumerate(step.chain)]
-        outbox[step.label] = codecs.up(step.chain, payload, base, owed).encoded
+        outbox[step.label] = codecs.to_server(step.chain, payload, base, owed)
     return outbox
 
 

@@ -32,9 +32,9 @@ from hetfed.client import Client, ClientState, Tensors, new_state
 from hetfed.composition import Composition, Enrolment, enrol
 from hetfed.data import Examples
 from hetfed.engines.local import Failure, Order, Reply
-from hetfed.federation import Federation, Upload
+from hetfed.federation import Federation
 from hetfed.participation import Participation
-from hetfed.payload import Payload
+from hetfed.payload import Payload, Upload
 from hetfed.plan import named_algorithm
 from hetfed.profile import Profile
 from hetfed.rounds import finalize, init, run_round

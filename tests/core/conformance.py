@@ -25,9 +25,8 @@ from hetfed.context import ClientContext, Work
 from hetfed.data import Batch, Examples, Spec
 from hetfed.engines.local import Failure, Order, Reply
 from hetfed.evaluation import evaluate
-from hetfed.federation import Upload
 from hetfed.participation import Participation
-from hetfed.payload import Payload
+from hetfed.payload import Payload, Upload
 from hetfed.plan import named_algorithm
 from hetfed.results.ledger import Ledger
 from hetfed.seeding import isolated

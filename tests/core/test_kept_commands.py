@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 import toy
+from hetfed.launch.launcher import Launcher
 from rich.console import Console
 from torch import nn
 
@@ -27,7 +28,6 @@ from hetfed.kept.program import session
 from hetfed.kept.save import save_model
 from hetfed.model import Output
 from hetfed.plan import read_plan
-from hetfed.run.launch import Launcher
 from hetfed_medical import vertical
 
 PLAN = """

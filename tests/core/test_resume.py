@@ -18,12 +18,13 @@ from typing import Any
 import pytest
 import toy
 from rich.console import Console
+from whole import load_state
 
 from hetfed.launch.launcher import Launcher
 from hetfed.plan import read_plan
 from hetfed.results.folder import RunFolder
-from hetfed.run.checkpoint import load_state
-from hetfed.run.execute import execute, prepare
+from hetfed.run.execute import execute
+from hetfed.run.prepare import prepare
 from hetfed.run.progress import Silent
 
 FORKING = """
@@ -287,7 +288,7 @@ def test_what_a_checkpoint_holds_is_not_run_again(tmp_path: Path) -> None:
     for done in (1, 2):
         with pytest.raises(Interrupted):
             execute(prepare(plan, toy.ToyVertical(), None, "plan"), "plan", folder, stops)
-        state = load_state(folder.checkpoints / "federated.safetensors", plan.digest())
+        state = load_state(folder.checkpoints / "federated", plan.digest())
         assert state is not None
         assert (state.round, len(state.rows)) == (done, 3 * done)
     lines = (tmp_path / "ledger.jsonl").read_text(encoding="utf-8").splitlines()

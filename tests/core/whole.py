@@ -17,8 +17,9 @@ from hetfed.composition import Composition
 from hetfed.engines.local import Failure, Order, Reply, Sites
 from hetfed.errors import HetfedError
 from hetfed.federation import Federation as ServerSide
-from hetfed.federation import FederationState, InFlight, Row, Upload
+from hetfed.federation import FederationState, Row
 from hetfed.participation import Participation
+from hetfed.payload import InFlight, Upload
 from hetfed.run.checkpoint import Checkpoint
 from hetfed.training import Select
 from hetfed.turn import Job, Round, Turn, take_turn

@@ -9,12 +9,11 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from hetfed.aggregation import Merged
 from hetfed.client import Tensors
 from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch
 from hetfed.model import Output
-from hetfed.payload import Declaration, Payload
+from hetfed.payload import Declaration, Merged, Payload
 from hetfed.profile import Profile
 
 Merge = Literal["mean", "sum", "each"]
@@ -46,6 +45,8 @@ class Exchange(ABC):
     merge: ClassVar[Merge] = "each"
     robust: ClassVar[bool] = False
     """Whether `update` itself merges by the rule of the step (`ServerContext.aggregation`), though `merge` is not "mean"."""
+    groups_apart: ClassVar[bool] = True
+    """Whether a group gets nothing of what the others send, so that a client that is a group by itself shares with nobody."""
     public_at_server: ClassVar[bool] = False
     """Whether the server works on the public inputs, as each member reads them."""
 

@@ -11,17 +11,16 @@ from pydantic import ConfigDict, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from hetfed.aggregation import Merged
 from hetfed.client import Tensors
 from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch, Examples
 from hetfed.evaluation import predict
 from hetfed.exchanges.base import Exchange, without_gradients
-from hetfed.exchanges.groups import of_group, seed_of, within
+from hetfed.exchanges.groups import seed_of
 from hetfed.exchanges.logit_distillation import LogitDistillation
 from hetfed.exchanges.shared_parameters import SharedParameters
-from hetfed.parts import copy_of, read_tensors, write_tensors
-from hetfed.payload import Declaration, Payload
+from hetfed.parts import copy_of, of_group, read_tensors, within, write_tensors
+from hetfed.payload import Declaration, Merged, Payload
 from hetfed.profile import Profile
 from hetfed.seeding import isolated
 from hetfed.training import set_training_mode, shuffled, train_steps
@@ -46,6 +45,7 @@ class DistilledParameters(Exchange):
     """
 
     robust: ClassVar[bool] = True
+    groups_apart: ClassVar[bool] = False
     public_at_server: ClassVar[bool] = True
 
     temperature: PositiveFloat = 1.0

@@ -10,7 +10,6 @@ from pydantic import ConfigDict, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from hetfed.aggregation import Merged
 from hetfed.client import Tensors
 from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch, Examples
@@ -19,7 +18,7 @@ from hetfed.evaluation import UNREADABLE, predict
 from hetfed.exchanges.base import EVERYBODY, Exchange, Merge
 from hetfed.exchanges.groups import check_question
 from hetfed.learner import Learner
-from hetfed.payload import Declaration, Payload, TensorRule
+from hetfed.payload import Declaration, Merged, Payload, TensorRule
 from hetfed.profile import Profile, blank
 from hetfed.tasks import in_unit, scaled
 from hetfed.training import set_training_mode, shuffled, train_steps
