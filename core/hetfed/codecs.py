@@ -1,7 +1,7 @@
 """Codecs: what happens to the payloads of a step on their way, as a chain of pairs, one way up and one way down.
 
-A codec changes what a client sends before it leaves, and turns it back where it arrives: compression is one; clipping, noise and
-masking are others. A chain is applied in its order at the client and in the reverse order at the server.
+A codec changes what a client sends before it leaves, and turns it back where it arrives: compression is one; clipping, noise
+and masking are others. A chain is applied in its order at the client and in the reverse order at the server.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Merging: the uploads of a round become one result for each group of clients, as the exchange declares.
 
-"mean" is the mean by weight, or the robust rule that the step sets; "sum" the sum; "each" hands every upload over. A mean and a sum
-are added up while uploads arrive, in the order of the clients' names, so that the result does not depend on who was fastest; an
-upload that overtakes another waits for it.
+"mean" is the mean by weight, or the robust rule that the step sets; "sum" the sum; "each" hands every upload over. A mean and
+a sum are added up while uploads arrive, in the order of the clients' names, so that the result does not depend on who was
+fastest; an upload that overtakes another waits for it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Merger(Protocol):
 
 @dataclass
 class Collect:
-    """Holds every upload until the end of the round: for what is trained on them, for robust rules, and where late ones count."""
+    """Holds every upload until the end of the round: for what is trained on them, robust rules, and where late ones count."""
 
     server: ServerContext
     size: int

@@ -128,9 +128,9 @@ class Merged:
 Relative = Literal["nothing", "broadcast", "change", "moving"]
 """What an upload is relative to.
 
-"nothing": it stands by itself (predictions, class means). "broadcast": it goes on from what the server sent, so that what compression
-leaves out of it is still owed. "change": it is a change already, of which no change can be taken. "moving": it goes on from another
-part of the server's tensors each time, so that moments and what is owed mean nothing for the next.
+"nothing": it stands by itself (predictions, class means). "broadcast": it goes on from what the server sent, so that what
+compression leaves out of it is still owed. "change": it is a change already, of which no change can be taken. "moving": it
+goes on from another part of the server's tensors each time, so that moments and what is owed mean nothing for the next.
 """
 CLASS_COUNTS = "how many examples of each class it has"
 """What an exchange reveals that counts classes."""

@@ -206,7 +206,7 @@ def _told(step: Step) -> ExchangeTable:
 
 
 def _client_table(client: Client) -> ClientTable:
-    """A client as the run folder tells of it, with a digest by which a resumed run knows its data and its architecture again."""
+    """A client as the run folder tells of it; by a digest, a resumed run knows its data and its architecture again."""
     parts = {"train": client.data.train, "validation": client.data.validation, "test": client.data.test}
     data = {"examples": {name: len(part) for name, part in parts.items()}, "sha256": _digest(parts)}
     model = {"tensors": {name: list(spec.shape) for name, spec in client.profile.signature.tensors.items()}}

@@ -42,8 +42,8 @@ Stage = Literal["train", "final", "adopt", "test"]
 """What a client is to do in its turn.
 
 "train": take in what arrived, train, upload. "final": take in what arrived, after the last round, and judge it. "adopt": go on
-from the model that was selected, as if nothing had been shared, before fine-tuning. "test": judge the selected model on test data;
-figures are all that leaves the client.
+from the model that was selected, as if nothing had been shared, before fine-tuning. "test": judge the selected model on test
+data; figures are all that leaves the client.
 """
 
 
@@ -302,7 +302,7 @@ def loss_of(context: ClientContext, views: Sequence[View]) -> Loss:
         context.work.learnable = bool(context.task.learnable(batch))
         drawn = {view.step.label: replace(batch, drawn=view.exchange.draw(view.at("draw"), batch)) for view in drawing}
         context.work.stage = "training"
-        return total_loss(context, views, context.tensors, batch, drawn, context.model(batch.inputs))
+        return total_loss(context, views, context.tensors, batch, drawn=drawn, output=context.model(batch.inputs))
 
     return loss
 
@@ -312,13 +312,14 @@ def total_loss(
     views: Sequence[View],
     parameters: Mapping[str, Tensor],
     batch: Batch,
+    *,
     drawn: Mapping[str, Batch],
     output: Output,
 ) -> Tensor | None:
     """The task's loss and the terms of every exchange, as a function of the model's `parameters` and buffers.
 
-    `output` is what a model with these parameters says of `batch`; `drawn` holds, by step label, the batch with what an exchange
-    has drawn for it.
+    `output` is what a model with these parameters says of `batch`; `drawn` holds, by step label, the batch with what an
+    exchange has drawn for it.
     """
     terms = [context.task.loss(output, batch) if context.work.learnable else None]
     for view in views:

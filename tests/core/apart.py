@@ -1,7 +1,8 @@
 """Every site in a process of its own, and the server in another: they share nothing but bytes in pipes.
 
-A site holds its data, its model and its state. The server's process starts the sites, gets their profiles, enrols them, and runs
-rounds; it holds no client, and forbids itself to make one. Both learn the other's messages from frames: JSON, then safetensors bytes.
+A site holds its data, its model and its state. The server's process starts the sites, gets their profiles, enrols them, and
+runs rounds; it holds no client, and forbids itself to make one. Both learn the other's messages from frames: JSON, then
+safetensors bytes.
 
     python apart.py server ALGORITHM ...     prints, for each algorithm, what came of it as one line of JSON
     python apart.py site NAME                is started by the server

@@ -1,7 +1,8 @@
 """A federation with everybody in one value: clients, server and all their states, so that a test can look at any of them.
 
-It is the library's own round over the library's own turns; only the states, which on real sites lie apart, are held together. A round
-leaves the state before it as it was. An engine, here, is given whole jobs, and may lose, change or reorder what comes of them.
+It is the library's own round over the library's own turns; only the states, which on real sites lie apart, are held together.
+A round leaves the state before it as it was. An engine, here, is given whole jobs, and may lose, change or reorder what comes
+of them.
 """
 
 from __future__ import annotations

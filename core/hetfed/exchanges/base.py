@@ -33,13 +33,14 @@ class Exchange(ABC):
 
     The order in a round: the server's `broadcast` for every exchange; at the client, `apply` of what arrived, exchange after
     exchange, then `begin` of every one; training, to which every batch adds `loss`; `upload` of every one; at the server, each
-    payload is checked against `declare`, those that keep to it are merged as `merge` and `group` say, and `update` gets the result.
-    What an exchange does not need, it leaves as it is here.
+    payload is checked against `declare`, those that keep to it are merged as `merge` and `group` say, and `update` gets the
+    result. What an exchange does not need, it leaves as it is here.
 
-    Methods at the client see a `ClientContext`: its own training data and the profiles of the others. Methods at the server see
-    profiles only. The `memory` of a client's context lasts between rounds and is saved, its `scratch` is empty at the start of each
-    turn. Methods keep nothing in `self`, and change no tensor of `state` or of a payload in place. They draw from the `generator` of
-    their context alone; where initialisation or dropout draws for them, they are `isolated` by a seed of their own.
+    Methods at the client see a `ClientContext`: its own training data and the profiles of the others. Methods at the server
+    see profiles only. The `memory` of a client's context lasts between rounds and is saved, its `scratch` is empty at the
+    start of each turn. Methods keep nothing in `self`, and change no tensor of `state` or of a payload in place. They draw
+    from the `generator` of their context alone; where initialisation or dropout draws for them, they are `isolated` by a seed
+    of their own.
     """
 
     merge: ClassVar[Merge] = "each"

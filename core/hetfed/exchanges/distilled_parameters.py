@@ -32,9 +32,9 @@ SHARED = SharedParameters(among="same-shape")
 class DistilledParameters(Exchange):
     """The mean model of each group of equal architectures learns from the ensemble of all models (FedDF, Lin et al. 2020).
 
-    The ensemble's mean logits on the public inputs are the distillation targets; no label is read. A fifth of the public inputs is
-    held back: distillation stops when the distance there has not fallen for `patience` passes, and the best pass is kept. The server
-    works on the public inputs as each client reads them, that is scaled as the client scales its own.
+    The ensemble's mean logits on the public inputs are the distillation targets; no label is read. A fifth of the public
+    inputs is held back: distillation stops when the distance there has not fallen for `patience` passes, and the best pass is
+    kept. The server works on the public inputs as each client reads them, that is scaled as the client scales its own.
 
     Args:
         temperature: softens both sides (classification).

@@ -1,4 +1,7 @@
-"""Clients whose tensors agree in name, shape, columns and what they answer form a group: only within one can they be averaged."""
+"""Clients whose tensors agree in name, shape, columns and what they answer form a group.
+
+Only within a group can tensors be averaged.
+"""
 
 from __future__ import annotations
 

@@ -28,7 +28,8 @@ LOGITS = "logits"
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class LogitDistillation(Exchange):
-    """Every client predicts the public inputs; the mean of their logits is what each then learns from (FedMD, Li and Wang 2019).
+    """Every client predicts the public inputs; the mean of their logits is what each then learns from (FedMD, Li and Wang
+    2019).
 
     The labels of the public set, if it has any, are never read. Raw logits travel, not probabilities: a mean of
     probabilities loses how sure each client was. Answers that a client scales by its own data travel in their unit.

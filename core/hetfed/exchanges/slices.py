@@ -98,8 +98,8 @@ class Slices(Exchange):
             for k, n in zip(shape, whole[name], strict=True):
                 if k < n and len(_blocks(k, n, channels)) != 1:
                     raise PlanError(
-                        f"a window cannot roll over tensor {name!r} of {profile.name!r}: it holds {k} of {n} rows, and which of "
-                        "them belong to one channel is not to be told",
+                        f"a window cannot roll over tensor {name!r} of {profile.name!r}: it holds {k} of {n} rows, and which "
+                        "of them belong to one channel is not to be told",
                         remedy='Set window = "first", or exclude that layer.',
                     )
 

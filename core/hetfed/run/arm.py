@@ -16,7 +16,8 @@ from hetfed.rounds import ask
 class Arm:
     """An arm before it starts, or at its end; `sites` move on with it.
 
-    `extended_by` is the composition whose exchanges have added to the models of this arm, also where nothing is shared any more.
+    `extended_by` is the composition whose exchanges have added to the models of this arm, also where nothing is shared any
+    more.
     """
 
     name: str
