@@ -15,7 +15,6 @@ import pandas as pd
 import pytest
 import torch
 import toy
-from hetfed.launch.launcher import Launcher
 from rich.console import Console
 from torch import nn
 
@@ -26,6 +25,7 @@ from hetfed.kept.export import as_onnx, export
 from hetfed.kept.load import load_model
 from hetfed.kept.program import session
 from hetfed.kept.save import save_model
+from hetfed.launch.launcher import Launcher
 from hetfed.model import Output
 from hetfed.plan import read_plan
 from hetfed_medical import vertical
