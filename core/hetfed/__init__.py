@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from hetfed.data import Batch as Batch
     from hetfed.data import ClientData as ClientData
     from hetfed.data import Examples as Examples
+    from hetfed.data import Spec as Spec
     from hetfed.exchanges import ControlVariates as ControlVariates
     from hetfed.exchanges import DistilledParameters as DistilledParameters
     from hetfed.exchanges import Exchange as Exchange
@@ -75,7 +76,7 @@ _WHERE = {
     "composition": ("Composition", "Step", "compose", "every"),
     "compression": ("Compression",),
     "context": ("ClientContext", "ServerContext"),
-    "data": ("Batch", "ClientData", "Examples"),
+    "data": ("Batch", "ClientData", "Examples", "Spec"),
     "exchanges": (
         "ControlVariates",
         "DistilledParameters",
@@ -109,7 +110,7 @@ _WHERE = {
 """The module of each public name. Loaded lazily, since `hetfed --help` must not wait for torch."""
 _MODULES = ("algorithms", "errors")
 _NAMES = {name: module for module, names in _WHERE.items() for name in names}
-__all__ = [*_NAMES, *_MODULES, "__version__"]  # noqa: PLE0604, PLE0605
+__all__ = [*_NAMES, *_MODULES, "__version__"]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict  # noqa: F401 (the doctest)
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch  # noqa: F401 (the doctest)
 from torch import Tensor, nn
+
+from hetfed.parts import HEAD
+
+_ENTERED = "_entered"
+"""Where a head notes what entered it."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +46,19 @@ def answering(module: nn.Module) -> nn.Module:
     """The module itself, which from now on gives an `Output` where its forward returns the logits alone.
 
     A module of torch's own, such as `nn.Sequential`, takes a tensor and knows no names: it is given the only input there is.
+    Where a submodule is called `head`, the tensor that enters it is the features.
 
-    >>> answering(nn.Sequential(nn.Linear(2, 3)))({"x": torch.zeros(1, 2)}).logits.shape
-    torch.Size([1, 3])
+    >>> model = nn.Sequential(OrderedDict(encoder=nn.Linear(2, 3), head=nn.Linear(3, 4)))
+    >>> output = answering(model)({"x": torch.zeros(5, 2)})
+    >>> output.logits.shape, output.features.shape
+    (torch.Size([5, 4]), torch.Size([5, 3]))
     """
     if type(module).__module__.startswith("torch.nn."):
         module.register_forward_pre_hook(_only_input)
+    head = getattr(module, HEAD, None)
+    if isinstance(head, nn.Module):
+        module.register_forward_pre_hook(_listen)
+        head.register_forward_pre_hook(_note)
     module.register_forward_hook(_as_output)
     return module
 
@@ -61,9 +74,22 @@ def _only_input(module: nn.Module, arguments: tuple[object, ...]) -> object:
     return next(iter(inputs.values()))
 
 
+def _listen(module: nn.Module, arguments: object) -> None:
+    # On the head, not in a closure: a deep copy of a model must not write where the model itself reads.
+    vars(module.get_submodule(HEAD))[_ENTERED] = None
+
+
+def _note(head: nn.Module, arguments: tuple[object, ...]) -> None:
+    # Only in a forward of the whole model: nothing of a batch is to stay in a head that is asked by itself.
+    if _ENTERED in vars(head):
+        vars(head)[_ENTERED] = arguments[0] if len(arguments) == 1 else None
+
+
 def _as_output(module: nn.Module, arguments: object, answer: object) -> Output:
+    head = getattr(module, HEAD, None)
+    features = vars(head).pop(_ENTERED, None) if isinstance(head, nn.Module) else None
     if isinstance(answer, Output):
         return answer
     if isinstance(answer, Tensor):
-        return Output(answer)
+        return Output(answer, features if isinstance(features, Tensor) else None)
     raise TypeError(f"a model returns a tensor of logits or hetfed.Output, not {type(answer).__name__}")
