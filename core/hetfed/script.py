@@ -132,8 +132,8 @@ class Result:
     def table(self) -> pd.DataFrame:
         """One row per client: its metric, the value on its test data in each arm, the model that it keeps.
 
-        `metric` has the unit in brackets, as in "MAE (km/h)". `keeps` is the arm of the model in `models`. Arms that
-        did not run have no column; a value that is undefined is NaN, and `summary` has the reason. `n_test` counts test examples.
+        `metric` has the unit in brackets, as in "MAE (km/h)". `keeps` is the arm of the model in `models`. Arms that did not
+        run have no column; a value that is undefined is NaN, and `summary` has the reason. `n_test` counts test examples.
         """
         clients = self.summary["clients"]
         arms = [arm for arm in ARMS if any(client[arm] is not None for client in clients)]
