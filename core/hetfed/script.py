@@ -164,8 +164,8 @@ class Result:
     def models(self) -> dict[str, KeptModel]:
         """The model that each client keeps, by client: `result.models["a"].predict({"x": array})`."""
         return {
-            name: load_model(self.run.models / name, model_fn=client.model_fn, task=client.task)
-            for name, client in self.clients.items()
+            name: load_model(self.run.models / name, model_fn=one.model_fn, common_fn=one.common_fn, task=one.task)
+            for name, one in self.clients.items()
         }
 
     def save(self, folder: str | Path) -> Path:
