@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from hetfed import algorithms as algorithms
     from hetfed import errors as errors
     from hetfed.aggregation import Aggregation as Aggregation
-    from hetfed.aggregation import Merged as Merged
     from hetfed.algorithms import algorithm as algorithm
     from hetfed.client import Client as Client
     from hetfed.codecs import Codec as Codec
@@ -53,6 +52,7 @@ if TYPE_CHECKING:
     from hetfed.participation import Participation as Participation
     from hetfed.participation import Presence as Presence
     from hetfed.payload import Declaration as Declaration
+    from hetfed.payload import Merged as Merged
     from hetfed.payload import Payload as Payload
     from hetfed.payload import TensorRule as TensorRule
     from hetfed.profile import Profile as Profile
@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     from hetfed.training import Training as Training
 
 _WHERE = {
-    "aggregation": ("Aggregation", "Merged"),
+    "aggregation": ("Aggregation",),
     "algorithms": ("algorithm",),
     "client": ("Client",),
     "codecs": ("Codec",),
@@ -101,7 +101,7 @@ _WHERE = {
     "learner": ("Learner",),
     "model": ("Output",),
     "participation": ("Participation", "Presence"),
-    "payload": ("Declaration", "Payload", "TensorRule"),
+    "payload": ("Declaration", "Merged", "Payload", "TensorRule"),
     "profile": ("Profile",),
     "server_optimizer": ("ServerOptimizer",),
     "tasks": ("Classification", "Forecasting", "Regression", "Survival", "Task", "WithFurther"),

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass as plain_dataclass
-from dataclasses import field
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -57,29 +55,6 @@ def _short_form(value: object) -> object:
 
 Setting = Annotated[Aggregation, BeforeValidator(_short_form)]
 """The type of an exchange's `aggregation`."""
-
-
-@plain_dataclass(frozen=True)
-class Merged:
-    """What the uploads of one group of clients came to in a round.
-
-    Args:
-        tensors: the mean or the sum; empty where the exchange asks for `each` upload.
-        names: the clients whose uploads are in it, sorted.
-        size: how many clients the group has, absent ones included.
-        share: how much the mean counts beside what the server held before; below 1 in asynchronous rounds only.
-        uploads: every upload by client name, where the exchange asks for each.
-    """
-
-    tensors: Mapping[str, Tensor]
-    names: tuple[str, ...]
-    size: int
-    share: float = 1.0
-    uploads: Mapping[str, Payload] = field(default_factory=dict)
-
-    def into(self, held: Tensor, mean: Tensor) -> Tensor:
-        """What the server holds after a `mean`, having `held` before."""
-        return (held + self.share * (mean - held)).to(mean.dtype) if self.share < 1 else mean
 
 
 def add_up(payloads: Sequence[Payload]) -> dict[str, Tensor]:

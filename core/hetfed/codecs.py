@@ -1,7 +1,7 @@
 """Codecs: what happens to the payloads of a step on their way, as a chain of pairs, one way up and one way down.
 
-A codec changes what a client sends before it leaves, and turns it back where it arrives: compression is one; clipping, noise and
-masking are others. A chain is applied in its order at the client and in the reverse order at the server.
+A codec changes what a client sends before it leaves, and turns it back where it arrives: compression is one; clipping, noise
+and masking are others. A chain is applied in its order at the client and in the reverse order at the server.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from hetfed.payload import Payload
+from hetfed.payload import Declaration, Payload
 
 Tensors = dict[str, Tensor]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -46,29 +46,35 @@ class Codec(Protocol):
         ...
 
 
-def up(codecs: Sequence[Codec], payload: Payload, base: Mapping[str, Tensor], owed: Sequence[Tensors | None]) -> Payload:
-    """A client's payload through the chain."""
+def base_of(sent: Payload | None, declared: Declaration) -> Mapping[str, Tensor]:
+    """What a client's payload is a change of: what it was sent in the same round, unless it sends changes by itself."""
+    return {} if sent is None or declared.relative == "change" else sent.tensors
+
+
+def to_server(codecs: Sequence[Codec], payload: Payload, base: Mapping[str, Tensor], owed: Sequence[Tensors | None]) -> bytes:
+    """What leaves a client."""
     for codec, memory in zip(codecs, owed, strict=True):
         payload = codec.up(payload, base, memory)
-    return payload
+    return payload.encoded
 
 
-def arrived(codecs: Sequence[Codec], payload: Payload, base: Mapping[str, Tensor], shapes: Shapes) -> Payload:
+def at_server(codecs: Sequence[Codec], payload: Payload, base: Mapping[str, Tensor], shapes: Shapes) -> Payload:
     """The payload that a client put into the chain."""
     for codec in reversed(codecs):
         payload = codec.arrived(payload, base, shapes)
     return payload
 
 
-def down(codecs: Sequence[Codec], payload: Payload) -> Payload:
-    """The server's payload through the chain."""
+def to_client(codecs: Sequence[Codec], payload: Payload) -> bytes:
+    """What leaves the server."""
     for codec in codecs:
         payload = codec.down(payload)
-    return payload
+    return payload.encoded
 
 
-def read(codecs: Sequence[Codec], payload: Payload) -> Payload:
+def at_client(codecs: Sequence[Codec], encoded: bytes) -> Payload:
     """The payload that the server put into the chain."""
+    payload = Payload.decode(encoded)
     for codec in reversed(codecs):
         payload = codec.read(payload)
     return payload

@@ -6,9 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from torch import Tensor, nn
+from torch import nn
 
-from hetfed import codecs
 from hetfed.aggregation import Aggregation
 from hetfed.codecs import Codec
 from hetfed.compression import Compression
@@ -16,7 +15,7 @@ from hetfed.data import Spec
 from hetfed.errors import PlanError, among
 from hetfed.exchanges import Exchange, kind_of
 from hetfed.exchanges.groups import lonely
-from hetfed.payload import Declaration, Payload
+from hetfed.payload import Declaration
 from hetfed.profile import Profile
 from hetfed.training import Phase, last_round
 
@@ -43,6 +42,11 @@ class Step:
     codecs: tuple[Codec, ...] = ()
 
     @property
+    def follows_rule(self) -> bool:
+        """Whether uploads are merged by `aggregation`."""
+        return self.exchange.merge == "mean" or self.exchange.robust
+
+    @property
     def chain(self) -> tuple[Codec, ...]:
         """What happens to its payloads on their way up, in this order."""
         return (*self.codecs, *([self.compression] if self.compression else []))
@@ -56,21 +60,9 @@ class Step:
         """Whether clients send at the end of this round."""
         return round_number % self.every == 0 and (self.until is None or round_number <= self.until)
 
-    def base(self, received: Payload | None, declared: Declaration) -> Mapping[str, Tensor]:
-        """What a client's payload is a change of: what it was sent in the same round, unless it sends changes by itself."""
-        return {} if received is None or declared.relative == "change" else received.tensors
-
     def includes(self, name: str) -> bool:
         """Whether the client of this name takes part."""
         return self.clients is None or name in self.clients
-
-    def write(self, payload: Payload) -> bytes:
-        """What travels from the server to a client."""
-        return codecs.down(self.chain, payload).encoded
-
-    def read(self, encoded: bytes) -> Payload:
-        """What a client makes of it."""
-        return codecs.read(self.chain, Payload.decode(encoded))
 
 
 @dataclass(frozen=True)
@@ -265,8 +257,7 @@ def _check_step(step: Step) -> None:
     if step.every < 1:
         remedy = "Set 1 for every round, 2 for every second one, and so on."
         raise PlanError("not a number of rounds", key=f"{step.label}.every", value=step.every, remedy=remedy)
-    merges = step.exchange.merge == "mean" or step.exchange.robust
-    if step.aggregation != Aggregation() and not merges:
+    if step.aggregation != Aggregation() and not step.follows_rule:
         problem = f"{kind_of(step.exchange)} takes no mean of what clients send"
         raise PlanError(problem, key=f"{step.label}.aggregation", value=step.aggregation.kind, remedy="Leave it out.")
 

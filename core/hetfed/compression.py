@@ -24,8 +24,8 @@ class Compression:
     """How one exchange makes its payloads smaller. What clients send is a change of what the server sent in the same round.
 
     "8-bit": whole numbers from -127 to 127 and a scale per tensor. "top-k": the largest numbers and where they stand; where an
-    exchange `continues`, what is left out is remembered by the client and added the next time (error feedback, Stich et al.
-    2018). "low-rank": a matrix as the product of two narrow ones, of just so many singular values as hold `energy` (FedKD, Wu
+    upload goes on from what the server sent, the client remembers what was left out and adds it the next time (error feedback,
+    Stich et al. 2018). "low-rank": a matrix as the product of two narrow ones, of just so many singular values as hold `energy` (FedKD, Wu
     et al. 2022). The last two are for changes only: of weights themselves they would leave little.
 
     Vectors travel as they are: they are small, and a count of examples or a variance does not bear it. So does a tensor that

@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 Spec = Mapping[str, Any]
-"""The sizes that a model is built from: channels, number of classes, number of sensors ... As JSON has them, and no statistic of
-data: a spec is part of a client's profile."""
+"""The sizes that a model is built from: channels, number of classes, number of sensors ... As JSON has them, and no statistic
+of data: a spec is part of a client's profile."""
 
 
 @dataclass(frozen=True)

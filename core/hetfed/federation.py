@@ -11,10 +11,10 @@ from hetfed.composition import Composition, Enrolment, Step
 from hetfed.context import ServerContext
 from hetfed.data import Examples
 from hetfed.participation import Participation, duration
-from hetfed.payload import Declaration, Payload
+from hetfed.payload import Declaration, InFlight
 from hetfed.profile import Profile
 from hetfed.training import Select
-from hetfed.turn import Round
+from hetfed.turn import Round, Stage
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,8 @@ class Federation:
 
     def round(self, number: int) -> Round:
         """What every turn of a round needs to know; the round after the last one is final."""
-        return Round(number, self.rounds, self.seed, self.composition, self.peers, self.select, number > self.rounds)
+        stage: Stage = "final" if number > self.rounds else "train"
+        return Round(number, self.rounds, self.seed, self.composition, self.peers, self.select, stage)
 
     def server_context(self, step: Step, round_number: int, reached: int = 0) -> ServerContext:
         """The server as the exchange of `step` sees it in a round."""
@@ -105,40 +106,6 @@ class Federation:
             public=self.public,
             aggregation=step.aggregation,
         )
-
-
-@dataclass(frozen=True)
-class InFlight:
-    """An upload on its way: who sent it by which exchange, when it was sent, and when it arrives.
-
-    `base` is what the server had sent to the client, where the client's payload is a change of it.
-    """
-
-    client: str
-    exchange: str
-    encoded: bytes
-    sent: int
-    due: int
-    base: bytes = b""
-
-
-@dataclass(frozen=True)
-class Upload:
-    """One payload that left a client: what the ledger records.
-
-    `travelled` is what the bytes decode to, None where they do not; `contents` is the payload that the exchange gets,
-    decompressed, None where it was refused; `refused` is the reason, or None if it was accepted. `round` is the round in which
-    it arrived, `sent` the one in which it was sent.
-    """
-
-    round: int
-    client: str
-    exchange: str
-    encoded: bytes
-    travelled: Payload | None = None
-    contents: Payload | None = None
-    refused: str | None = None
-    sent: int = 0
 
 
 @dataclass(frozen=True)

@@ -47,9 +47,9 @@ class _Unfitted:
 class Learner(nn.Module):
     """A scikit-learn estimator as a model.
 
-    `estimator` is an unfitted classifier that knows probabilities, or a regressor, that takes sample weights. Its columns are the
-    inputs whose shapes (of one example) are given, flattened, side by side; a missing value, and all values of an input that is
-    absent, are 0. `target` is the shape of one example's target, `public` the number of public inputs.
+    `estimator` is an unfitted classifier that knows probabilities, or a regressor, that takes sample weights. Its columns are
+    the inputs whose shapes (of one example) are given, flattened, side by side; a missing value, and all values of an input
+    that is absent, are 0. `target` is the shape of one example's target, `public` the number of public inputs.
 
     What it is fitted on comes later, by `bind`, and at its own site only: elsewhere it answers zeros, in the right shape.
 

@@ -1,8 +1,8 @@
 """Merging: the uploads of a round become one result for each group of clients, as the exchange declares.
 
-"mean" is the mean by weight, or the robust rule that the step sets; "sum" the sum; "each" hands every upload over. A mean and a sum
-are added up while uploads arrive, in the order of the clients' names, so that the result does not depend on who was fastest; an
-upload that overtakes another waits for it.
+"mean" is the mean by weight, or the robust rule that the step sets; "sum" the sum; "each" hands every upload over. A mean and
+a sum are added up while uploads arrive, in the order of the clients' names, so that the result does not depend on who was
+fastest; an upload that overtakes another waits for it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Protocol
 
 from torch import Tensor
 
-from hetfed.aggregation import Merged, add_up
+from hetfed.aggregation import add_up
 from hetfed.client import Tensors
 from hetfed.context import ServerContext
 from hetfed.exchanges.base import Exchange, Merge
-from hetfed.payload import Payload
+from hetfed.payload import Merged, Payload
 
 
 class Merger(Protocol):
@@ -39,7 +39,7 @@ class Merger(Protocol):
 
 @dataclass
 class Collect:
-    """Holds every upload until the end of the round: for what is trained on them, for robust rules, and where late ones count."""
+    """Holds every upload until the end of the round: for what is trained on them, robust rules, and where late ones count."""
 
     server: ServerContext
     size: int
@@ -96,7 +96,9 @@ class AddUp:
         """The mean or the sum of what arrived."""
         while self._queue:
             self._take(self._queue.popleft())
-        scale = 1 / sum(map(self._share, self.names)) if self.mean and len(self.names) < len(self.weights) else None
+        # Nothing to scale where all of those who sent weigh nothing: then every share is the same.
+        arrived = sum(map(self._share, self.names))
+        scale = 1 / arrived if self.mean and arrived and len(self.names) < len(self.weights) else None
         found = {
             name: (total if scale is None else total * scale).to(self.like[name].dtype) for name, total in self.total.items()
         }
@@ -131,12 +133,15 @@ class Merging:
         self._exchange, self._server, self._asked = exchange, server, asked
         self._sizes = Counter(server.groups.values())
         self._mergers: dict[str, Merger] = {}
+        self._arrived: set[str] = set()
         self.accepted = 0
 
     def add(self, name: str, payload: Payload) -> None:
         """An upload that was accepted."""
+        group = self._server.groups[name]
         self.accepted += 1
-        self._merger(self._server.groups[name]).add(name, payload)
+        self._arrived.add(group)
+        self._merger(group).add(name, payload)
 
     def skip(self, name: str) -> None:
         """Nothing, or nothing more, will come of this client in this round."""
@@ -145,8 +150,7 @@ class Merging:
 
     def merged(self) -> dict[str, Merged]:
         """What came of each group from which something arrived, by the group's name."""
-        found = {group: merger.merged() for group, merger in sorted(self._mergers.items())}
-        return {group: merged for group, merged in found.items() if merged.names}
+        return {group: self._mergers[group].merged() for group in sorted(self._arrived)}
 
     def _merger(self, group: str) -> Merger:
         if group not in self._mergers:

@@ -203,3 +203,13 @@ def write_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         # In place: closures, hooks and tied models hold on to the tensors that the model has now.
         state[name].copy_(tensor)
+
+
+def within(group: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under the names by which the server's state, or a client's memory, keeps them."""
+    return {f"{group}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def of_group(group: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What is kept for a group, under the names it had."""
+    return {key.removeprefix(f"{group}/"): tensor for key, tensor in state.items() if key.startswith(f"{group}/")}

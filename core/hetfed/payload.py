@@ -68,12 +68,69 @@ def _metadata(encoded: bytes) -> dict[str, str]:
     return metadata
 
 
+@dataclass(frozen=True)
+class InFlight:
+    """An upload on its way: who sent it by which exchange, when it was sent, and when it arrives.
+
+    `base` is what the server had sent to the client, where the client's payload is a change of it.
+    """
+
+    client: str
+    exchange: str
+    encoded: bytes
+    sent: int
+    due: int
+    base: bytes = b""
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One payload that left a client: what the ledger records.
+
+    `travelled` is what the bytes decode to, None where they do not; `contents` is the payload that the exchange gets,
+    decompressed, None where it was refused; `refused` is the reason, or None if it was accepted. `round` is the round in which
+    it arrived, `sent` the one in which it was sent.
+    """
+
+    round: int
+    client: str
+    exchange: str
+    encoded: bytes
+    travelled: Payload | None = None
+    contents: Payload | None = None
+    refused: str | None = None
+    sent: int = 0
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What the uploads of one group of clients came to in a round.
+
+    Args:
+        tensors: the mean or the sum; empty where the exchange asks for `each` upload.
+        names: the clients whose uploads are in it, sorted.
+        size: how many clients the group has, absent ones included.
+        share: how much the mean counts beside what the server held before; below 1 in asynchronous rounds only.
+        uploads: every upload by client name, where the exchange asks for each.
+    """
+
+    tensors: Mapping[str, Tensor]
+    names: tuple[str, ...]
+    size: int
+    share: float = 1.0
+    uploads: Mapping[str, Payload] = field(default_factory=dict)
+
+    def into(self, held: Tensor, mean: Tensor) -> Tensor:
+        """What the server holds after a `mean`, having `held` before."""
+        return (held + self.share * (mean - held)).to(mean.dtype) if self.share < 1 else mean
+
+
 Relative = Literal["nothing", "broadcast", "change", "moving"]
 """What an upload is relative to.
 
-"nothing": it stands by itself (predictions, class means). "broadcast": it goes on from what the server sent, so that what compression
-leaves out of it is still owed. "change": it is a change already, of which no change can be taken. "moving": it goes on from another
-part of the server's tensors each time, so that moments and what is owed mean nothing for the next.
+"nothing": it stands by itself (predictions, class means). "broadcast": it goes on from what the server sent, so that what
+compression leaves out of it is still owed. "change": it is a change already, of which no change can be taken. "moving": it
+goes on from another part of the server's tensors each time, so that moments and what is owed mean nothing for the next.
 """
 CLASS_COUNTS = "how many examples of each class it has"
 """What an exchange reveals that counts classes."""

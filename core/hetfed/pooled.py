@@ -69,6 +69,8 @@ def train_pooled(
     The batches of all pools are mixed in random order; each member keeps the model that does best on its own validation
     data. Returns what came out for each member, by name.
     """
+    # The order in which a plan lists its clients changes nothing.
+    clients, members = (sorted(given, key=lambda client: client.name) for given in (clients, members))
     name = f"pooled {members[0].name}"
     nobody = Outcome(note="no other client's data fits its model")
     with isolated(federation.seed, name, "initial"):

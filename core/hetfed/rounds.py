@@ -11,10 +11,10 @@ from hetfed import codecs
 from hetfed.client import Tensors
 from hetfed.engines.local import Engine, Failure, Order, Reply
 from hetfed.errors import PayloadRefused, RunError
-from hetfed.federation import Federation, FederationState, InFlight, Row, Upload
+from hetfed.federation import Federation, FederationState, Row
 from hetfed.merging import Merging
-from hetfed.payload import Payload
-from hetfed.turn import Round
+from hetfed.payload import InFlight, Payload, Upload
+from hetfed.turn import Report, Round, Stage
 
 OnUpload = Callable[[Upload], None]
 
@@ -84,6 +84,21 @@ def finalize(
     rows = [_row(federation, this.number, name, reply, inboxes[name]) for name, reply in engine(orders(), this)]
     rows.sort(key=lambda row: row.client)
     return FederationState(state.round, state.server, [*_with_refusals(state.rows, late), *rows])
+
+
+def ask(federation: Federation, engine: Engine, stage: Stage) -> dict[str, Report]:
+    """Have every client go through a stage in which nothing travels but figures; returns these by the client's name.
+
+    Raises:
+        RunError: a client could not.
+    """
+    this = replace(federation.round(federation.rounds), stage=stage)
+    reports = {}
+    for name, reply in engine((Order(profile.name, {}) for profile in federation.profiles), this):
+        if isinstance(reply, Failure):
+            raise RunError(f"client {name!r} failed{_notes(reply.error)}: {_words(reply.error)}") from reply.error
+        reports[name] = reply.report
+    return reports
 
 
 class _Incoming:
@@ -174,7 +189,7 @@ def _inbox(federation: Federation, state: FederationState, name: str, round_numb
             context = federation.server_context(step, round_number, reached)
             payload = step.exchange.broadcast(context, state.server[step.label], federation.peers[name])
             if payload is not None:
-                inbox[step.label] = step.write(payload)
+                inbox[step.label] = codecs.to_client(step.chain, payload)
     return inbox
 
 
@@ -194,10 +209,10 @@ def _receive(federation: Federation, sent: InFlight, round_number: int) -> Uploa
         late = federation.participation.lateness(federation.duration(sent.client, sent.sent))
         if late:
             raise PayloadRefused(late)
-        base = step.base(step.read(sent.base) if sent.base else None, declared)
+        base = codecs.base_of(codecs.at_client(step.chain, sent.base) if sent.base else None, declared)
         # The shapes are also needed to decompress: a few bytes must not become a tensor, larger than was declared, that fills
         # the memory.
-        contents = codecs.arrived(step.chain, travelled, base, declared.shapes)
+        contents = codecs.at_server(step.chain, travelled, base, declared.shapes)
         declared.check(contents, profile.examples)
     except PayloadRefused as error:
         return replace(upload, refused=str(error))
@@ -234,14 +249,22 @@ def _row(federation: Federation, number: int, name: str, reply: Reply | Failure,
 
 
 def _failed(federation: Federation, number: int, name: str, failure: Failure, bytes_down: int) -> Row:
-    # Some errors have no text, such as that of a memory that is full; where a turn stood is in the notes.
-    notes = "".join(f", {note}" for note in getattr(failure.error, "__notes__", ()))
-    why = str(failure.error) or repr(failure.error)
+    notes, why = _notes(failure.error), _words(failure.error)
     if not federation.participation.tolerate_failures:
         raise RunError(f"client {name!r} failed in round {number}{notes}: {why}") from failure.error
     nan = float("nan")
     figures: dict[str, Any] = {"train_loss": nan, "validation": None, "validation_loss": nan, "seconds": 0.0}
     return Row(number, name, **figures, bytes_up=0, bytes_down=bytes_down, refused=0, failed=f"{why}{notes}")
+
+
+def _words(error: Exception) -> str:
+    # Some errors have no text, such as that of a memory that is full.
+    return str(error) or repr(error)
+
+
+def _notes(error: Exception) -> str:
+    """Where a turn stood."""
+    return "".join(f", {note}" for note in getattr(error, "__notes__", ()))
 
 
 def _with_refusals(rows: Sequence[Row], uploads: Sequence[Upload]) -> list[Row]:

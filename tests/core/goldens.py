@@ -16,9 +16,9 @@ from whole import Engine, Federation, State, enrol, init, local, run_round
 
 from hetfed.client import Client, Tensors
 from hetfed.data import ClientData, Examples, Spec
-from hetfed.federation import Upload
 from hetfed.model import Output
 from hetfed.participation import Participation
+from hetfed.payload import Upload
 from hetfed.plan import named_algorithm
 from hetfed.seeding import generator
 from hetfed.tasks import Classification, Regression, Task
@@ -488,7 +488,7 @@ def of_low_rank(matrix: Tensor, energy: float) -> Tensor:
 
 def fedkd() -> None:
     """The divergences and the hint are divided by the sum of both losses; what the companion learnt travels in low rank."""
-    clients = pair(common_fn=12)
+    clients = pair(common=12)
     done = run("fedkd", clients, energy=0.6, hint=0.5)
     trained, sent = [], held(done.before)
     for client, model in zip(clients, first_models(done, clients), strict=True):

@@ -25,9 +25,9 @@ from hetfed.kept.export import as_onnx, export
 from hetfed.kept.load import load_model
 from hetfed.kept.program import session
 from hetfed.kept.save import save_model
+from hetfed.launch.launcher import Launcher
 from hetfed.model import Output
 from hetfed.plan import read_plan
-from hetfed.run.launch import Launcher
 from hetfed_medical import vertical
 
 PLAN = """

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hetfed_traffic.tables import CityModelTable
+from hetfed_traffic.windows import forecasting_data
 from torch import Tensor, nn
 from towns import asking, model_of, noisy, some
 
@@ -15,8 +17,6 @@ from hetfed.tasks import Classification, Forecasting, WithFurther
 from hetfed_datasets.records import Series
 from hetfed_traffic.encoders import ENCODERS
 from hetfed_traffic.model import CongestionModel
-from hetfed_traffic.tables import CityModelTable
-from hetfed_traffic.windows import forecasting_data
 
 ROWS = 6
 LEVELS = ("low", "normal", "high", "heavy")

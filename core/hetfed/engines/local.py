@@ -1,4 +1,4 @@
-"""Engines: where turns run. The engine of a single process holds every client and its state, and runs turns one after another."""
+"""Engines: where turns run. That of a single process holds every client and its state, and runs turns one after another."""
 
 from __future__ import annotations
 

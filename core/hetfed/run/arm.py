@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from hetfed.client import Client, Tensors
+from hetfed.client import Tensors
 from hetfed.composition import Composition
 from hetfed.engines.local import Sites
-from hetfed.evaluation import Outcome, evaluate, overall, predict
+from hetfed.evaluation import Outcome, overall, predict
 from hetfed.federation import Federation, FederationState
+from hetfed.rounds import ask
 
 
 @dataclass(frozen=True)
 class Arm:
     """An arm before it starts, or at its end; `sites` move on with it.
 
-    `extended_by` is the composition whose exchanges have added to the models of this arm, also where nothing is shared any more.
+    `extended_by` is the composition whose exchanges have added to the models of this arm, also where nothing is shared any
+    more.
     """
 
     name: str
@@ -34,16 +36,9 @@ class Arm:
         return state.best or state.model
 
     def outcomes(self) -> dict[str, Outcome]:
-        """How each client's selected model does on its own test data."""
-        return {name: self._outcome(client) for name, client in self.sites.clients.items()}
-
-    def _outcome(self, client: Client) -> Outcome:
-        state = self.sites.states[client.name]
-        if not state.best:
-            return Outcome(note="it never completed a round")
-        client.module.load_state_dict(state.best)
-        selection, test = (evaluate(client.module, client.task, part) for part in (client.data.validation, client.data.test))
-        return Outcome.of(test, state.best_round, selection)
+        """How each client's selected model does on its own test data; clients test at home and send figures."""
+        found = {name: report.outcome for name, report in ask(self.federation, self.sites, "test").items()}
+        return {name: outcome for name, outcome in found.items() if outcome is not None}
 
     def overall(self) -> float | None:
         """The metric on the test data of all clients together, each judged by its own model; None where that makes no sense.

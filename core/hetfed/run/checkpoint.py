@@ -19,7 +19,8 @@ from safetensors.torch import save
 from hetfed.client import ClientState, Tensors
 from hetfed.engines.local import Sites
 from hetfed.errors import RunFolderError
-from hetfed.federation import FederationState, InFlight, Row
+from hetfed.federation import FederationState, Row
+from hetfed.payload import InFlight
 from hetfed.results.folder import write_bytes
 
 SEPARATOR = "\x1f"

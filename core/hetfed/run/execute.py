@@ -13,8 +13,9 @@ import pandas as pd
 
 from hetfed.client import Client
 from hetfed.evaluation import Outcome, predict
-from hetfed.federation import FederationState, Upload
+from hetfed.federation import FederationState
 from hetfed.kept.save import save_model
+from hetfed.payload import Upload
 from hetfed.pooled import kinds_of, train_pooled
 from hetfed.results.arms import ALONE, FEDERATED, FINETUNED, OWN_ARMS, POOLED, kept_arm
 from hetfed.results.folder import LEDGER, ROUNDS, SUMMARY, RunFolder, write_json

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hetfed.client import Client, ClientState
+from hetfed.client import Client
 from hetfed.composition import Composition, Enrolment
 from hetfed.engines.local import Sites
 from hetfed.errors import PlanError
@@ -15,7 +15,7 @@ from hetfed.participation import Participation, Presence
 from hetfed.plan import Plan
 from hetfed.profile import Profile
 from hetfed.results.arms import ALONE, FEDERATED, FINETUNED
-from hetfed.rounds import init
+from hetfed.rounds import ask, init
 from hetfed.run.arm import Arm
 from hetfed.run.enrolled import enrolled
 from hetfed.vertical import Vertical
@@ -51,18 +51,12 @@ class Prepared:
         return Arm(ALONE, self._each_by_itself(enrolment, self.plan.federation.rounds), sites, FederationState(0, {}))
 
     def finetuned(self, federated: Arm) -> Arm:
-        """The clients with the models that they selected in the federation, which go on training by themselves.
-
-        A client that never completed a round has its first model.
-        """
+        """The clients with the models that they selected in the federation, which go on training by themselves."""
         enrolment = self._sharing_nothing(self.enrolment.profiles)
-        states = {
-            # Without moments and memories: they belong to the model at the end, and this is the one that was selected.
-            name: ClientState(dict(state.best or state.model), best=dict(state.best), score=state.score)
-            for name, state in federated.sites.states.items()
-        }
         federation = self._each_by_itself(enrolment, self.plan.federation.finetune)
-        sites = Sites(federated.sites.clients, states)
+        # States of their own: those of the federation stay as they are.
+        sites = Sites(federated.sites.clients, dict(federated.sites.states))
+        ask(federation, sites, "adopt")
         return Arm(FINETUNED, federation, sites, FederationState(0, {}), self.enrolment.composition)
 
     def _sharing_nothing(self, profiles: Sequence[Profile]) -> Enrolment:
