@@ -31,6 +31,7 @@ from hetfed.exchanges import (
 )
 from hetfed.exchanges.groups import Among
 from hetfed.parts import COMPANION
+from hetfed.registry import same_definition
 from hetfed.server_optimizer import ServerOptimizer
 from hetfed.training import Phase
 
@@ -222,13 +223,16 @@ AnyAlgorithm = TypeVar("AnyAlgorithm", bound=Callable[..., Composition])
 def algorithm(name: str) -> Callable[[AnyAlgorithm], AnyAlgorithm]:
     """Register a composition that is written outside of this package, so that plans and `compare` know it as `name`.
 
+    A function that is defined anew takes the place of its former self.
+
     Raises:
         ValueError: the name is taken by another function.
     """
 
     def register(found: AnyAlgorithm) -> AnyAlgorithm:
-        if NAMED.setdefault(name, found) is not found:
+        if not same_definition(NAMED.setdefault(name, found), found):
             raise ValueError(f"there is another algorithm {name!r}")
+        NAMED[name] = found
         return found
 
     return register

@@ -103,10 +103,14 @@ def every(rounds: int, exchange: Exchange) -> Step:
 def compose(*parts: Exchange | Step, name: str = "composed", phases: Sequence[Phase] = ()) -> Composition:
     """A composition of exchanges; a label is the exchange's kind, numbered where the kind occurs more than once.
 
+    >>> from hetfed.exchanges import Prototypes, SharedParameters
+    >>> [(step.label, step.every) for step in compose(SharedParameters("head"), every(2, Prototypes()))]
+    [('shared-parameters', 1), ('prototypes', 2)]
+
     Raises:
-        PlanError: two steps have the same label.
+        PlanError: two steps have the same label, or something is no exchange.
     """
-    steps = [part if isinstance(part, Step) else Step(part) for part in parts]
+    steps = [_step(part) for part in parts]
     words = [kind_of(step.exchange) for step in steps]
     seen: Counter[str] = Counter()
     labelled = []
@@ -118,6 +122,16 @@ def compose(*parts: Exchange | Step, name: str = "composed", phases: Sequence[Ph
         if count > 1:
             raise PlanError("two exchanges have the same label", key="exchange.label", value=label, remedy="Rename one.")
     return Composition(tuple(labelled), name, tuple(phases))
+
+
+def _step(part: object) -> Step:
+    step = part if isinstance(part, Step) else Step(part)  # type: ignore[arg-type]  # looked at below
+    if not isinstance(step.exchange, Exchange):
+        remedy = "Give an exchange, as hetfed.Prototypes(), or hetfed.every(2, hetfed.Prototypes())."
+        if isinstance(part, type) and issubclass(part, Exchange):
+            remedy = f"Write {part.__name__}(), with its settings between the brackets."
+        raise PlanError("not an exchange", key="composition", value=step.exchange, remedy=remedy)
+    return step
 
 
 @dataclass(frozen=True)

@@ -157,13 +157,7 @@ class Plan(_Strict):
             PlanError: an unknown algorithm or kind, or a setting that it does not take.
         """
         composition = self._composition()
-        if self.participation.asynchronous and any(step.compression for step in composition):
-            raise PlanError(
-                "compressed uploads are changes of what was sent in the same round",
-                key="participation.asynchronous",
-                value=True,
-                remedy="Leave out the compression, or let rounds be synchronous.",
-            )
+        check_synchronous(self.participation, composition)
         return composition
 
     def _composition(self) -> Composition:
@@ -196,6 +190,31 @@ class Plan(_Strict):
         update = {key: value for key, value in changes.items() if value is not None}
         table = validate(FederationTable, {**self.federation.model_dump(), **update}, key="federation")
         return self.model_copy(update={"federation": table})
+
+
+def check_synchronous(participation: Participation, composition: Composition) -> None:
+    """Raise `PlanError` where rounds are asynchronous, and something is compressed."""
+    if participation.asynchronous and any(step.compression for step in composition):
+        raise PlanError(
+            "compressed uploads are changes of what was sent in the same round",
+            key="participation.asynchronous",
+            value=True,
+            remedy="Leave out the compression, or let rounds be synchronous.",
+        )
+
+
+def client_table(name: str, **tables: BaseModel | Mapping[str, Any] | None) -> ClientTable:
+    """A `[[client]]` table that a script asks for: `data`, `model`, `training` and `presence`, those that are None left out.
+
+    Raises:
+        PlanError: what a plan would be told of it.
+    """
+    given = {key: _plain_table(table) for key, table in tables.items() if table is not None}
+    return validate(ClientTable, {"name": name, **given}, key=f"client {name!r}")
+
+
+def _plain_table(table: BaseModel | Mapping[str, Any]) -> Table:
+    return table.model_dump(mode="json") if isinstance(table, BaseModel) else dict(table)
 
 
 def named_algorithm(name: str, settings: Mapping[str, Any], *, key: str = ALGORITHM) -> Composition:

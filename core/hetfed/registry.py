@@ -13,6 +13,18 @@ Item = TypeVar("Item")
 Same = TypeVar("Same")
 
 
+def same_definition(one: type | Callable[..., object], other: type | Callable[..., object]) -> bool:
+    """Whether two classes or functions are one and the same, or one is the other defined anew.
+
+    >>> def scaled(): ...
+    >>> before = scaled
+    >>> def scaled(): ...
+    >>> same_definition(before, scaled), same_definition(scaled, print)
+    (True, False)
+    """
+    return one is other or (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
+
+
 class Registry(Mapping[str, Item]):
     """Items by name. Installed packages add theirs through entry points, which are loaded when the registry is first read.
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hetfed.client import Client
 from hetfed.composition import Composition, Enrolment, enrol
 from hetfed.errors import PlanError
-from hetfed.plan import Plan
+from hetfed.plan import Plan, check_synchronous
 
 
 def enrolled(plan: Plan, clients: Sequence[Client], composition: Composition | None = None) -> Enrolment:
@@ -17,6 +17,7 @@ def enrolled(plan: Plan, clients: Sequence[Client], composition: Composition | N
         PlanError: somebody or something does not fit; a quorum can never be reached; or there are rounds without training.
     """
     chosen = plan.composition() if composition is None else composition
+    check_synchronous(plan.participation, chosen)
     enrolment = enrol(chosen.over(plan.federation.rounds), [client.profile for client in clients])
     _check_quorum(plan, enrolment)
     _check_phases(plan, enrolment)
