@@ -7,9 +7,12 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from hetfed.data import ClientData, Examples, Spec
+from hetfed.device import CPU, device_of, moved, resolve
+from hetfed.errors import PlanError
 from hetfed.kept.description import Description
 from hetfed.model import answering
 from hetfed.participation import Presence
@@ -82,6 +85,11 @@ class Client:
         # Here, so that whoever builds a model of the client gets one that answers with an `Output`.
         object.__setattr__(self, "model_fn", _answering(self.model_fn))
         object.__setattr__(self, "common_fn", self.common_fn and _answering(self.common_fn))
+        try:
+            # A client is made where it trains: what is not there shows before the first round.
+            resolve(self.training.device)
+        except PlanError as error:
+            raise error.seen_from(key=f"client {self.name!r}") from error
 
     @cached_property
     def profile(self) -> Profile:
@@ -127,11 +135,36 @@ class Client:
 
     @cached_property
     def module(self) -> nn.Module:
-        """The live module that a turn works with; between turns its tensors mean nothing, and it may be built anew."""
+        """The live module that a turn works with, on the client's device; between turns its tensors mean nothing, and it may be
+        built anew."""
         # Any weights do: whoever cares for them loads a state first.
         module = self.new_model("module", self.name)
         keep_alive(self)
-        return module
+        # What learns without gradients is no work for an accelerator.
+        return module.to(resolve(self.training.device)) if getattr(module, "learns_by_gradients", True) else module
+
+    @property
+    def placed(self) -> Placed:
+        """What a turn reads, where the live module is."""
+        held = Placed(self.data.train, self.data.validation, self.public, self.task, device_of(self.module))
+        return held if held.device == CPU else self._on_accelerator
+
+    @cached_property
+    def _on_accelerator(self) -> Placed:
+        """The same, moved once, and dropped with the live module."""
+        held = Placed(self.data.train, self.data.validation, self.public, self.task, device_of(self.module))
+        return moved(held, held.device)
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """What a turn reads of a client, on the `device` that it works on. Test data are not among it: they are read but once."""
+
+    train: Examples
+    validation: Examples
+    public: Examples | None
+    task: Task
+    device: torch.device
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from hetfed.client import Client, Tensors
 from hetfed.data import Batch, Examples
+from hetfed.device import moved, resolve
 from hetfed.evaluation import DIVERGED, UNREADABLE, Outcome, evaluate, predict
 from hetfed.federation import Federation
 from hetfed.learner import Learner
@@ -32,13 +33,25 @@ OnEpoch = Callable[[int], None]
 
 @dataclass
 class DataPool:
-    """Data that one model can read: the clients in it, their training examples together, and the model."""
+    """Data that one model can read: the clients in it, their training examples together, and the model.
+
+    `task` is the question as models are judged by it, `asked` the same where the model is.
+    """
 
     model: nn.Module
     examples: Examples
     task: Task
     augment: Augment | None
     clients: list[Client]
+    asked: Task = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.asked = self.task
+
+    def to(self, device: torch.device) -> None:
+        """Move what is trained, and what it is trained on; the clients' own data stay where they are."""
+        self.model.to(device)
+        self.examples, self.asked = moved(self.examples, device), moved(self.task, device)
 
 
 @dataclass
@@ -83,13 +96,16 @@ def train_pooled(
     best = {member.name: Best() for member in members}
     training = members[0].training
     # By identity: tied parameters occur in several pools, and must take one step.
+    device = resolve(training.device)
+    for pool in pools:
+        pool.to(device)
     parameters = {id(p): p for pool in pools for p in pool.model.parameters()}
     optimizer = training.new_optimizer(parameters.values(), training.lr)
     for round_number in range(1, federation.rounds + 1):
         for group in optimizer.param_groups:
             group["lr"] = training.lr_at(round_number, federation.rounds)
         phases = [phase for phase in training.phases or (Phase(),) if phase.active(round_number, federation.rounds)]
-        with isolated(federation.seed, name, round_number):
+        with isolated(federation.seed, name, round_number, device=device):
             passes = (_mixed(pools, generator(federation.seed, name, round_number, n), training) for n in count())
             for phase in phases:
                 _train_phase(pools, optimizer, training.enough(passes, phase), phase, training)
@@ -213,7 +229,7 @@ def _batch_count(examples: int, size: int) -> int:
 
 def _loss_of(pool: DataPool) -> Loss:
     def loss(batch: Batch) -> Tensor | None:
-        return loss_if_any(pool.task, pool.model(batch.inputs), batch)
+        return loss_if_any(pool.asked, pool.model(batch.inputs), batch)
 
     return loss
 

@@ -15,6 +15,7 @@ from hetfed.aggregation import Merged
 from hetfed.client import Tensors
 from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch
+from hetfed.device import moved
 from hetfed.exchanges.base import EVERYBODY, Exchange
 from hetfed.exchanges.groups import rule_of
 from hetfed.exchanges.prototypes import Prototypes, classes_and_features
@@ -84,13 +85,16 @@ class FeatureGenerator(Exchange):
             return {}
         # Built once a turn, at whose start scratch is empty.
         if "generator" not in context.scratch:
-            context.scratch.update(generator=self._net(context.memory), chance=context.generator("generated features"))
+            net = self._net(context.memory).to(context.device)
+            context.scratch.update(generator=net, chance=context.generator("generated features"))
         net, chance = context.scratch["generator"], context.scratch["chance"]
         assert isinstance(net, _Generator) and isinstance(chance, torch.Generator)
-        classes = torch.multinomial(context.memory[COUNTS], len(batch), replacement=True, generator=chance)
+        classes = torch.multinomial(context.memory[COUNTS].cpu(), len(batch), replacement=True, generator=chance)
+        drawn = {"classes": classes, "noise": torch.randn(len(classes), self.noise, generator=chance)}
         # Only the head learns from what is generated.
         with torch.no_grad():
-            return {"features": net(classes, torch.randn(len(classes), self.noise, generator=chance)), "classes": classes}
+            drawn = moved(drawn, context.device)
+            return {"features": net(**drawn), "classes": drawn["classes"]}
 
     def loss(self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output) -> Tensor | None:
         """The cross-entropy of the head on the generated features."""

@@ -122,7 +122,7 @@ class TeacherDistillation(Exchange):
             names = [
                 name for name in sorted(context.peers) if self._teaches(name, context.profile) and _sent(name, context.memory)
             ]
-            modules = {name: _frozen(context.peers[name], context.memory) for name in names}
+            modules = {name: _frozen(context.peers[name], context.memory).to(context.device) for name in names}
             losses = torch.zeros(len(names)) if self.weighting == "equal" else _losses(context, modules.values())
             found = context.scratch["teachers"] = _Teachers(modules, (-losses).softmax(dim=0))
         return found
