@@ -131,12 +131,15 @@ class Merging:
         self._exchange, self._server, self._asked = exchange, server, asked
         self._sizes = Counter(server.groups.values())
         self._mergers: dict[str, Merger] = {}
+        self._arrived: set[str] = set()
         self.accepted = 0
 
     def add(self, name: str, payload: Payload) -> None:
         """An upload that was accepted."""
+        group = self._server.groups[name]
         self.accepted += 1
-        self._merger(self._server.groups[name]).add(name, payload)
+        self._arrived.add(group)
+        self._merger(group).add(name, payload)
 
     def skip(self, name: str) -> None:
         """Nothing, or nothing more, will come of this client in this round."""
@@ -145,8 +148,7 @@ class Merging:
 
     def merged(self) -> dict[str, Merged]:
         """What came of each group from which something arrived, by the group's name."""
-        found = {group: merger.merged() for group, merger in sorted(self._mergers.items())}
-        return {group: merged for group, merged in found.items() if merged.names}
+        return {group: self._mergers[group].merged() for group in sorted(self._arrived)}
 
     def _merger(self, group: str) -> Merger:
         if group not in self._mergers:

@@ -488,7 +488,7 @@ def of_low_rank(matrix: Tensor, energy: float) -> Tensor:
 
 def fedkd() -> None:
     """The divergences and the hint are divided by the sum of both losses; what the companion learnt travels in low rank."""
-    clients = pair(common_fn=12)
+    clients = pair(common=12)
     done = run("fedkd", clients, energy=0.6, hint=0.5)
     trained, sent = [], held(done.before)
     for client, model in zip(clients, first_models(done, clients), strict=True):

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import pytest
+import torch
 import toy
 from whole import Federation, State, enrol, init, local, run_round
 
@@ -105,6 +106,16 @@ def test_a_common_start_reaches_who_joins_late_and_is_sent_once() -> None:
     run(three(), compose(Step(SharedParameters("head"), until=0)), 4, post)
     assert {name: post.rounds(name, LABEL) for name in "abc"} == {"a": [1], "b": [3], "c": [1]}
     assert post.down[3, "b", LABEL] == post.down[1, "a", LABEL]
+
+
+@pytest.mark.parametrize("failing", [False, True], ids=["absent", "failing"])
+def test_a_group_from_which_nothing_comes_keeps_what_it_had(failing: bool) -> None:
+    """c and d hold another encoder, and average by themselves; neither is there in round 2."""
+    clients = [toy.client(name, width=width) for name, width in (("a", 4), ("b", 4), ("c", 5), ("d", 5))]
+    shared = compose(SharedParameters("encoder", among="same-shape"))
+    states = [run(clients, shared, rounds, Post({2: "cd"}, failing))[0].server[LABEL] for rounds in (1, 2)]
+    moved = {states[0][key].shape[0]: not torch.equal(states[0][key], states[1][key]) for key in states[0] if "0.weight" in key}
+    assert moved == {4: True, 5: False}
 
 
 def taught(*names: str) -> list[Client]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 import toy
 
 from hetfed.aggregation import MERGERS, Aggregation
-from hetfed.composition import compose
+from hetfed.composition import Step, compose
 from hetfed.exchanges import LogitDistillation, Prototypes, SharedParameters
 from hetfed.payload import Payload
 
@@ -125,16 +123,16 @@ def server_tensor(state: object, label: str, name: str) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("exchange", "label", "name"),
     [
-        (SharedParameters(aggregation=Aggregation("median")), "shared-parameters", "head.weight"),
-        (LogitDistillation(aggregation=Aggregation("median")), "logit-distillation", "logits"),
-        (Prototypes(aggregation=Aggregation("median")), "prototypes", "means"),
+        (SharedParameters(), "shared-parameters", "head.weight"),
+        (LogitDistillation(), "logit-distillation", "logits"),
+        (Prototypes(), "prototypes", "means"),
     ],
     ids=["parameters", "logits", "prototypes"],
 )
 def test_whatever_is_averaged_can_be_merged_robustly(exchange: object, label: str, name: str) -> None:
     clients = [toy.client(client, n=n) for client, n in (("a", 24), ("b", 24), ("c", 300))]
-    state, sent = toy.federate(clients, compose(exchange))
+    state, sent = toy.federate(clients, compose(Step(exchange, aggregation=Aggregation("median"))))
     expected = torch.stack([upload.contents.tensors[name] for upload in sent]).sort(dim=0).values[1]
     assert torch.equal(server_tensor(state, label, name), expected)
-    mean, _ = toy.federate(clients, compose(replace(exchange, aggregation=Aggregation())))
+    mean, _ = toy.federate(clients, compose(exchange))
     assert not torch.allclose(server_tensor(mean, label, name), expected, atol=1e-6)

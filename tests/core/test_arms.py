@@ -164,7 +164,7 @@ def test_a_client_whose_turns_all_fail_fails_no_run_that_tolerates_it(tmp_path: 
         assert (client[arm], client["notes"][arm]) == (None, "it never completed a round")
     assert client["kept"] is None
     rows = pd.read_csv(tmp_path / "rounds.csv").query("client == 'a'")
-    assert set(rows["failed"]) == {"out of memory"}
+    assert set(rows["failed"]) == {"out of memory, in the training"}
     # It still has a model to begin with.
     assert len(pd.read_csv(tmp_path / "predictions/a.csv")) == 20
     assert math.isfinite(load_file(tmp_path / "models/a/model.safetensors")["head.bias"].sum())

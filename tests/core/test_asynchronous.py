@@ -57,7 +57,7 @@ def test_a_fraction_is_of_all_clients_and_not_of_the_idle_ones() -> None:
     """Half of four are asked in every round, also where two of them are at work and two are left."""
     clients = members({"a": 1.0, "b": 1.0, "c": 0.1, "d": 0.1})
     states, _ = run(clients, fedavg(), 12, NOT_WAITING.model_copy(update={"fraction": 0.5}))
-    at_work = [len({parcel.client for parcel in state.pending}) for state in states[:-1]]
+    at_work = [len({upload.client for upload in state.pending}) for state in states[:-1]]
     assert set(at_work) == {0, 1, 2}
     assert [len(after.rows) - len(before.rows) for before, after in pairwise(states)] == [2] * 12
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import resource
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,20 +28,22 @@ from hetfed.client import ClientState, Tensors
 from hetfed.composition import compose, every
 from hetfed.errors import RunError, RunFolderError
 from hetfed.exchanges import Prototypes, SharedParameters
-from hetfed.federation import Row
+from hetfed.federation import InFlight, Row
 
 DYING = """
 import resource, signal, sys
 from pathlib import Path
 from whole import load_state, save_state
-file = Path(sys.argv[1])
-state = load_state(file, "plan")
+folder, limit = Path(sys.argv[1]), int(sys.argv[2])
+state = load_state(folder, "plan")
 state.round += 1
 signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-save_state(state, file, "plan")
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+save_state(state, folder, "plan")
 """
 
+FILES = ["server.safetensors", "sites-2.safetensors"]
+"""What a checkpoint after two rounds consists of."""
 NAMES = st.text(st.sampled_from("ab|/.: é"), min_size=1, max_size=5)
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
 NUMBERS = st.floats(width=32)
@@ -68,7 +72,7 @@ def content(state: State) -> object:
         for name, c in state.clients.items()
     }
     server = {label: each(tensors) for label, tensors in state.server.items()}
-    return state.round, server, clients, [repr(row) for row in state.rows]
+    return state.round, server, clients, [repr(row) for row in state.rows], state.pending
 
 
 @st.composite
@@ -93,7 +97,9 @@ def states(draw: st.DrawFn) -> State:
         score = draw(st.none() | st.tuples(NUMBERS, NUMBERS))
         clients[name] = ClientState(model, draw(tensors()), memories, best, score, draw(st.integers(0, 99)))
     rows = [Row(1, name, draw(NUMBERS), draw(st.none() | NUMBERS), draw(NUMBERS), 0.1, 2, 3, 0) for name in clients]
-    return State(draw(st.integers(0, 99)), draw(st.dictionaries(NAMES, tensors(), max_size=2)), clients, rows)
+    number = st.integers(0, 99)
+    pending = draw(st.lists(st.builds(InFlight, NAMES, NAMES, st.binary(), number, number, st.binary()), max_size=2))
+    return State(draw(number), draw(st.dictionaries(NAMES, tensors(), max_size=2)), clients, rows, pending)
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +108,17 @@ def real() -> State:
     mixed = compose(SharedParameters("head", proximal=0.1), every(2, Prototypes()))
     state, _ = toy.federate([toy.client("a"), toy.client("b", width=5), toy.client("c", one_class=True)], mixed, 2)
     return state
+
+
+@pytest.fixture
+def folder(real: State, tmp_path: Path) -> Path:
+    """Its checkpoint."""
+    save_state(real, tmp_path / "arm", "plan")
+    return tmp_path / "arm"
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
 @contextmanager
@@ -117,84 +134,97 @@ def full_disk() -> Iterator[None]:
 
 @given(states())
 def test_any_state_survives_its_bytes(tmp_path_factory: pytest.TempPathFactory, state: State) -> None:
-    file = tmp_path_factory.mktemp("state") / "arm.safetensors"
-    save_state(state, file, "plan")
-    found = load_state(file, "plan")
+    folder = tmp_path_factory.mktemp("state") / "arm"
+    save_state(state, folder, "plan")
+    found = load_state(folder, "plan")
     assert found is not None
     assert content(found) == content(state)
 
 
-def test_a_real_state_survives_its_bytes(real: State, tmp_path: Path) -> None:
+def test_a_real_state_survives_its_bytes(real: State, folder: Path) -> None:
     assert all(client.optimizer and client.exchanges["shared-parameters"] for client in real.clients.values())
     assert real.server["prototypes"]
-    file = tmp_path / "arm.safetensors"
-    save_state(real, file, "plan")
-    assert content(load_state(file, "plan")) == content(real)
-    assert [path.name for path in tmp_path.iterdir()] == ["arm.safetensors"]
+    assert content(load_state(folder, "plan")) == content(real)
+    assert names(folder) == FILES
 
 
 def test_saving_does_not_change_the_state(real: State, tmp_path: Path) -> None:
     before = content(real)
-    save_state(real, tmp_path / "arm.safetensors", "plan")
+    save_state(real, tmp_path / "arm", "plan")
     assert content(real) == before
 
 
-def test_nothing_is_pickled(real: State, tmp_path: Path) -> None:
-    save_state(real, tmp_path / "arm.safetensors", "plan")
-    with safe_open(tmp_path / "arm.safetensors", framework="pt") as opened:
-        about = json.loads(opened.metadata()["state"])
-    assert (about["plan"], about["round"], len(about["rows"])) == ("plan", 2, 6)
+def test_nothing_is_pickled_and_the_server_holds_nothing_of_its_clients_states(real: State, folder: Path) -> None:
+    about, held = {}, {}
+    for name in FILES:
+        with safe_open(folder / name, framework="pt") as opened:
+            about[name] = json.loads(opened.metadata()["state"])
+            held[name] = {key.split("\x1f")[0] for key in opened.keys()}  # noqa: SIM118 (not a mapping)
+    server, sites = FILES
+    assert (about[server]["plan"], about[server]["round"], len(about[server]["rows"])) == ("plan", 2, 6)
+    assert held == {server: {"server"}, sites: set("abc")}
+    assert "clients" not in about[server]
 
 
-def test_no_file_is_no_state(tmp_path: Path) -> None:
-    assert load_state(tmp_path / "arm.safetensors", "plan") is None
+def test_no_folder_is_no_state(tmp_path: Path) -> None:
+    assert load_state(tmp_path / "arm", "plan") is None
 
 
-def test_another_plan_is_refused(real: State, tmp_path: Path) -> None:
-    file = tmp_path / "arm.safetensors"
-    save_state(real, file, "one plan")
+@pytest.mark.parametrize("name", FILES)
+def test_another_plan_is_refused(name: str, real: State, folder: Path, tmp_path: Path) -> None:
+    save_state(real, tmp_path / "other", "another plan")
+    (tmp_path / "other" / name).replace(folder / name)
     with pytest.raises(RunFolderError, match="of another plan") as error:
-        load_state(file, "another plan")
-    assert error.value.file == file
+        load_state(folder, "plan")
+    assert error.value.file == folder / name
 
 
+@pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("kept", [0, 7, 100, 0.3, 0.999])
-def test_a_file_cut_short_is_refused(kept: float, real: State, tmp_path: Path) -> None:
-    file = tmp_path / "arm.safetensors"
-    save_state(real, file, "plan")
-    whole = file.read_bytes()
-    file.write_bytes(whole[: kept if kept >= 1 else int(kept * len(whole))])
+def test_a_file_cut_short_is_refused(kept: float, name: str, folder: Path) -> None:
+    whole = (folder / name).read_bytes()
+    (folder / name).write_bytes(whole[: kept if kept >= 1 else int(kept * len(whole))])
     with pytest.raises(RunFolderError, match="not a whole checkpoint") as error:
-        load_state(file, "plan")
-    assert error.value.file == file
+        load_state(folder, "plan")
+    assert error.value.file == folder / name
 
 
+def test_without_the_sites_a_checkpoint_is_not_whole(folder: Path) -> None:
+    (folder / "sites-2.safetensors").rename(folder / "sites-1.safetensors")
+    with pytest.raises(RunFolderError, match="not a whole checkpoint") as error:
+        load_state(folder, "plan")
+    assert error.value.file == folder / "sites-2.safetensors"
+
+
+@pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("metadata", [None, {"other": "{}"}, {"state": "{"}])
-def test_tensors_that_are_no_checkpoint_are_refused(metadata: dict[str, str] | None, tmp_path: Path) -> None:
-    file = tmp_path / "arm.safetensors"
-    save_file({"x": torch.zeros(1)}, file, metadata=metadata)
-    with pytest.raises(RunFolderError, match="not a whole checkpoint"):
-        load_state(file, "plan")
+def test_tensors_that_are_no_checkpoint_are_refused(metadata: dict[str, str] | None, name: str, folder: Path) -> None:
+    save_file({"x": torch.zeros(1)}, folder / name, metadata=metadata)
+    with pytest.raises(RunFolderError, match="not a whole checkpoint") as error:
+        load_state(folder, "plan")
+    assert error.value.file == folder / name
 
 
-def test_a_process_that_dies_while_writing_leaves_the_one_before(real: State, tmp_path: Path) -> None:
-    file = tmp_path / "arm.safetensors"
-    save_state(real, file, "plan")
-    assert file.stat().st_size > 1000
-    died = subprocess.run([sys.executable, "-c", DYING, str(file)], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize(("name", "limit"), [("sites-3.safetensors", 1000), ("server.safetensors", 10**6)])
+def test_a_process_that_dies_while_writing_leaves_the_one_before(name: str, limit: int, real: State, tmp_path: Path) -> None:
+    """In the file of the sites, or in that of the server when that of the sites has been written."""
+    folder, state = tmp_path / "arm", replace(real, server={**real.server, "large": {"x": torch.zeros(10**6)}})
+    save_state(state, folder, "plan")
+    assert 1000 < (folder / "sites-2.safetensors").stat().st_size < 10**6 < (folder / "server.safetensors").stat().st_size
+    command = [sys.executable, "-c", DYING, str(folder), str(limit)]
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    died = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path})
     assert died.returncode == -signal.SIGXFSZ, died.stderr
-    assert file.with_name("arm.safetensors.part").stat().st_size == 1000
-    assert content(load_state(file, "plan")) == content(real)
-    real_next = State(real.round + 1, real.server, real.clients, real.rows)
-    save_state(real_next, file, "plan")
-    assert content(load_state(file, "plan")) == content(real_next)
-    assert [path.name for path in tmp_path.iterdir()] == ["arm.safetensors"]
+    assert (folder / f"{name}.part").stat().st_size == limit
+    assert content(load_state(folder, "plan")) == content(state)
+    following = replace(state, round=3)
+    save_state(following, folder, "plan")
+    assert content(load_state(folder, "plan")) == content(following)
+    assert names(folder) == ["server.safetensors", "sites-3.safetensors"]
 
 
-def test_a_full_disk_fails_the_run_and_leaves_the_one_before(real: State, tmp_path: Path) -> None:
-    file = tmp_path / "arm.safetensors"
-    save_state(real, file, "plan")
+def test_a_full_disk_fails_the_run_and_leaves_the_one_before(real: State, folder: Path) -> None:
     with full_disk(), pytest.raises(RunError, match="cannot be written") as error:
-        save_state(State(3, real.server, real.clients, real.rows), file, "plan")
-    assert str(file) in str(error.value)
-    assert content(load_state(file, "plan")) == content(real)
+        save_state(replace(real, round=3), folder, "plan")
+    assert str(folder / "sites-3.safetensors") in str(error.value)
+    assert content(load_state(folder, "plan")) == content(real)

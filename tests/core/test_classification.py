@@ -64,12 +64,17 @@ def test_examples_of_unknown_class_are_not_judged() -> None:
     assert measured("ab", logits, unknown).values == measured("ab", logits[kept], target[kept]).values
 
 
-def test_without_a_known_class_every_metric_is_null_and_no_loss_counts() -> None:
+def test_without_a_known_class_every_metric_is_null_and_the_loss_teaches_nothing() -> None:
     task, target = Classification(("a", "b")), torch.full((3,), -1)
     found = measured("ab", torch.zeros(3, 2), target)
     assert set(found.values) == {"AUROC", "accuracy", "balanced accuracy", "F1"} == set(found.reasons)
     assert set(found.values.values()) == {None}
-    assert not task.learnable(Batch({}, target))
+    assert task.learnable(Batch({}, target)) == 0
+    for balanced in (False, True):
+        logits = torch.zeros(3, 2, requires_grad=True)
+        loss = Classification(("a", "b"), balanced).loss(Output(logits), Batch({}, target))
+        (gradient,) = torch.autograd.grad(loss, [logits])
+        assert (loss.shape, loss.item(), gradient.tolist()) == ((), 0.0, [[0.0, 0.0]] * 3)
     judged = judge(Output(torch.zeros(3, 2)), task, examples(target))
     assert judged.value is None
     assert math.isnan(judged.loss)
@@ -149,7 +154,9 @@ def test_a_head_with_nothing_to_learn_is_left_out_of_the_loss() -> None:
     known = torch.tensor([0, 1])
     assert float(task.loss(output, Batch({}, unknown, {"level": known}))) == pytest.approx(2 * math.log(2))
     assert float(task.loss(output, Batch({}, known, {"level": unknown}))) == pytest.approx(math.log(2))
-    assert float(task.loss(output, Batch({}, unknown, {"level": unknown}))) == 0
+    assert float(task.loss(output, Batch({}, unknown, {"level": unknown}))) == 0.0
+    counts = [task.learnable(Batch({}, one, {"level": other})) for one in (known, unknown) for other in (known, unknown)]
+    assert counts == [4, 2, 2, 0]
     found = task.metrics(output, Examples({}, known, ["a", "b"], {"level": unknown}))
     assert found.values["level AUROC"] is None
     assert found.reasons["level AUROC"] == "no example has a known class"

@@ -354,7 +354,7 @@ def test_an_interruption_before_anything_is_written(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("hetfed.launch.launcher.Launcher.run", interrupt)
-    monkeypatch.setattr("hetfed.run.execute.prepare", interrupt)
+    monkeypatch.setattr("hetfed.run.prepare.prepare", interrupt)
     answer = hetfed(*words)
     assert answer.status == 130
     (line,) = answer.err.splitlines()
@@ -365,7 +365,7 @@ def test_an_interruption_before_anything_is_written(
 def test_a_comparison_whose_worker_has_died_says_how_to_go_on(
     toy_installed: Path, quick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hetfed
 ) -> None:
-    from hetfed.run import workers
+    from hetfed.launch import workers
 
     started = subprocess.Popen
     monkeypatch.setattr(workers.subprocess, "Popen", lambda words, **options: started([*words[:1], "-c", ""], **options))
@@ -381,7 +381,7 @@ def test_a_failing_client_ends_with_status_1(toy_installed: Path, tmp_path: Path
     file.write_text(BROKEN, encoding="utf-8")
     answer = hetfed("toy", "run", file, "--out", tmp_path / "out")
     assert answer.status == 1
-    assert answer.complaint == "error: client 'b' failed in round 1: out of memory"
+    assert answer.complaint == "error: client 'b' failed in round 1, in the training: out of memory"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -152,7 +153,7 @@ def test_an_interrupted_run_is_gone_on_with(tmp_path: Path) -> None:
     launcher = Launcher(toy.ToyVertical(), Console(quiet=True))
     launcher.run(settled(QUICK, "plan").variants["plan"], "toy plan sample", run)
     (run / "summary.json").unlink()
-    (run / "checkpoints/finetuned.safetensors").unlink()
+    shutil.rmtree(run / "checkpoints/finetuned")
     again = compare(QUICK, tmp_path / "again", algorithms=["plan"])
     pd.testing.assert_frame_equal(again.drop(columns="seconds"), first.drop(columns="seconds"))
     assert (run / "ledger.jsonl").read_text(encoding="utf-8").count('"round": 1') == 3
@@ -243,7 +244,7 @@ def test_checkpoints_go_when_a_run_of_a_comparison_has_ended(done: tuple[Path, p
     run = tmp_path / "plan/seed-0"
     launcher = Launcher(toy.ToyVertical(), Console(quiet=True))
     launcher.run(settled(QUICK, "plan").variants["plan"], "x", run)
-    assert (run / "checkpoints/federated.safetensors").is_file()
+    assert (run / "checkpoints/federated/server.safetensors").is_file()
     compare(QUICK, tmp_path, algorithms=["plan"])
     assert not (run / "checkpoints").exists()
 
@@ -274,7 +275,7 @@ def test_of_all_algorithms_those_that_do_not_suit_are_left_out_with_the_reason()
 
 
 def test_where_no_algorithm_suits_there_is_nothing_to_compare(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hetfed.run import compare as module
+    from hetfed.launch import compare as module
 
     monkeypatch.setattr(module, "NAMED", {name: module.NAMED[name] for name in ("alone", "fedmd")})
     with pytest.raises(PlanError, match="no algorithm suits these clients") as error:

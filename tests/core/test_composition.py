@@ -95,8 +95,8 @@ def test_a_common_start_and_no_more() -> None:
 def test_a_step_has_the_clients_it_names_or_all() -> None:
     some, all_of_them = Step(Prototypes(), clients=("a",), label="some"), Step(Prototypes(), label="all")
     composition = Composition((some, all_of_them))
-    assert composition.of(toy.client("a")) == [some, all_of_them]
-    assert composition.of(toy.client("b")) == [all_of_them]
+    assert composition.of("a") == [some, all_of_them]
+    assert composition.of("b") == [all_of_them]
 
 
 def test_a_seated_step_names_its_clients_and_who_is_left_out_and_why() -> None:

@@ -13,7 +13,7 @@ from hetfed.algorithms import alone, fedavg, fedmd, fedproto
 from hetfed.client import Client
 from hetfed.composition import Composition
 from hetfed.errors import PlanError
-from hetfed.evaluation import evaluate, predict, together
+from hetfed.evaluation import evaluate, overall, predict
 from hetfed.participation import Participation
 from hetfed.plan import read_plan
 from hetfed.pooled import train_pooled
@@ -27,13 +27,11 @@ def federation(composition: Composition, clients: list[Client] | None = None, se
 
 
 def through(found: Federation) -> tuple[State, State]:
-    """The state after the last round, and the concluded one."""
+    """The state after the last round, and the final one."""
     state = init(found)
     for _ in range(found.rounds):
         state = run_round(found, state)
-    ended = replace(state, clients=dict(state.clients), rows=list(state.rows))
-    finalize(found, ended)
-    return state, ended
+    return state, finalize(found, state)
 
 
 def test_everybody_ends_with_the_last_mean() -> None:
@@ -73,11 +71,13 @@ def test_a_last_consensus_is_learnt() -> None:
     assert not toy.same(ended.clients["a"].model, state.clients["a"].model)
 
 
-def test_concluding_twice_is_concluding_once() -> None:
+def test_finalizing_twice_is_finalizing_once() -> None:
     found = federation(fedavg())
     state, ended = through(found)
-    finalize(found, state)
-    assert toy.same(state.clients["b"].model, ended.clients["b"].model)
+    again = finalize(found, state)
+    assert toy.same(again.clients["b"].model, ended.clients["b"].model)
+    assert [replace(row, seconds=0) for row in again.rows] == [replace(row, seconds=0) for row in ended.rows]
+    assert len(state.rows) == 4
 
 
 def test_the_last_model_is_kept_in_every_arm() -> None:
@@ -85,7 +85,7 @@ def test_the_last_model_is_kept_in_every_arm() -> None:
     state, _ = through(found)
     for name in "ab":
         assert toy.same(state.clients[name].best, state.clients[name].model) and state.clients[name].best_round == 2
-    assert {outcome.round for outcome in train_pooled(found, found.clients).values()} == {2}
+    assert {outcome.round for outcome in train_pooled(found.server, found.clients, found.clients).values()} == {2}
 
 
 def test_a_round_has_so_many_steps() -> None:
@@ -111,7 +111,7 @@ def test_pooled_training_has_as_many_steps() -> None:
     by_epoch = [replace(client, training=Training(batch_size=8)) for client in clients]
     fewer = [replace(client, training=Training(batch_size=8, steps=7)) for client in clients]
     outcomes = [
-        train_pooled(Federation.of(these, alone(), 2, 0, select="last"), these)["a"].validation_loss
+        train_pooled(Federation.of(these, alone(), 2, 0, select="last").server, these, these)["a"].validation_loss
         for these in (clients, by_epoch, fewer)
     ]
     assert outcomes[0] == outcomes[1] != outcomes[2]
@@ -122,9 +122,9 @@ def test_all_test_data_are_judged_together() -> None:
     outputs = [predict(client.module, client.data.test) for client in clients]
     one = replace(clients[0].data.test, target=torch.cat([client.data.test.target for client in clients]))
     expected = clients[0].task.metrics(replace(outputs[0], logits=torch.cat([o.logits for o in outputs])), one)
-    assert together(outputs, clients) == expected.values["AUROC"]
+    assert overall(outputs, clients) == expected.values["AUROC"]
     other = replace(clients[1], task=Classification(("left", "right")))
-    assert together(outputs, [clients[0], other]) is None
+    assert overall(outputs, [clients[0], other]) is None
 
 
 VARIANTS = toy.SAMPLE.replace(

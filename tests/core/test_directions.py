@@ -74,7 +74,7 @@ part = "encoder"
 
 
 @pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Spec, dict[str, Any], str]:
+def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Facts, dict[str, Any], str]:
     """What the report of a run knows, the run's summary, and the page."""
     out = tmp_path_factory.mktemp("runs") / "mixed"
     summary = Launcher(Mixed(), Console(quiet=True)).run(read_plan(PLAN, "mixed"), "toy plan mixed", out)
@@ -102,7 +102,7 @@ def test_what_is_kept_is_the_best_as_the_metric_goes(ended: tuple[Facts, dict[st
         assert entry["kept"]["value"] == entry[entry["kept"]["arm"]]
 
 
-def client_of(spec: Spec, name: str) -> ClientFacts:
+def client_of(facts: Facts, name: str) -> ClientFacts:
     return next(client for client in facts.clients if client.name == name)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 import toy
 from torch import Tensor
-from whole import Federation, State, enrol, finalize, init, local, run_round
+from whole import Engine, Federation, State, enrol, finalize, init, local, run_round
 
 from hetfed.algorithms import alone, fedavg, fedbabu
 from hetfed.client import Client, Tensors
@@ -115,7 +115,7 @@ def test_a_pooled_model_that_diverges_last_is_not_the_one_that_is_kept() -> None
     def after(number: int) -> None:
         poison.left = number == 2
 
-    outcomes = train_pooled(federation, clients, after)
+    outcomes = train_pooled(federation.server, clients, clients, after)
     assert {outcome.round for outcome in outcomes.values()} == {2}
     assert all(outcome.value is not None for outcome in outcomes.values())
 
@@ -146,12 +146,12 @@ def test_who_breaks_in_the_end_is_an_absence_where_that_is_tolerated() -> None:
     breaks: list[Exception] = []
     federation, state = ended(breaks, TOLERANT)
     _, undisturbed = ended([], TOLERANT)
-    finalize(federation, undisturbed)
+    undisturbed = finalize(federation, undisturbed)
     before: Tensors = dict(state.clients["b"].model)
     breaks.append(RuntimeError("out of memory"))
-    finalize(federation, state)
+    state = finalize(federation, state)
     rows = {row.client: row for row in state.rows if row.round == 3}
-    assert {name: row.failed for name, row in rows.items()} == {"a": "", "b": "out of memory", "c": ""}
+    assert {name: row.failed for name, row in rows.items()} == {"a": "", "b": "out of memory, in the validation", "c": ""}
     assert rows["b"].bytes_down == rows["a"].bytes_down > 0
     assert toy.same(state.clients["b"].model, before)
     for name in "ac":
@@ -163,7 +163,7 @@ def test_who_breaks_in_the_end_ends_the_run_where_that_is_not_tolerated() -> Non
     breaks: list[Exception] = []
     federation, state = ended(breaks, Participation())
     breaks.append(RuntimeError("out of memory"))
-    with pytest.raises(RunError, match="client 'b' failed in round 3: out of memory"):
+    with pytest.raises(RunError, match="client 'b' failed in round 3, in the validation: out of memory"):
         finalize(federation, state)
 
 
@@ -181,29 +181,34 @@ ERRORS = [
 def test_whatever_breaks_a_turn_is_its_failure(error: Exception) -> None:
     breaks: list[Exception] = []
 
-    def engine(jobs: Iterable[Job], this: Round) -> Iterator[tuple[str, Turn | Failure]]:
-        breaks[:] = [error] if this.number == 2 else []
-        return local(jobs, this)
+    def breaking(found: Exception) -> Engine:
+        def engine(jobs: Iterable[Job], this: Round) -> Iterator[tuple[str, Turn | Failure]]:
+            breaks[:] = [found] if this.number == 2 else []
+            return local(jobs, this)
+
+        return engine
 
     def client(name: str) -> Client:
-        breaking = replace(toy.client(name), model_fn=lambda spec: Fragile(breaks, only_in_training=True))
-        return breaking if name == "b" else toy.client(name)
+        fragile = replace(toy.client(name), model_fn=lambda spec: Fragile(breaks, only_in_training=True))
+        return fragile if name == "b" else toy.client(name)
 
     clients = [client(name) for name in "abc"]
     federation = Federation.of(clients, enrol(fedavg(), clients).composition, 3, 0, participation=TOLERANT)
     state = init(federation)
     for _ in range(3):
-        state = run_round(federation, state, engine)
-    assert {(row.round, row.client): row.failed for row in state.rows if row.failed} == {(2, "b"): str(error)}
-    strict = replace(federation, participation=Participation())
-    first = run_round(strict, init(strict), engine)
-    with pytest.raises(RunError, match=re.escape(f"client 'b' failed in round 2: {error}")) as raised:
-        run_round(strict, first, engine)
-    assert raised.value.__cause__ is error
+        state = run_round(federation, state, breaking(error))
+    assert {(row.round, row.client): row.failed for row in state.rows if row.failed} == {(2, "b"): f"{error}, in the training"}
+    strict = replace(federation, server=replace(federation.server, participation=Participation()))
+    # Another one: an error keeps the notes of the turn that it has ended.
+    another = type(error)(*error.args)
+    first = run_round(strict, init(strict), breaking(another))
+    with pytest.raises(RunError, match=re.escape(f"client 'b' failed in round 2, in the training: {error}")) as raised:
+        run_round(strict, first, breaking(another))
+    assert raised.value.__cause__ is another
 
 
 def test_who_interrupts_a_run_is_not_a_failed_turn() -> None:
-    def breaking(facts: object) -> Fragile:
+    def breaking(spec: object) -> Fragile:
         model = Fragile([])
         model.forward = interrupt  # type: ignore[method-assign]
         return model

@@ -56,13 +56,13 @@ COMPANIONS = [MutualLearning(), ProximalCopy(), MixedModels(), NestedFeatures()]
 @pytest.mark.parametrize("exchange", COMPANIONS, ids=lambda exchange: type(exchange).__name__)
 def test_of_a_companion_nothing_travels_by_itself(exchange: Exchange) -> None:
     clients = [beside(toy.client("a")), beside(toy.client("b"))]
-    assert exchange.declare(clients[0]) == Declaration({})
+    assert exchange.declare(clients[0].profile) == Declaration({})
     state, uploads = toy.federate(clients, compose(exchange))
     assert uploads == []
     assert list(state.server.values()) == [{}]
 
 
-def headless(facts: Mapping[str, object]) -> nn.Module:
+def headless(spec: Mapping[str, object]) -> nn.Module:
     return goldens.Normal()
 
 
@@ -146,7 +146,8 @@ def test_without_labels_companions_learn_from_each_other_alone() -> None:
     batch = client.data.train.batch(torch.arange(8))
     own, theirs = client.module(batch.inputs), client.module.companion(batch.inputs)
     apart = goldens.divergence(theirs.logits, own.logits) + goldens.divergence(own.logits, theirs.logits)
-    assert torch.allclose(MutualLearning().loss(toy.client_context(client), batch, own), apart, atol=1e-6)
+    context = toy.client_context(client)
+    assert torch.allclose(MutualLearning().loss(context, context.tensors, batch, own), apart, atol=1e-6)
 
 
 def test_whose_steps_are_no_gradients_measures_one_at_the_servers_model() -> None:
@@ -197,7 +198,7 @@ def test_a_class_that_nobody_has_pulls_nobody(exchange: Exchange) -> None:
     clients = [toy.client("a", one_class=True), toy.client("b")]
     server = toy.server_context(clients[:1])
     state = toy.update(exchange, server, exchange.init(server), {"a": exchange.upload(toy.client_context(clients[0]))})
-    sent = exchange.broadcast(server, state, clients[1])
+    sent = exchange.broadcast(server, state, clients[1].profile)
     assert sent.tensors["counts"].tolist() == [1, 0]
     context = toy.client_context(clients[1])
     exchange.apply(context, sent)
@@ -206,7 +207,11 @@ def test_a_class_that_nobody_has_pulls_nobody(exchange: Exchange) -> None:
     pulled = ((output.features - sent.tensors["means"][0]) ** 2)[batch.target == 0].mean()
     assert torch.allclose(exchange.loss(context, context.tensors, batch, output), exchange.weight * pulled, atol=1e-5)
     none = clients[1].data.train.batch((batch.target == 1).nonzero()[:, 0])
-    assert exchange.loss(context, context.tensors, none, clients[1].module(none.inputs)) is None
+    output = clients[1].module(none.inputs)
+    loss = exchange.loss(context, context.tensors, none, output)
+    (gradient,) = torch.autograd.grad(loss, [output.features])
+    assert loss.item() == 0
+    assert not gradient.any()
 
 
 def test_one_class_has_no_margin_to_others() -> None:
@@ -295,6 +300,11 @@ CHANGING = {"shared-parameters", "distilled-parameters", "slices", "trained-head
 
 def test_what_goes_on_from_what_was_sent_and_what_changes_the_model() -> None:
     """Of the first, what compression leaves out is owed; to the second, the last broadcast is sent."""
-    found = {kind: KINDS[kind]() for kind in KINDS if kind != "feature-means"}
-    assert {kind for kind, exchange in found.items() if exchange.continues} == CONTINUING
-    assert {kind for kind, exchange in found.items() if exchange.changes_model} == CHANGING
+    profile = beside(toy.client("a")).profile
+    declared = {kind: KINDS[kind]().declare(profile) for kind in KINDS if kind != "feature-means"}
+    assert {kind for kind, found in declared.items() if found.relative == "broadcast"} == CONTINUING
+    assert {kind for kind, found in declared.items() if found.lasting} == CHANGING
+    assert {kind for kind, found in declared.items() if found.relative == "change"} == {"control-variates"}
+    assert {found.relative for found in declared.values()} == {"nothing", "broadcast", "change"}
+    moving = Slices(window="rolling").declare(profile)
+    assert (moving.relative, moving.lasting) == ("moving", True)

@@ -49,7 +49,7 @@ PHASES: list[tuple[Phase, ...]] = [(), (Phase(only=("head",)), Phase(frozen=("he
 
 
 @pytest.mark.parametrize("phases", PHASES, ids=["all at once", "part by part"])
-def test_what_a_blueprint_freezes_stays_as_it_is_in_local_training(phases: tuple[Phase, ...]) -> None:
+def test_what_a_model_fn_freezes_stays_as_it_is_in_local_training(phases: tuple[Phase, ...]) -> None:
     client = half_frozen("a", phases=phases)
     state, _ = toy.federate([client], alone(), 2)
     changed = moved(new_state(client, 0).model, state.clients["a"].model)
@@ -57,7 +57,7 @@ def test_what_a_blueprint_freezes_stays_as_it_is_in_local_training(phases: tuple
     assert not changed & set(FIRST)
 
 
-def test_what_a_blueprint_freezes_stays_as_it_is_when_a_lesson_is_digested() -> None:
+def test_what_a_model_fn_freezes_stays_as_it_is_when_a_lesson_is_digested() -> None:
     """Without local training of its own, a client learns from nothing but the consensus."""
     clients = [half_frozen(name, epochs=0) for name in "ab"]
     state, _ = toy.federate(clients, fedmd(), 3)
@@ -75,7 +75,7 @@ class Built:
         self.models: list[tuple[nn.Module, Tensors]] = []
 
     def __call__(self, spec: Spec) -> nn.Module:
-        model = self.model_fn(facts)
+        model = self.model_fn(spec)
         self.models.append((model, {name: tensor.clone() for name, tensor in model.state_dict().items()}))
         return model
 
@@ -89,7 +89,7 @@ def pooled(model_fn: Callable[[Spec], nn.Module], phases: tuple[Phase, ...], rou
     """What two clients' pooled training changes in their model."""
     built, training = Built(model_fn), Training(lr=0.05, batch_size=8, phases=phases)
     clients = [replace(toy.client(name, training=training), model_fn=built) for name in "ab"]
-    outcomes = train_pooled(Federation.of(clients, alone(), rounds, 0, select="last"), clients)
+    outcomes = train_pooled(Federation.of(clients, alone(), rounds, 0, select="last").server, clients, clients)
     assert all(outcome.value is not None for outcome in outcomes.values())
     return built.learnt()
 
@@ -107,7 +107,7 @@ def test_phases_hold_for_the_pooled_arm() -> None:
     assert pooled(plain, (Phase(after=2),)) == set()
 
 
-def test_what_a_blueprint_freezes_stays_as_it_is_in_the_pooled_arm() -> None:
+def test_what_a_model_fn_freezes_stays_as_it_is_in_the_pooled_arm() -> None:
     everything = pooled(frozen, ())
     assert everything == pooled(plain, ()) - set(FIRST)
     assert pooled(frozen, (Phase(frozen=("head",)),)) == everything - {"head.weight", "head.bias"}
@@ -120,7 +120,7 @@ def test_as_many_steps_are_pooled_as_the_phases_have_epochs() -> None:
     def values(**training: object) -> list[tuple[float | None, float | None]]:
         settings = Training.model_validate({"lr": 0.05, "batch_size": 8, **training})
         clients = [toy.client(name, training=settings) for name in "ab"]
-        found = train_pooled(Federation.of(clients, alone(), 2, 0, select="last"), clients)
+        found = train_pooled(Federation.of(clients, alone(), 2, 0, select="last").server, clients, clients)
         return [(outcome.value, outcome.validation_loss) for outcome in found.values()]
 
     assert values(phases=(Phase(), Phase())) == values(epochs=2)

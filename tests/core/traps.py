@@ -103,12 +103,12 @@ def a_newcomer_has_a_head_of_its_own() -> None:
     """fedper: one who joins later gets everybody's body, and has a head to go with it."""
     clients = [toy.client(name) for name in "abc"]
     enrolment = enrol(named_algorithm("fedper", {}), clients)
-    early, all_of_them = (Federation.of(enrolment.clients[:n], enrolment.composition, 3, 0) for n in (2, 3))
+    early = Federation.of(enrolment.clients[:2], enrolment.composition, 3, 0)
     state = run_round(early, run_round(early, init(early)))
     body = held(state)
     state.clients["c"] = new_state(clients[2], 0)
-    clients = [replace(client, training=Training(epochs=0)) for client in enrolment.clients]
-    after = run_round(replace(all_of_them, clients=tuple(clients)), state)
+    still = [replace(client, training=Training(epochs=0)) for client in enrolment.clients]
+    after = run_round(Federation.of(still, enrolment.composition, 3, 0), state)
     assert toy.same({name: after.clients["c"].model[name] for name in body}, body)
     assert torch.equal(after.clients["c"].model["head.weight"], new_state(clients[2], 0).model["head.weight"])
     assert not torch.equal(after.clients["c"].model["head.weight"], after.clients["a"].model["head.weight"])
@@ -236,7 +236,8 @@ def teachers_learn_nothing_from_their_pupils() -> None:
     twice = client.data.train.batch(torch.arange(8).repeat(2))
 
     def loss(alpha: float, beta: float, batch: object) -> Tensor:
-        return MutualLearning(alpha=alpha, beta=beta).loss(toy.client_context(client), batch, client.module(batch.inputs))
+        context = toy.client_context(client)
+        return MutualLearning(alpha=alpha, beta=beta).loss(context, context.tensors, batch, client.module(batch.inputs))
 
     own = [parameter for name, parameter in client.module.named_parameters() if not name.startswith(COMPANION)]
     companion = list(client.module.get_submodule(COMPANION).parameters())
@@ -252,10 +253,10 @@ def teachers_learn_nothing_from_their_pupils() -> None:
 
 def changes_are_compressed_and_weights_are_not() -> None:
     """fedkd: one who learnt nothing sends back what it got; and a change whose directions are all as strong is not zeroed."""
-    still = [replace(client, training=Training(epochs=0)) for client in pair(common_fn=12)]
+    still = [replace(client, training=Training(epochs=0)) for client in pair(common=12)]
     done = run("fedkd", still, energy=0.5)
     assert toy.same(held(done.after[0]), held(done.before))
-    moved = run("fedkd", pair(common_fn=12), energy=0.01)
+    moved = run("fedkd", pair(common=12), energy=0.01)
     for name in ("companion.encoder.weight", "companion.head.weight"):
         change = held(moved.after[0])[name] - held(moved.before)[name]
         assert np.linalg.matrix_rank(change.numpy(), tol=1e-6) >= 1
