@@ -49,8 +49,8 @@ class ClientContext:
     that module's own parameters and buffers by name. `memory` is the private memory of the exchange that looks (it lasts between
     rounds); `scratch` lasts for this turn. `peers` are the profiles of all clients, by name.
 
-    All tensors in it are on `device`, and so are those of a payload that arrives; generators draw on the CPU, so that an exchange
-    moves what it draws.
+    All tensors in it are on `device`, and so are those of a payload that arrives. Generators draw on the CPU: an exchange moves
+    what it draws.
     """
 
     profile: Profile

@@ -11,8 +11,6 @@ from typing import Literal, TypeVar
 
 import torch
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -26,6 +24,7 @@ from torch import Tensor, nn
 from hetfed.data import Batch, Examples
 from hetfed.device import DeviceName
 from hetfed.parts import NORM_LAYERS, inside
+from hetfed.plan_schema import Table
 
 T = TypeVar("T")
 
@@ -40,14 +39,12 @@ Select = Literal["validation", "last"]
 """Which model a client keeps: the one that does best on its validation data, or the last one."""
 
 
-class Phase(BaseModel):
+class Phase(Table):
     """A part of the local epochs of a round in which only some of the model trains.
 
     `only` are the paths that train (all, where empty), `frozen` those that do not. `epochs` is the client's own number unless
     it is given. The phase belongs to the rounds after `after` and up to `until`; below zero, both count from the end.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: PositiveInt | None = None
     only: tuple[str, ...] = ()
@@ -78,14 +75,12 @@ def last_round(until: int | None, rounds: int) -> int:
     return until if until >= 0 else max(rounds + until, 0)
 
 
-class Training(BaseModel):
+class Training(Table):
     """How one client trains in each round: the `training` table of a plan.
 
-    With `steps`, a round has so many batches instead of so many epochs. `device` is where it trains; a learner without gradients
-    stays on the CPU.
+    With `steps`, a round has so many batches instead of so many epochs. `device` is where it trains; a learner without
+    gradients stays on the CPU.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
     lr: PositiveFloat = 1e-3

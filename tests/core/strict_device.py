@@ -17,7 +17,14 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 NAME = "strict"
 DEVICE = "privateuseone"
-CROSSING = {"aten::copy_", "aten::_copy_from", "aten::_to_copy", "aten::index.Tensor", "aten::index_put_", "aten::_index_put_impl_"}
+CROSSING = {
+    "aten::copy_",
+    "aten::_copy_from",
+    "aten::_to_copy",
+    "aten::index.Tensor",
+    "aten::index_put_",
+    "aten::_index_put_impl_",
+}
 """What a real accelerator also takes with tensors of the CPU: copies, and indices."""
 _kept: list[object] = []
 
@@ -38,7 +45,9 @@ class There(Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        cls, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
         kwargs = dict(kwargs or {})
         _check(func, args, kwargs)
         goes = kwargs.get("device")
@@ -60,7 +69,7 @@ def _outside(value: object) -> object:
 
 def _mutates(func: Any) -> bool:
     name = str(func._schema.name)
-    return name.endswith("_") and not name.endswith("__") or name.startswith("aten::_foreach") and name.endswith("_")
+    return (name.endswith("_") and not name.endswith("__")) or (name.startswith("aten::_foreach") and name.endswith("_"))
 
 
 def _check(func: Any, args: object, kwargs: Mapping[str, Any]) -> None:
@@ -72,7 +81,9 @@ def _check(func: Any, args: object, kwargs: Mapping[str, Any]) -> None:
     strangers = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and not isinstance(leaf, There)]
     # The step counts of an optimiser stay on the CPU, as does a number in a sum: a tensor without dimensions may.
     if any(leaf.ndim for leaf in strangers):
-        raise RuntimeError(f"{func}: expected all tensors on the same device, found one of shape {tuple(strangers[0].shape)} on the CPU")
+        raise RuntimeError(
+            f"{func}: expected all tensors on the same device, found one of shape {tuple(strangers[0].shape)} on the CPU"
+        )
 
 
 class _Module:

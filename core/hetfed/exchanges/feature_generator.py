@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
-from pydantic import ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,13 +22,14 @@ from hetfed.exchanges.prototypes import Prototypes, classes_and_features
 from hetfed.model import Output
 from hetfed.parts import HEAD, copy_of, read_tensors, write_tensors
 from hetfed.payload import CLASS_COUNTS, Declaration, Payload, TensorRule
+from hetfed.plan_schema import STRICT
 from hetfed.profile import Profile
 from hetfed.seeding import isolated
 
 COUNTS = "class counts"
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+@dataclass(frozen=True, config=STRICT)
 class FeatureGenerator(Exchange):
     """The server learns to generate features that the clients' heads recognise; clients train their heads on them too (FedGen,
     Zhu et al. 2021).
@@ -85,8 +86,8 @@ class FeatureGenerator(Exchange):
             return {}
         # Built once a turn, at whose start scratch is empty.
         if "generator" not in context.scratch:
-            net = self._net(context.memory).to(context.device)
-            context.scratch.update(generator=net, chance=context.generator("generated features"))
+            built = self._net(context.memory).to(context.device)
+            context.scratch.update(generator=built, chance=context.generator("generated features"))
         net, chance = context.scratch["generator"], context.scratch["chance"]
         assert isinstance(net, _Generator) and isinstance(chance, torch.Generator)
         classes = torch.multinomial(context.memory[COUNTS].cpu(), len(batch), replacement=True, generator=chance)

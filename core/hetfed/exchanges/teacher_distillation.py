@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, cast
 
 import torch
-from pydantic import ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -23,6 +23,7 @@ from hetfed.exchanges.groups import check_question, of_group, rule_of, within
 from hetfed.model import Output
 from hetfed.parts import inside, write_tensors
 from hetfed.payload import Declaration, Payload
+from hetfed.plan_schema import STRICT
 from hetfed.profile import Profile
 
 PROJECTORS = "projectors"
@@ -31,7 +32,7 @@ SENT = "sent"
 """Where a teacher hears, and remembers, that it has arrived."""
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+@dataclass(frozen=True, config=STRICT)
 class TeacherDistillation(Exchange):
     """The teachers' softened predictions train students of any architecture (Hinton et al. 2015).
 
