@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hetfed.data import ClientData, Examples, Spec
-from hetfed.device import CPU, device_of, moved, resolve
-from hetfed.errors import PlanError
+from hetfed.device import CPU, device_of, moved, on_device
 from hetfed.kept.description import Description
 from hetfed.model import answering
 from hetfed.participation import Presence
@@ -85,11 +84,6 @@ class Client:
         # Here, so that whoever builds a model of the client gets one that answers with an `Output`.
         object.__setattr__(self, "model_fn", _answering(self.model_fn))
         object.__setattr__(self, "common_fn", self.common_fn and _answering(self.common_fn))
-        try:
-            # A client is made where it trains: what is not there shows before the first round.
-            resolve(self.training.device)
-        except PlanError as error:
-            raise error.seen_from(key=f"client {self.name!r}") from error
 
     @cached_property
     def profile(self) -> Profile:
@@ -140,8 +134,7 @@ class Client:
         # Any weights do: whoever cares for them loads a state first.
         module = self.new_model("module", self.name)
         keep_alive(self)
-        # What learns without gradients is no work for an accelerator.
-        return module.to(resolve(self.training.device)) if getattr(module, "learns_by_gradients", True) else module
+        return on_device(module, self.training.device)
 
     @property
     def placed(self) -> Placed:

@@ -40,6 +40,11 @@ def resolve(name: DeviceName) -> torch.device:
     return found
 
 
+def on_device(module: nn.Module, name: DeviceName) -> nn.Module:
+    """The module itself, moved; what learns without gradients is no work for an accelerator, and stays."""
+    return module.to(resolve(name)) if getattr(module, "learns_by_gradients", True) else module
+
+
 def device_of(module: nn.Module) -> torch.device:
     """Where the tensors of a module are; the CPU where it has none."""
     first = next(chain(module.parameters(), module.buffers()), None)

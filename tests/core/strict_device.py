@@ -1,8 +1,9 @@
 """A second device of this process, for machines without an accelerator: it computes on the CPU, and is as strict as a real one.
 
-Its tensors are no CPU tensors: an operation that mixes the two fails, as does one that draws on the device from a generator of the
-CPU, or that reads memory through numpy. Its default generator is its own. So a tensor that was left behind shows on any machine;
-and as its arithmetic is the CPU's, so do its results. Once registered it stays: use it in a process of its own.
+Its tensors are no CPU tensors: an operation that mixes the two fails, as does one that draws on the device from a generator of
+the CPU, or that reads memory through numpy. Its default generator is its own. So a tensor that was left behind shows on any
+machine; and since its arithmetic is the CPU's, its results must be, to the last bit. Once registered it stays: use it in a
+process of its own.
 """
 
 from __future__ import annotations
@@ -45,16 +46,14 @@ class There(Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @classmethod
-    def __torch_dispatch__(
-        cls, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: object, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         _check(func, args, kwargs)
         goes = kwargs.get("device")
-        if goes is not None:
-            kwargs["device"] = torch.device("cpu")
+        kwargs |= {} if goes is None else {"device": torch.device("cpu")}
         found = _drawn(func, tree_map(_inside, args), tree_map(_inside, kwargs))
-        if _mutates(func):
+        # In place: what is given back is what was given.
+        if str(func._schema.name).endswith("_"):
             return args[0] if isinstance(args[0], Tensor) else None
         return found if goes is not None and torch.device(goes).type == "cpu" else tree_map(_outside, found)
 
@@ -67,23 +66,17 @@ def _outside(value: object) -> object:
     return There(value) if isinstance(value, Tensor) and not isinstance(value, There) else value
 
 
-def _mutates(func: Any) -> bool:
-    name = str(func._schema.name)
-    return (name.endswith("_") and not name.endswith("__")) or (name.startswith("aten::_foreach") and name.endswith("_"))
-
-
 def _check(func: Any, args: object, kwargs: Mapping[str, Any]) -> None:
     """Refuse what an accelerator refuses."""
     if isinstance(kwargs.get("generator"), torch.Generator):
         raise RuntimeError(f"{func}: a generator of the CPU draws on the device")
-    if str(func._schema.name) in CROSSING or f"{func._schema.name}.{func._schema.overload_name}" in CROSSING:
+    if func._schema.name in CROSSING:
         return
     strangers = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and not isinstance(leaf, There)]
-    # The step counts of an optimiser stay on the CPU, as does a number in a sum: a tensor without dimensions may.
-    if any(leaf.ndim for leaf in strangers):
-        raise RuntimeError(
-            f"{func}: expected all tensors on the same device, found one of shape {tuple(strangers[0].shape)} on the CPU"
-        )
+    # A number in a sum, or the step count of an optimiser, may be a tensor of the CPU without dimensions.
+    for stranger in strangers:
+        if stranger.ndim:
+            raise RuntimeError(f"{func}: expected all tensors on the same device, found {tuple(stranger.shape)} on the CPU")
 
 
 class _Module:
