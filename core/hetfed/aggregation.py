@@ -7,16 +7,17 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from hetfed.payload import Payload
+from hetfed.plan_schema import STRICT
 
 Kind = Literal["mean", "median", "trimmed-mean", "krum", "multi-krum", "geometric-median"]
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+@dataclass(frozen=True, config=STRICT)
 class Aggregation:
     """Merges payloads of the same names and shapes.
 

@@ -7,19 +7,20 @@ from collections.abc import Collection, Mapping
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from hetfed.errors import PayloadRefused
 from hetfed.payload import Payload
+from hetfed.plan_schema import STRICT
 
 MARK = "~"
 """Between a tensor's name and the name of a part of its compressed form."""
 Tensors = dict[str, Tensor]
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+@dataclass(frozen=True, config=STRICT)
 class Compression:
     """How one exchange makes its payloads smaller. What clients send is a change of what the server sent in the same round.
 

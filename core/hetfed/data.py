@@ -55,7 +55,8 @@ class Examples:
 
         A last batch of a single example is joined to the one before it: batch normalisation cannot train on one.
         """
-        order = torch.arange(len(self)) if order is None else order
+        # Moved as a whole: an index elsewhere than the data would be moved batch by batch.
+        order = (torch.arange(len(self)) if order is None else order).to(self.target.device)
         parts = list(torch.split(order, size))
         # With a size of 1 the last batch has two. `set_training_mode` has put the normalisation layers into evaluation mode by
         # then, so that this changes no statistics.

@@ -7,28 +7,27 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
+from hetfed.plan_schema import Table
 from hetfed.seeding import generator
 
 if TYPE_CHECKING:
     from hetfed.profile import Profile
 
 
-class Presence(BaseModel):
+class Presence(Table):
     """How reliable and how fast a client is: the `presence` table of a client.
 
     `availability` is the probability that it answers in a round. `speed` is in thousands of training examples per unit of time;
     it matters where the federation has a `time_limit`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     availability: float = Field(default=1.0, ge=0, le=1)
     speed: PositiveFloat = 1.0
 
 
-class Participation(BaseModel):
+class Participation(Table):
     """How the server chooses clients and waits for them: the `[participation]` table.
 
     Each round it asks `fraction` of all clients, at least `minimum`, drawn at random among those that are there. With a
@@ -37,8 +36,6 @@ class Participation(BaseModel):
     weight divided by (1 + rounds of delay) to the power of `staleness` (FedAsync, Xie et al. 2019).
     With `tolerate_failures` a client whose turn fails counts as absent for that round.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     fraction: float = Field(default=1.0, gt=0, le=1)
     minimum: PositiveInt = 1

@@ -181,8 +181,8 @@ def _reads(model: nn.Module) -> dict[str, str]:
 
 
 def copy_of(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of all tensors of `model`, which its further training does not change."""
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    """Copies of all tensors of `model` on the CPU, which its further training does not change."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
 
 
 def live_tensors(model: nn.Module) -> dict[str, Tensor]:

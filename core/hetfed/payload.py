@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -38,6 +38,12 @@ class Payload:
     def pull(self) -> float:
         """What the payload weighs in a mean: its weight, discounted."""
         return self.weight * self.discount
+
+    def to(self, device: torch.device) -> Payload:
+        """The same with its tensors on a device; itself where they are there already."""
+        if all(tensor.device == device for tensor in self.tensors.values()):
+            return self
+        return replace(self, tensors={name: tensor.to(device) for name, tensor in self.tensors.items()})
 
     @cached_property
     def encoded(self) -> bytes:

@@ -35,17 +35,14 @@ from hetfed.errors import PlanError, among
 from hetfed.exchanges import KINDS
 from hetfed.findings import keys_of, plan_error
 from hetfed.participation import Participation, Presence
+from hetfed.plan_schema import OpenTable, Table
 from hetfed.training import Phase, Select, Training
 
-Table = dict[str, Any]
+Values = dict[str, Any]
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
 ALGORITHM = "federation.algorithm"
 EXACTLY = ConfigDict(strict=True, allow_inf_nan=False)
 """Neither text nor true stands for a number."""
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def _named(value: object) -> object:
@@ -64,15 +61,13 @@ Name = Annotated[str, AfterValidator(_plain)]
 """What a client or an exchange may be called."""
 
 
-class AlgorithmTable(BaseModel):
+class AlgorithmTable(OpenTable):
     """A named composition; further keys are its arguments."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
 
     name: str
 
 
-class FederationTable(_Strict):
+class FederationTable(Table):
     """The `[federation]` table."""
 
     rounds: PositiveInt = 10
@@ -86,10 +81,8 @@ class FederationTable(_Strict):
     pooled: bool = True
 
 
-class ExchangeTable(BaseModel):
+class ExchangeTable(OpenTable):
     """One `[[exchange]]` table; further keys are the settings of its kind."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
 
     kind: str
     every: PositiveInt = 1
@@ -100,32 +93,32 @@ class ExchangeTable(BaseModel):
     label: Name = ""
 
 
-class ClientTable(_Strict):
+class ClientTable(Table):
     """One `[[client]]` table. The vertical knows what may stand under `data` and `model`."""
 
     name: Name = Field(min_length=1)
-    data: Table = Field(default_factory=dict)
-    model: Table = Field(default_factory=dict)
+    data: Values = Field(default_factory=dict)
+    model: Values = Field(default_factory=dict)
     training: Training = Field(default_factory=Training)
     presence: Presence = Field(default_factory=Presence)
 
 
-class VariantTable(_Strict):
+class VariantTable(Table):
     """One `[variant.ALGORITHM]` table: how `compare` sets that algorithm, and how clients train under it."""
 
-    settings: Table = Field(default_factory=dict)
-    training: Table = Field(default_factory=dict)
+    settings: Values = Field(default_factory=dict)
+    training: Values = Field(default_factory=dict)
 
 
-class Plan(_Strict):
+class Plan(Table):
     """A whole plan. `defaults` holds `data`, `model`, `training` and `presence` tables that every client starts from."""
 
     title: str = ""
     description: str = ""
     federation: FederationTable = Field(default_factory=FederationTable)
     participation: Participation = Field(default_factory=Participation)
-    public: Table | None = None
-    defaults: dict[str, Table] = Field(default_factory=dict)
+    public: Values | None = None
+    defaults: dict[str, Values] = Field(default_factory=dict)
     exchange: tuple[ExchangeTable, ...] = ()
     phase: tuple[Phase, ...] = ()
     variant: dict[str, VariantTable] = Field(default_factory=dict)
@@ -213,7 +206,7 @@ def client_table(name: str, **tables: BaseModel | Mapping[str, Any] | None) -> C
     return validate(ClientTable, {"name": name, **given}, key=f"client {name!r}")
 
 
-def _plain_table(table: BaseModel | Mapping[str, Any]) -> Table:
+def _plain_table(table: BaseModel | Mapping[str, Any]) -> dict[str, Any]:
     return table.model_dump(mode="json") if isinstance(table, BaseModel) else dict(table)
 
 
@@ -322,7 +315,7 @@ def _check_clients(plan: Plan, file: str | Path) -> None:
             raise PlanError(problem, file=file, key=key, value=count, remedy=f"Set it to {len(names)} or less.")
 
 
-def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> Table:
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> Values:
     """`over` on top of `under`, table by table."""
     merged = dict(under)
     for key, value in over.items():

@@ -34,13 +34,14 @@ _live: deque[ref[Any]] = deque()
 
 
 def keep_alive(owner: object) -> None:
-    """Note that `owner` has just built its `module`, and drop the module that was built longest ago."""
+    """Note that `owner` has just built its `module`, and drop the one built longest ago, with what was moved to its device."""
     # A weak reference: the queue must not keep the clients of an earlier federation alive.
     _live.append(ref(owner))
     if len(_live) > LIVE:
         oldest = _live.popleft()()
         if oldest is not None:
-            vars(oldest).pop("module", None)
+            for name in ("module", "_on_accelerator"):
+                vars(oldest).pop(name, None)
 
 
 @dataclass(frozen=True)

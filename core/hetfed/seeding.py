@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
+
+from hetfed.device import CPU
 
 
 def derive(*path: object) -> int:
@@ -23,13 +25,29 @@ def generator(*path: object) -> torch.Generator:
 
 
 @contextmanager
-def isolated(*path: object) -> Iterator[None]:
-    """Inside, torch's default generator (initialisation, dropout) is seeded by `path`; outside, it is as it was."""
-    # torch's generator on the CPU, and nothing else: numpy and scikit-learn are given seeds of their own.
+def isolated(*path: object, device: torch.device = CPU) -> Iterator[None]:
+    """Inside, torch's default generator (initialisation, dropout) is seeded by `path`; outside, it is as it was.
+
+    With another `device` than the CPU, so is the generator of that device.
+    """
+    # torch's generators, and nothing else: numpy and scikit-learn are given seeds of their own.
     default = torch.default_generator
     before = default.get_state()
     default.manual_seed(derive(*path))
     try:
-        yield
+        with nullcontext() if device.type == "cpu" else _accelerator_seeded(derive(*path), device):
+            yield
     finally:
         default.set_state(before)
+
+
+@contextmanager
+def _accelerator_seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Inside, the default generator of an accelerator starts at `seed`; outside, it is as it was."""
+    kind = torch.get_device_module(device)
+    before = kind.get_rng_state()
+    kind.manual_seed(seed)
+    try:
+        yield
+    finally:
+        kind.set_rng_state(before)

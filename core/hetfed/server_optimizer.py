@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from pydantic import ConfigDict, Field, PositiveFloat
+from pydantic import Field, PositiveFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from hetfed.plan_schema import STRICT
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+
+@dataclass(frozen=True, config=STRICT)
 class ServerOptimizer:
     """One step per round on what the clients changed on average.
 
