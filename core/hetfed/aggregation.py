@@ -156,7 +156,7 @@ def geometric_median(payloads: Sequence[Payload], faulty: int = 0, steps: int = 
 
     Args:
         payloads: one or more; their weights are not looked at.
-        faulty: not looked at: up to half of the uploads move the point by a bounded distance only.
+        faulty: not looked at: fewer than half of the uploads move the point by a bounded distance only.
         steps: of the iteration, at most.
         tiny: the iteration ends at a step below this share of the largest distance, which also keeps divisions from zero.
 

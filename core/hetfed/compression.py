@@ -25,8 +25,8 @@ class Compression:
 
     "8-bit": whole numbers from -127 to 127 and a scale per tensor. "top-k": the largest numbers and where they stand; where
     uploads are relative to the broadcast, the client remembers what is left out and adds it the next time (error feedback,
-    Stich et al. 2018). "low-rank": a matrix as the product of two narrow ones, of just so many singular values as hold `energy` (FedKD, Wu
-    et al. 2022). The last two are for changes only: of weights themselves they would leave little.
+    Stich et al. 2018). "low-rank": a matrix as the product of two narrow ones, of just so many singular values as hold `energy`
+    (FedKD, Wu et al. 2022). The last two are for changes only: of weights themselves they would leave little.
 
     Vectors travel as they are: they are small, and a count of examples or a variance does not bear it. So does a tensor that
     would not get smaller, or that does not hold floating-point numbers.
@@ -132,7 +132,6 @@ class Compression:
             whole = (tensor / scale.clamp(min=torch.finfo(tensor.dtype).tiny)).round().to(torch.int8)
             return {"whole": whole, "scale": scale.view(1)}
         if self.kind == "top-k":
-            # Sorted by place, so that equal tensors give equal bytes.
             at = tensor.flatten().abs().topk(max(1, round(self.share * tensor.numel()))).indices.sort().values
             return {"at": at.to(torch.int32), "values": tensor.flatten()[at], "shape": shape}
         return self._low_rank(tensor, shape)
