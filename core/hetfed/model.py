@@ -19,12 +19,17 @@ _LAYERS = "_hetfed_layers"
 
 @dataclass(frozen=True)
 class Output:
-    """What a model says of a batch.
+    """A model's answer for a batch.
 
-    `logits` is the prediction before any squashing: (b, classes) in classification, (b,) or (b, outputs) in regression and (b,
-    steps, sensors) in forecasting, both in scaled units, (b, 1) in survival. `features`, where the model has such a thing, is
-    the representation that `head` turns into logits: (b, f), or (b, sensors, f) where there is one for each sensor. `further`
-    holds what further heads say (b, ...), by the head's name.
+    Args:
+        logits: the prediction before any squashing: (b, classes) in classification, (b,) or (b, outputs) in regression and (b,
+            steps, sensors) in forecasting, both in scaled units, (b, 1) in survival.
+        features: where the model has such a thing, the representation that `head` turns into logits: (b, f), or (b, sensors, f)
+            where there is one for each sensor.
+        further: the logits of further heads (b, ...), by the head's name.
+
+    >>> Output(torch.zeros(8, 2), features=torch.zeros(8, 16)).logits.shape
+    torch.Size([8, 2])
     """
 
     logits: Tensor
@@ -38,6 +43,16 @@ class Model(Protocol):
     The submodule that turns features into logits is called `head`; what stands before it carries names of its own
     (`encoder`, `encoders.image`, ...), which are the paths that exchanges use. A model may set `local_parts`, the paths of
     the submodules that belong to the client's own world (a city's sensors) and mean nothing at another client.
+
+    >>> class Small(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.encoder, self.head = nn.Linear(4, 8), nn.Linear(8, 2)
+    ...     def forward(self, inputs):
+    ...         features = self.encoder(inputs["genes"]).relu()
+    ...         return Output(self.head(features), features)
+    >>> Small()({"genes": torch.zeros(3, 4)}).features.shape
+    torch.Size([3, 8])
     """
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> Output: ...
@@ -53,6 +68,9 @@ def answering(module: nn.Module) -> nn.Module:
     >>> output = answering(model)({"x": torch.zeros(5, 2)})
     >>> output.logits.shape, output.features.shape
     (torch.Size([5, 4]), torch.Size([5, 3]))
+
+    Raises:
+        TypeError: when it is called, where it answers neither a tensor nor an `Output`, or where torch's own gets several inputs.
     """
     replaced = vars(module).get("forward")
     if replaced is not None:
