@@ -70,7 +70,7 @@ def answering(module: nn.Module) -> nn.Module:
     (torch.Size([5, 4]), torch.Size([5, 3]))
 
     Raises:
-        TypeError: when it is called, where it answers neither a tensor nor an `Output`, or where torch's own gets several inputs.
+        TypeError: when it is called, where it answers neither a tensor nor an `Output`, or torch's own gets several inputs.
     """
     replaced = vars(module).get("forward")
     if replaced is not None:

@@ -1,4 +1,12 @@
-"""hetfed for cities: shared encoders of traffic flow, private heads for each city's own sensors and management."""
+"""hetfed for cities: shared encoders of traffic flow, private heads for each city's own sensors and management.
+
+hetfed for cities: shared encoders of traffic flow, private heads for each city's own sensors and management.
+
+The entry point `traffic` of the group `hetfed.verticals` leads here. Importing this package loads no torch.
+
+>>> "sample.toml" in [file.name for file in vertical.plans.iterdir()]
+True
+"""
 
 from __future__ import annotations
 
@@ -31,7 +39,16 @@ class TrafficVertical:
         return files(__package__) / "studies"
 
     def clients(self, plan: Plan, data_dir: Path | None) -> Sequence[Client]:
-        """The cities of a plan."""
+        """The cities of a plan.
+
+        Args:
+            plan: a plan whose `data` and `model` tables are those of cities.
+            data_dir: the folder of data sets; without it HETFED_DATA, else the user's cache folder.
+
+        Raises:
+            PlanError: a table does not suit the data set.
+            DataError: a file is missing or damaged.
+        """
         # Imported here: it loads torch, which commands that only list plans do not need.
         from hetfed_traffic.clients import build_clients
 

@@ -18,6 +18,13 @@ class Arm:
 
     `extended_by` is the composition whose exchanges have added to the models of this arm, also where nothing is shared any
     more.
+
+    Args:
+        name: "federated", "finetuned" or "alone".
+        federation: what is to be done in this arm.
+        sites: the clients and their states.
+        state: the server's.
+        extended_by: without it, models that an exchange has added a projector to could not be built again.
     """
 
     name: str
@@ -31,7 +38,11 @@ class Arm:
         return replace(self, state=state)
 
     def selected(self, name: str) -> Tensors:
-        """The model that a client has selected; its first one, where it never completed a round."""
+        """The model that a client has selected; its first one, where it never completed a round.
+
+        Returns:
+            The tensors of the model by name.
+        """
         state = self.sites.states[name]
         return state.best or state.model
 
@@ -44,6 +55,9 @@ class Arm:
         """The metric on the test data of all clients together, each judged by its own model; None where that makes no sense.
 
         It needs everybody's predictions and targets in one place: only a simulation has it.
+
+        An example is the AUROC over the patients of all hospitals. Where hospitals score on scales of their own it is low,
+        though each hospital's own AUROC is high.
         """
         said, clients = [], list(self.sites.clients.values())
         for client in clients:

@@ -29,7 +29,17 @@ from hetfed.run.progress import Listener
 
 
 def execute(prepared: Prepared, name: str, folder: RunFolder, listener: Listener) -> dict[str, Any]:
-    """Run everything that is not done yet, and leave the whole folder; returns the summary."""
+    """Run everything that is not done yet, and leave the whole folder; returns the summary.
+
+    Args:
+        prepared: a plan whose clients have their data.
+        name: the plan's own name, for the summary.
+        folder: open and held; what it has of an interrupted run is not done again.
+        listener: told of each round.
+
+    Raises:
+        RunError: a client's turn failed, or the disk is full.
+    """
     began = time.perf_counter()
     table = prepared.plan.federation
     federated = _run(prepared.federated(), prepared, folder, listener)
@@ -68,6 +78,7 @@ def _run(arm: Arm, prepared: Prepared, folder: RunFolder, listener: Listener) ->
     state = checkpoint.load(arm.sites) or arm.state
 
     def on_upload(upload: Upload) -> None:
+        """Record an upload, and tell of it where it was refused."""
         ledger.write(upload)
         if upload.refused:
             listener.say(f"round {upload.round}: {upload.exchange} from {upload.client} refused: {upload.refused}")

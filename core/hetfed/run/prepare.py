@@ -23,7 +23,13 @@ from hetfed.vertical import Vertical
 
 @dataclass(frozen=True)
 class Prepared:
-    """A plan whose clients have their data and whose composition is settled."""
+    """A plan whose clients have their data and whose composition is settled.
+
+    Args:
+        plan: as it was read.
+        clients: in the order of the plan.
+        enrolment: who takes part in which exchange.
+    """
 
     plan: Plan
     clients: tuple[Client, ...]
@@ -51,7 +57,13 @@ class Prepared:
         return Arm(ALONE, self._each_by_itself(enrolment, self.plan.federation.rounds), sites, FederationState(0, {}))
 
     def finetuned(self, federated: Arm) -> Arm:
-        """The clients with the models that they selected in the federation, which go on training by themselves."""
+        """The clients with the models that they selected in the federation, which go on training by themselves.
+
+        Fine-tuning shows what a client makes of the federation's model when it may adapt it.
+
+        Args:
+            federated: the arm at its end.
+        """
         enrolment = self._sharing_nothing(self.enrolment.profiles)
         federation = self._each_by_itself(enrolment, self.plan.federation.finetune)
         # States of their own: those of the federation stay as they are.
@@ -73,6 +85,12 @@ class Prepared:
 
 def prepare(plan: Plan, vertical: Vertical, data_dir: Path | None, file: str) -> Prepared:
     """Load the data and settle who takes part in what; everything that can be wrong with plan or data shows here.
+
+    Args:
+        plan: as `read_plan` gives it.
+        vertical: makes clients of the plan.
+        data_dir: the folder of data sets.
+        file: what messages call the plan.
 
     Raises:
         PlanError, DataError: what is wrong, and the remedy.
