@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from hetfed.data import Batch as Batch
     from hetfed.data import ClientData as ClientData
     from hetfed.data import Examples as Examples
+    from hetfed.data import Spec as Spec
     from hetfed.exchanges import ControlVariates as ControlVariates
     from hetfed.exchanges import DistilledParameters as DistilledParameters
     from hetfed.exchanges import Exchange as Exchange
@@ -75,7 +76,7 @@ _WHERE = {
     "composition": ("Composition", "Step", "compose", "every"),
     "compression": ("Compression",),
     "context": ("ClientContext", "ServerContext"),
-    "data": ("Batch", "ClientData", "Examples"),
+    "data": ("Batch", "ClientData", "Examples", "Spec"),
     "exchanges": (
         "ControlVariates",
         "DistilledParameters",

@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from hetfed.data import ClientData, Examples, Spec
+from hetfed.device import CPU, device_of, moved, on_device
 from hetfed.kept.description import Description
 from hetfed.model import answering
 from hetfed.participation import Presence
@@ -127,11 +129,35 @@ class Client:
 
     @cached_property
     def module(self) -> nn.Module:
-        """The live module that a turn works with; between turns its tensors mean nothing, and it may be built anew."""
+        """The live module that a turn works with, on the client's device; between turns its tensors mean nothing, and it may be
+        built anew."""
         # Any weights do: whoever cares for them loads a state first.
         module = self.new_model("module", self.name)
         keep_alive(self)
-        return module
+        return on_device(module, self.training.device)
+
+    @property
+    def placed(self) -> Placed:
+        """What a turn reads, where the live module is."""
+        held = Placed(self.data.train, self.data.validation, self.public, self.task, device_of(self.module))
+        return held if held.device == CPU else self._on_accelerator
+
+    @cached_property
+    def _on_accelerator(self) -> Placed:
+        """The same, moved once, and dropped with the live module."""
+        held = Placed(self.data.train, self.data.validation, self.public, self.task, device_of(self.module))
+        return moved(held, held.device)
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """What a turn reads of a client, on the `device` that it works on. Test data are not among it: they are read but once."""
+
+    train: Examples
+    validation: Examples
+    public: Examples | None
+    task: Task
+    device: torch.device
 
 
 @dataclass(frozen=True)

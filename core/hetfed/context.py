@@ -16,6 +16,7 @@ from torch.func import functional_call
 from hetfed.aggregation import Aggregation
 from hetfed.client import Tensors
 from hetfed.data import Examples
+from hetfed.device import CPU
 from hetfed.evaluation import predict
 from hetfed.model import Output
 from hetfed.parts import below
@@ -47,6 +48,9 @@ class ClientContext:
     `train` are its training examples, `public` the public inputs as it reads them. `model` is its live module, and `tensors`
     are that module's own parameters and buffers by name. `memory` is the private memory of the exchange that looks (it lasts
     between rounds); `scratch` lasts for this turn. `peers` are the profiles of all clients, by name.
+
+    All tensors in it are on `device`, and so are those of a payload that arrives. Generators draw on the CPU: an exchange moves
+    what it draws.
     """
 
     profile: Profile
@@ -62,6 +66,7 @@ class ClientContext:
     augment: Augment | None = None
     scratch: dict[str, object] = field(default_factory=dict)
     work: Work = field(default_factory=Work)
+    device: torch.device = CPU
 
     @property
     def name(self) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hetfed.data import Examples
+from hetfed.device import CPU, device_of, moved
 from hetfed.model import Output
 from hetfed.tasks import Metrics, Task, loss_if_any
 
@@ -23,11 +24,15 @@ BATCH_SIZE = 256
 
 @torch.no_grad()
 def predict(model: nn.Module, examples: Examples) -> Output:
-    """The output of `model` for all `examples`, in evaluation mode; the mode of every module afterwards is as before."""
+    """The output of `model` for all `examples`, in evaluation mode; the mode of every module afterwards is as before.
+
+    Batches go to where the model is, and what it says of them comes back to where the examples are.
+    """
     # Each module's own mode: `set_training_mode` may have left normalisation layers in evaluation mode, and train() would not.
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
-    outputs: list[Output] = [model(batch.inputs) for batch in examples.batches(BATCH_SIZE)]
+    there, here = device_of(model), examples.target.device
+    outputs: list[Output] = [moved(model(moved(batch.inputs, there)), here) for batch in examples.batches(BATCH_SIZE)]
     for module, mode in modes:
         module.training = mode
     features = [output.features for output in outputs if output.features is not None]
@@ -88,12 +93,13 @@ class Outcome:
 
 
 def evaluate(model: nn.Module, task: Task, examples: Examples) -> Evaluation:
-    """Judge `model` on `examples`; predictions that are not finite are worse than any others."""
+    """Judge `model`, wherever it is, on `examples`; predictions that are not finite are worse than any others."""
     return judge(predict(model, examples), task, examples)
 
 
 def judge(output: Output, task: Task, examples: Examples) -> Evaluation:
-    """Judge an `output` for `examples`."""
+    """Judge an `output`, wherever it is, for `examples` on the CPU."""
+    output = moved(output, CPU)
     if not _finite(output.logits):
         reason = {task.metric: "the model's predictions are not finite"}
         return Evaluation(Metrics({task.metric: None}, reason), math.inf, None, DIVERGED)

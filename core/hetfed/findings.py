@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
@@ -70,7 +70,7 @@ def keys_of(kind: Any) -> Keys:
         return {name: field.annotation for name, field in kind.model_fields.items()}
     if isinstance(kind, type) and is_dataclass(kind):
         hints = get_type_hints(kind)
-        return {name: hints[name] for name in kind.__dataclass_fields__}
+        return {field.name: hints[field.name] for field in fields(kind)}
     return {name: hint for part in get_args(kind) for name, hint in keys_of(part).items()}
 
 

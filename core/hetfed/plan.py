@@ -41,17 +41,14 @@ from hetfed.errors import PlanError, among
 from hetfed.exchanges import KINDS
 from hetfed.findings import keys_of, plan_error
 from hetfed.participation import Participation, Presence
+from hetfed.plan_schema import OpenTable, Table
 from hetfed.training import Phase, Select, Training
 
-Table = dict[str, Any]
+Values = dict[str, Any]
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
 ALGORITHM = "federation.algorithm"
 EXACTLY = ConfigDict(strict=True, allow_inf_nan=False)
 """Neither text nor true stands for a number."""
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def _named(value: object) -> object:
@@ -70,19 +67,17 @@ Name = Annotated[str, AfterValidator(_plain)]
 """What a client or an exchange may be called."""
 
 
-class AlgorithmTable(BaseModel):
+class AlgorithmTable(OpenTable):
     """A named composition; further keys are its arguments.
 
     >>> AlgorithmTable(name="fedprox", mu=0.1).model_extra
     {'mu': 0.1}
     """
 
-    model_config = ConfigDict(frozen=True, extra="allow")
-
     name: str
 
 
-class FederationTable(_Strict):
+class FederationTable(Table):
     """The `[federation]` table.
 
     Args:
@@ -111,7 +106,7 @@ class FederationTable(_Strict):
     pooled: bool = True
 
 
-class ExchangeTable(BaseModel):
+class ExchangeTable(OpenTable):
     """One `[[exchange]]` table; further keys are the settings of its kind.
 
     Args:
@@ -124,8 +119,6 @@ class ExchangeTable(BaseModel):
         label: tells two exchanges of one kind apart.
     """
 
-    model_config = ConfigDict(frozen=True, extra="allow")
-
     kind: str
     every: PositiveInt = 1
     until: int | None = None
@@ -135,32 +128,32 @@ class ExchangeTable(BaseModel):
     label: Name = ""
 
 
-class ClientTable(_Strict):
+class ClientTable(Table):
     """One `[[client]]` table. The vertical knows what may stand under `data` and `model`."""
 
     name: Name = Field(min_length=1)
-    data: Table = Field(default_factory=dict)
-    model: Table = Field(default_factory=dict)
+    data: Values = Field(default_factory=dict)
+    model: Values = Field(default_factory=dict)
     training: Training = Field(default_factory=Training)
     presence: Presence = Field(default_factory=Presence)
 
 
-class VariantTable(_Strict):
+class VariantTable(Table):
     """One `[variant.ALGORITHM]` table: how `compare` sets that algorithm, and how clients train under it."""
 
-    settings: Table = Field(default_factory=dict)
-    training: Table = Field(default_factory=dict)
+    settings: Values = Field(default_factory=dict)
+    training: Values = Field(default_factory=dict)
 
 
-class Plan(_Strict):
+class Plan(Table):
     """A whole plan. `defaults` holds `data`, `model`, `training` and `presence` tables that every client starts from."""
 
     title: str = ""
     description: str = ""
     federation: FederationTable = Field(default_factory=FederationTable)
     participation: Participation = Field(default_factory=Participation)
-    public: Table | None = None
-    defaults: dict[str, Table] = Field(default_factory=dict)
+    public: Values | None = None
+    defaults: dict[str, Values] = Field(default_factory=dict)
     exchange: tuple[ExchangeTable, ...] = ()
     phase: tuple[Phase, ...] = ()
     variant: dict[str, VariantTable] = Field(default_factory=dict)
@@ -200,13 +193,7 @@ class Plan(_Strict):
         [('shared-parameters', 2)]
         """
         composition = self._composition()
-        if self.participation.asynchronous and any(step.compression for step in composition):
-            raise PlanError(
-                "compressed uploads are changes of what was sent in the same round",
-                key="participation.asynchronous",
-                value=True,
-                remedy="Leave out the compression, or let rounds be synchronous.",
-            )
+        check_synchronous(self.participation, composition)
         return composition
 
     def _composition(self) -> Composition:
@@ -261,6 +248,31 @@ class Plan(_Strict):
         # Through validation, since model_copy alone would take whatever it is given.
         table = validate(FederationTable, {**self.federation.model_dump(), **update}, key="federation")
         return self.model_copy(update={"federation": table})
+
+
+def check_synchronous(participation: Participation, composition: Composition) -> None:
+    """Raise `PlanError` where rounds are asynchronous, and something is compressed."""
+    if participation.asynchronous and any(step.compression for step in composition):
+        raise PlanError(
+            "compressed uploads are changes of what was sent in the same round",
+            key="participation.asynchronous",
+            value=True,
+            remedy="Leave out the compression, or let rounds be synchronous.",
+        )
+
+
+def client_table(name: str, **tables: BaseModel | Mapping[str, Any] | None) -> ClientTable:
+    """A `[[client]]` table that a script asks for: `data`, `model`, `training` and `presence`, those that are None left out.
+
+    Raises:
+        PlanError: what a plan would be told of it.
+    """
+    given = {key: _plain_table(table) for key, table in tables.items() if table is not None}
+    return validate(ClientTable, {"name": name, **given}, key=f"client {name!r}")
+
+
+def _plain_table(table: BaseModel | Mapping[str, Any]) -> dict[str, Any]:
+    return table.model_dump(mode="json") if isinstance(table, BaseModel) else dict(table)
 
 
 def named_algorithm(name: str, settings: Mapping[str, Any], *, key: str = ALGORITHM) -> Composition:
@@ -392,7 +404,7 @@ def _check_clients(plan: Plan, file: str | Path) -> None:
             raise PlanError(problem, file=file, key=key, value=count, remedy=f"Set it to {len(names)} or less.")
 
 
-def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> Table:
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> Values:
     """`over` on top of `under`, table by table."""
     merged = dict(under)
     for key, value in over.items():

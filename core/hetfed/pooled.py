@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from hetfed.client import Client, Tensors
 from hetfed.data import Batch, Examples
+from hetfed.device import device_of, moved, on_device
 from hetfed.evaluation import DIVERGED, UNREADABLE, Outcome, evaluate, predict
 from hetfed.federation import Federation
 from hetfed.learner import Learner
@@ -37,8 +38,9 @@ class DataPool:
     Args:
         model: of the members' kind; its parameters may be those of another pool's model.
         examples: training examples of all its clients, one after the other.
-        task: that of the first client.
+        task: the question of the first client, as models are judged by it.
         augment: that of the first client.
+        asked: the same where the model is.
         clients: those whose data the model reads.
     """
 
@@ -47,6 +49,15 @@ class DataPool:
     task: Task
     augment: Augment | None
     clients: list[Client]
+    asked: Task = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.asked = self.task
+
+    def gather(self) -> None:
+        """Move what is trained on to where the model is; the clients' own data stay where they are."""
+        device = device_of(self.model)
+        self.examples, self.asked = moved(self.examples, device), moved(self.task, device)
 
 
 @dataclass
@@ -118,13 +129,15 @@ def train_pooled(
     best = {member.name: Best() for member in members}
     training = members[0].training
     # By identity: tied parameters occur in several pools, and must take one step.
+    for pool in pools:
+        pool.gather()
     parameters = {id(p): p for pool in pools for p in pool.model.parameters()}
     optimizer = training.new_optimizer(parameters.values(), training.lr)
     for round_number in range(1, federation.rounds + 1):
         for group in optimizer.param_groups:
             group["lr"] = training.lr_at(round_number, federation.rounds)
         phases = [phase for phase in training.phases or (Phase(),) if phase.active(round_number, federation.rounds)]
-        with isolated(federation.seed, name, round_number):
+        with isolated(federation.seed, name, round_number, device=device_of(pools[0].model)):
             passes = (_mixed(pools, generator(federation.seed, name, round_number, n), training) for n in count())
             for phase in phases:
                 _train_phase(pools, optimizer, training.enough(passes, phase), phase, training)
@@ -211,10 +224,11 @@ def _tied_model(kind: Client, client: Client, pools: Sequence[DataPool]) -> nn.M
 
 
 def _model_for(kind: Client, client: Client) -> nn.Module:
-    """A model of `kind` for the data of `client`, with the statistics of these data."""
+    """A model of `kind` for the data of `client`, with the statistics of these data, on the device of the kind."""
     model = kind.model_fn(client.data.spec)
     write_tensors(model, client.statistics)
-    return model
+    # Before it is tied to another: to move a model may give it parameters of its own.
+    return on_device(model, kind.training.device)
 
 
 def tie(model: nn.Module, to: nn.Module) -> bool:
@@ -265,7 +279,7 @@ def _batch_count(examples: int, size: int) -> int:
 def _loss_of(pool: DataPool) -> Loss:
     def loss(batch: Batch) -> Tensor | None:
         """The task's loss on a batch; None where no target is known."""
-        return loss_if_any(pool.task, pool.model(batch.inputs), batch)
+        return loss_if_any(pool.asked, pool.model(batch.inputs), batch)
 
     return loss
 

@@ -1,4 +1,8 @@
-"""Rounds: the server broadcasts, clients take their turns wherever they are, the server checks and merges what comes back."""
+"""Rounds: the server broadcasts, clients take their turns wherever they are, the server checks and merges what comes back.
+
+A round is a function from a state to the next one: it changes nothing that it was given. Where turns run is the engine's
+affair.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ OnUpload = Callable[[Upload], None]
 
 
 def init(federation: Federation) -> FederationState:
-    """The state before the first round."""
+    """The server's state before the first round."""
     server = {step.label: step.exchange.init(federation.server_context(step, 0)) for step in federation.composition}
     return FederationState(0, server)
 
@@ -32,6 +36,15 @@ def run_round(
     on_upload: OnUpload = lambda upload: None,
 ) -> FederationState:
     """One round: the server broadcasts, every client that it asks takes its turn, the server merges what it accepts.
+
+    Args:
+        federation: the participants, their composition and its settings.
+        state: after the round before; it is not changed.
+        engine: runs the turns.
+        on_upload: is called with each upload when it arrives, accepted or not, in the order of arrival.
+
+    Returns:
+        The state after this round, its rows in the order of rounds and clients.
 
     Raises:
         RunError: a turn failed, and the federation does not tolerate that; the message names the client, the round, the stage
@@ -64,6 +77,9 @@ def finalize(
     """After the last round: what came of the last uploads reaches every client, as far as it is part of a model, and is judged.
 
     It stands in the rows as one more round, without training. Uploads that are still on their way come too late.
+
+    Raises:
+        RunError: a turn failed, and the federation does not tolerate that.
     """
     # The round after the last one: with any cadence whose last upload was in round `rounds`, it is now that the server sends.
     # Of that, only what changes models: prototypes and the like shape a loss, and without training after it would cost bytes
@@ -75,6 +91,7 @@ def finalize(
     inboxes: dict[str, dict[str, bytes]] = {}
 
     def orders() -> Iterator[Order]:
+        """The turns of the clients to which something lasting is sent."""
         for order in _orders(federation, state, [profile.name for profile in federation.profiles], this, inboxes):
             lasting = {label: sent for label, sent in order.inbox.items() if federation.declared[label][order.client].lasting}
             inboxes[order.client] = lasting
@@ -87,13 +104,17 @@ def finalize(
 
 
 def ask(federation: Federation, engine: Engine, stage: Stage) -> dict[str, Report]:
-    """Have every client go through a stage in which nothing travels but figures; returns these by the client's name.
+    """Have every client go through a stage in which nothing travels but figures.
+
+    Returns:
+        The report of each client, by its name.
 
     Raises:
         RunError: a client could not.
     """
     this = replace(federation.round(federation.rounds), stage=stage)
     reports = {}
+    # Empty inboxes: a stage of figures must not change what a client holds by what the server sends.
     for name, reply in engine((Order(profile.name, {}) for profile in federation.profiles), this):
         if isinstance(reply, Failure):
             raise RunError(f"client {name!r} failed{_notes(reply.error)}: {_words(reply.error)}") from reply.error
@@ -127,6 +148,7 @@ class _Incoming:
             InFlight(name, label, encoded, self._number, arrives, inbox.get(label, b"") if label in self._compressed else b"")
             for label, encoded in reply.outbox.items()
         ]
+        # Held by the caller as part of the state, so that an interrupted run does not lose what is on its way.
         if delay:
             return sent
         for upload in sent:
@@ -144,6 +166,7 @@ class _Incoming:
 
     def ended(self, name: str) -> None:
         """Nothing more comes of this client in this round."""
+        # Of every step: a turn that failed, or an exchange that sent nothing, must not hold up those whose names come after.
         for merging in self._merging.values():
             merging.skip(name)
 
@@ -188,6 +211,7 @@ def _inbox(federation: Federation, state: FederationState, name: str, round_numb
             reached = step.last_broadcast(last_turn) if last_turn else 0
             context = federation.server_context(step, round_number, reached)
             payload = step.exchange.broadcast(context, state.server[step.label], federation.peers[name])
+            # Encoded for each client by itself: what is sent may depend on the client, as a slice or a group's mean does.
             if payload is not None:
                 inbox[step.label] = codecs.to_client(step.chain, payload)
     return inbox

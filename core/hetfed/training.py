@@ -11,8 +11,6 @@ from typing import Literal, TypeVar
 
 import torch
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -24,7 +22,9 @@ from pydantic import (
 from torch import Tensor, nn
 
 from hetfed.data import Batch, Examples
+from hetfed.device import DeviceName
 from hetfed.parts import NORM_LAYERS, inside
+from hetfed.plan_schema import Table
 
 T = TypeVar("T")
 
@@ -39,14 +39,12 @@ Select = Literal["validation", "last"]
 """Which model a client keeps: the one that does best on its validation data, or the last one."""
 
 
-class Phase(BaseModel):
+class Phase(Table):
     """A part of the local epochs of a round in which only some of the model trains.
 
     `only` are the paths that train (all, where empty), `frozen` those that do not. `epochs` is the client's own number unless
     it is given. The phase belongs to the rounds after `after` and up to `until`; below zero, both count from the end.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: PositiveInt | None = None
     only: tuple[str, ...] = ()
@@ -77,13 +75,12 @@ def last_round(until: int | None, rounds: int) -> int:
     return until if until >= 0 else max(rounds + until, 0)
 
 
-class Training(BaseModel):
+class Training(Table):
     """How one client trains in each round: the `training` table of a plan.
 
-    With `steps`, a round has so many batches instead of so many epochs.
+    With `steps`, a round has so many batches instead of so many epochs. `device` is where it trains; a learner without
+    gradients stays on the CPU.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
     lr: PositiveFloat = 1e-3
@@ -95,6 +92,7 @@ class Training(BaseModel):
     schedule: Literal["constant", "cosine"] = "constant"
     clip_norm: PositiveFloat | None = None
     keep_optimizer: bool = True
+    device: DeviceName = "cpu"
     phases: tuple[Phase, ...] = ()
 
     @field_validator("momentum")
@@ -129,12 +127,12 @@ class Training(BaseModel):
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """The optimiser's moments as named tensors: `<parameter>/<moment>`."""
+    """The optimiser's moments as named tensors on the CPU: `<parameter>/<moment>`."""
     # By parameter object, since an optimiser's state knows no names. A parameter that never had a gradient has no moments, and
     # none are loaded for it.
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
-        f"{names[parameter]}/{moment}": value.detach().clone()
+        f"{names[parameter]}/{moment}": value.detach().to("cpu", copy=True)
         for parameter, moments in optimizer.state.items()
         for moment, value in moments.items()
         if isinstance(value, Tensor)
@@ -146,7 +144,9 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module, t
     parameters = dict(model.named_parameters())
     for key, value in tensors.items():
         name, moment = key.rsplit("/", 1)
-        optimizer.state[parameters[name]][moment] = value.clone()
+        # A step count stays on the CPU, where torch's optimisers keep theirs.
+        where = value.device if moment == "step" else parameters[name].device
+        optimizer.state[parameters[name]][moment] = value.to(where, copy=True)
 
 
 def set_training_mode(model: nn.Module, together: int) -> None:

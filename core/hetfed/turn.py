@@ -17,7 +17,8 @@ from hetfed.codecs import Codec
 from hetfed.composition import Composition, Step
 from hetfed.context import ClientContext, Work
 from hetfed.data import Batch
-from hetfed.evaluation import DIVERGED, Evaluation, Outcome, evaluate
+from hetfed.device import CPU, moved
+from hetfed.evaluation import DIVERGED, Evaluation, Outcome, evaluate, judge, predict
 from hetfed.exchanges import Exchange
 from hetfed.learner import Learner
 from hetfed.model import Output
@@ -141,7 +142,7 @@ def _whole_turn(job: Job, this: Round, work: Work) -> Turn:
     context, views = set_up(job, this, this.composition.of(job.client.name), memories, work)
     # Dropout and the like draw from torch's default generator. It is seeded here, so that a turn does not depend on which
     # client ran before it.
-    with isolated(this.seed, job.client.name, this.number, "turn"):
+    with isolated(this.seed, job.client.name, this.number, "turn", device=context.device):
         received = take_in(views, job.inbox)
         # What arrived may be better than what training on a few examples makes of it, and only a model that has been judged can
         # be kept.
@@ -154,7 +155,7 @@ def _whole_turn(job: Job, this: Round, work: Work) -> Turn:
     if not all(tensor.isfinite().all() for tensor in trained.values()):
         # What the server sends but once must not be lost with the rest.
         (trained, memories), optimizer = _received(job, this), {}
-    state = replace(state, model=trained, optimizer=optimizer, exchanges=memories)
+    state = replace(state, model=trained, optimizer=optimizer, exchanges=moved(memories, CPU))
     return Turn(state, outbox, Report(train_loss, after.value, after.loss, time.perf_counter() - began))
 
 
@@ -164,10 +165,10 @@ def _final_turn(job: Job, this: Round, work: Work) -> Turn:
     memories = _memories(job)
     steps = [step for step in this.composition.of(job.client.name) if step.label in job.inbox]
     context, views = set_up(job, this, steps, memories, work)
-    with isolated(this.seed, job.client.name, this.number, "turn"):
+    with isolated(this.seed, job.client.name, this.number, "turn", device=context.device):
         take_in(views, job.inbox)
     after, state = _judged(job.client, context, job.state, this)
-    state = replace(state, model=copy_of(context.model), exchanges=memories)
+    state = replace(state, model=copy_of(context.model), exchanges=moved(memories, CPU))
     return Turn(state, {}, Report(math.nan, after.value, after.loss, time.perf_counter() - began))
 
 
@@ -212,26 +213,30 @@ def set_up(
     profile = this.peers.get(client.name, client.profile)
     # The live module is a cache. It may have been built anew, or be left over from another round or run: the state decides what
     # is in it.
-    model = client.module
+    model, placed = client.module, client.placed
     model.load_state_dict(job.state.model)
     work.lr = profile.training.lr_at(this.number, this.rounds)
     phases = this.composition.phases_of(profile, this.number, this.rounds)
     work.in_part = any(phase.only or phase.frozen for phase in phases)
     context = ClientContext(
         profile,
-        client.task,
-        client.data.train,
+        placed.task,
+        placed.train,
         model,
         live_tensors(model),
         this.seed,
         this.number,
         {},
         this.peers,
-        public=client.public,
+        public=placed.public,
         augment=client.augment,
         work=work,
+        device=placed.device,
     )
-    views = [View(step, context.of(memories.setdefault(step.label, {})), step.exchange.declare(profile)) for step in steps]
+    for step in steps:
+        # What is owed stands beside them and stays on the CPU: codecs work on what travels.
+        memories[step.label] = moved(memories.get(step.label, {}), placed.device)
+    views = [View(step, context.of(memories[step.label]), step.exchange.declare(profile)) for step in steps]
     return context, views
 
 
@@ -244,7 +249,8 @@ def take_in(views: Sequence[View], inbox: Mapping[str, bytes]) -> dict[str, Payl
     }
     for view in views:
         if view.step.label in received:
-            view.exchange.apply(view.at("apply"), received[view.step.label])
+            context = view.at("apply")
+            view.exchange.apply(context, received[view.step.label].to(context.device))
     for view in views:
         view.exchange.begin(view.at("begin"))
     return received
@@ -254,7 +260,7 @@ def _received(job: Job, this: Round) -> tuple[Tensors, dict[str, Tensors]]:
     """The model and the memories as they were when what arrived had been taken in, and training had not begun."""
     memories = _memories(job)
     context, views = set_up(job, this, this.composition.of(job.client.name), memories, Work())
-    with isolated(this.seed, job.client.name, this.number, "turn"):
+    with isolated(this.seed, job.client.name, this.number, "turn", device=context.device):
         take_in(views, job.inbox)
     return copy_of(context.model), memories
 
@@ -263,7 +269,7 @@ def _judged(client: Client, context: ClientContext, state: ClientState, this: Ro
     """How the model as it stands does on validation data, and the state that keeps it if it is to be kept: of models that do
     equally well, the earliest."""
     context.work.stage = "validation"
-    evaluation = evaluate(context.model, client.task, client.data.validation)
+    evaluation = judge(predict(context.model, client.placed.validation), client.task, client.data.validation)
     if state.score is None or evaluation.score > state.score or (this.select == "last" and evaluation.score > DIVERGED):
         state = replace(state, best=copy_of(context.model), score=evaluation.score, best_round=context.round)
     return evaluation, state
@@ -349,7 +355,7 @@ def _upload(
         base = codecs.base_of(received.get(step.label), view.declared)
         # What a codec leaves out is owed: that stands among the exchanges' memories, and so is saved and resumed with them.
         owed = [_owed(memories, view, codec, place) for place, codec in enumerate(step.chain)]
-        outbox[step.label] = codecs.to_server(step.chain, payload, base, owed)
+        outbox[step.label] = codecs.to_server(step.chain, payload.to(CPU), base, owed)
     return outbox
 
 

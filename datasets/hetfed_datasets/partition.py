@@ -90,15 +90,6 @@ def by_patient(
     return [np.flatnonzero(np.isin(group, members)) for members in partition(commonest)]
 
 
-def by_site(site: NDArray[np.str_]) -> dict[str, Index]:
-    """One client per institution; `site` is (n,).
-
-    >>> by_site(np.array(["north", "south", "north"]))
-    {'north': array([0, 2]), 'south': array([1])}
-    """
-    return {str(name): np.flatnonzero(site == name) for name in np.unique(site)}
-
-
 def dirichlet(label: NDArray[np.int64], clients: int, alpha: float, seed: int, minimum: int = 10) -> list[Index]:
     """Clients whose class proportions differ: each class is shared out by a draw from Dir(alpha) (Hsu et al. 2019).
 

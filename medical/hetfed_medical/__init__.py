@@ -14,11 +14,13 @@ from collections.abc import Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hetfed.client import Client
     from hetfed.plan import Plan
+    from hetfed_medical.script import hospital as hospital
+    from hetfed_medical.script import hospitals as hospitals
 
 
 class MedicalVertical:
@@ -55,3 +57,12 @@ class MedicalVertical:
 
 
 vertical = MedicalVertical()
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when first used: the command line lists plans without waiting for torch.
+    if name not in {"hospital", "hospitals"}:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from hetfed_medical import script
+
+    return getattr(script, name)

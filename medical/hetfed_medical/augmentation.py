@@ -24,5 +24,7 @@ def flip_and_shift(image: Tensor, generator: torch.Generator) -> Tensor:
     mirrored = torch.rand(count, generator=generator) < 0.5
     gain = 1 + 0.1 * torch.randn(count, 1, 1, 1, generator=generator)
     shift = 0.1 * torch.randn(count, 1, 1, 1, generator=generator)
+    # Drawn on the CPU, wherever the images are.
+    mirrored, gain, shift = (drawn.to(image.device) for drawn in (mirrored, gain, shift))
     # An image that is missing is NaN, and stays so through all of this.
     return torch.where(mirrored[:, None, None, None], image.flip(3), image) * gain + shift

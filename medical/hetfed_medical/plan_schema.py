@@ -6,8 +6,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeInt,
     PositiveFloat,
@@ -20,17 +18,14 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from hetfed.errors import among
+from hetfed.plan_schema import OpenTable, Share, SplitTable, Table
 from hetfed_medical.modalities import MODALITIES
 
 LearnerName = Literal["random-forest", "extra-trees", "gradient-boosting", "svm", "logistic-regression"]
 ModalityName = Annotated[str, AfterValidator(MODALITIES.known)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Partition(_Strict):
+class Partition(Table):
     """One of `clients` parts of a data set that has no hospitals of its own; `part` counts from 0.
 
     "dirichlet" skews the classes (Hsu et al. 2019), "quantity" the sizes: both more, the smaller `alpha`; "classes" gives each
@@ -56,7 +51,7 @@ class Partition(_Strict):
         return self
 
 
-class HospitalData(_Strict):
+class HospitalData(SplitTable):
     """The `data` table of a hospital.
 
     `sites` are the data set's names of its hospitals; without any, all samples are taken. Splits are the publisher's where
@@ -77,34 +72,25 @@ class HospitalData(_Strict):
     label: str | None = None
     partition: Partition | None = None
     columns: tuple[str, ...] = ()
-    train: float = Field(default=0.6, gt=0, lt=1)
-    validation: float = Field(default=0.15, gt=0, lt=1)
+    train: Share = 0.6
+    validation: Share = 0.15
     standardise: bool = True
     augment: bool = False
     balanced: bool = False
     metric: Literal["AUROC", "accuracy", "balanced accuracy", "F1"] = "AUROC"
     limit: PositiveInt | None = None
 
-    @model_validator(mode="after")
-    def _leaves_a_test_part(self) -> HospitalData:
-        if self.train + self.validation >= 1:
-            raise ValueError("train and validation leave nothing to test on: their sum must be below 1")
-        return self
 
-
-class HospitalModel(BaseModel):
+class HospitalModel(OpenTable):
     """The `model` table of a hospital: the feature size that hospitals agree on, and by the name of a modality its encoder.
 
     `width` multiplies the channels of the backbones that are plain convolutions. With a `learner` the hospital has a
     scikit-learn classifier instead, which looks at all modalities side by side and learns without gradients; `settings` are the
-    classifier's own.
+    classifier's own. Further keys are modalities, of which installed packages may bring more.
 
     >>> HospitalModel(features=32, image="lenet").encoder("image")
     'lenet'
     """
-
-    # Further keys are modalities, of which installed packages may bring more.
-    model_config = ConfigDict(frozen=True, extra="allow")
 
     features: PositiveInt = 64
     width: PositiveFloat = 1.0
@@ -148,7 +134,7 @@ def _encoder_fault(modality: str, encoder: object) -> PydanticCustomError | None
     return PydanticCustomError("unknown_name", "unknown encoder of {modality}", context)
 
 
-class PublicData(_Strict):
+class PublicData(Table):
     """The `[public]` table: samples whose inputs every hospital holds.
 
     Their labels are not read, but to deal a `partition`, by `label` as the hospitals do.

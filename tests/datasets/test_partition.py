@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hetfed.errors import PlanError
-from hetfed_datasets.partition import by_patient, by_site, classes_per_client, dirichlet, quantity, split_by_patient
+from hetfed_datasets.partition import by_patient, classes_per_client, dirichlet, quantity, split_by_patient
 
 SEEDS = st.integers(0, 2**31)
 
@@ -129,8 +129,3 @@ def test_patients_stay_with_one_client(people, seed):
     parts = by_patient(patient, label, lambda label: dirichlet(label, 3, 1.0, seed, minimum=2))
     assert whole(parts, 400)
     assert sum(len(set(patient[part])) for part in parts) == len(set(patient))
-
-
-def test_by_site_gives_each_institution_its_samples():
-    parts = by_site(np.array(["b", "a", "b", "c"]))
-    assert {name: part.tolist() for name, part in parts.items()} == {"a": [1], "b": [0, 2], "c": [3]}

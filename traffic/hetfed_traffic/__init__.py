@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hetfed.client import Client
     from hetfed.plan import Plan
+    from hetfed_traffic.script import city as city
 
 
 class TrafficVertical:
@@ -55,3 +56,12 @@ class TrafficVertical:
 
 
 vertical = TrafficVertical()
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when first used: the command line lists plans without waiting for torch.
+    if name not in {"city"}:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from hetfed_traffic import script
+
+    return getattr(script, name)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt
 
+from hetfed.plan_schema import Share, SplitTable, Table
 from hetfed_traffic.encoders import ENCODERS
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class CityData(_Strict):
+class CityData(SplitTable):
     """The `data` table of a city.
 
     `predict` is "readings" (all steps up to the farthest of `horizons`, in minutes) or "congestion" (congested or not at the
@@ -27,20 +24,14 @@ class CityData(_Strict):
     history: PositiveInt = 12
     horizons: tuple[PositiveInt, ...] = Field(default=(15, 30, 60), min_length=1)
     predict: Literal["readings", "congestion"] = "readings"
-    train: float = Field(default=0.7, gt=0, lt=1)
-    validation: float = Field(default=0.1, gt=0, lt=1)
-    congested_speed: float = Field(default=0.6, gt=0, lt=1)
-    congested_volume: float = Field(default=0.85, gt=0, lt=1)
+    train: Share = 0.7
+    validation: Share = 0.1
+    congested_speed: Share = 0.6
+    congested_volume: Share = 0.85
     examples: PositiveInt | None = None
 
-    @model_validator(mode="after")
-    def _leaves_a_test_part(self) -> CityData:
-        if self.train + self.validation >= 1:
-            raise ValueError("train and validation leave nothing to test on: their sum must be below 1")
-        return self
 
-
-class CityModelTable(_Strict):
+class CityModelTable(Table):
     """The `model` table of a city.
 
     `calendar` is what the model may know of the day: "weekend" or not, or which "weekday" (which takes several weeks to learn).

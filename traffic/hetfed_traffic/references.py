@@ -64,14 +64,16 @@ def _slot(examples: Examples) -> Tensor:
 
 def autoregression(train: Examples, test: Examples, task: Forecasting) -> Tensor:
     """Ridge regression of every step on the past readings, one for all sensors (n, steps, sensors)."""
+    # It takes a second to import.
+    from sklearn.linear_model import Ridge
+
     inputs, target = _design(train, task), _scaled(train.target, task)
-    # Rows whose steps are all known: one system of equations serves every step.
+    # Rows whose steps are all known: one fit serves every step. The design has an intercept of its own.
     known = ~target.isnan().any(dim=1)
-    x, y = inputs[known], target[known]
-    # The normal equations: one more than there are past readings, however many rows.
-    weights = torch.linalg.solve(x.T @ x + RIDGE * torch.eye(x.shape[1]), x.T @ y)
+    model = Ridge(RIDGE, fit_intercept=False, solver="cholesky").fit(inputs[known].numpy(), target[known].numpy())
     n, steps, sensors = test.target.shape
-    return task.in_unit((_design(test, task) @ weights).view(n, sensors, steps).transpose(1, 2))
+    forecast = torch.from_numpy(model.predict(_design(test, task).numpy()))
+    return task.in_unit(forecast.view(n, sensors, steps).transpose(1, 2))
 
 
 def _design(examples: Examples, task: Forecasting) -> Tensor:

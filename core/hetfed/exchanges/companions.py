@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, cast
 
 import torch
-from pydantic import ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -24,13 +24,14 @@ from hetfed.exchanges.base import Exchange, without_gradients
 from hetfed.model import Output
 from hetfed.parts import COMPANION, HEAD, INNER_HEAD, below, write_tensors
 from hetfed.payload import Declaration, Merged, Payload
+from hetfed.plan_schema import STRICT
 from hetfed.profile import Profile
 from hetfed.tasks import WithFurther
 
 NO_COMMON_MODEL = "there is no small common model for it"
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+@dataclass(frozen=True, config=STRICT)
 class Companion(Exchange):
     """What all companions have in common: nothing of them travels by itself."""
 
@@ -47,7 +48,7 @@ class Companion(Exchange):
         return state
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+@dataclass(frozen=True, config=STRICT)
 class MutualLearning(Companion):
     """The client's own model and a small common one teach each other (FML, Shen et al. 2020; FedKD, Wu et al. 2022).
 
@@ -109,7 +110,7 @@ class MutualLearning(Companion):
         return F.mse_loss(cast("Tensor", context.call("projector", parameters, other.features)), output.features)
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+@dataclass(frozen=True, config=STRICT)
 class ProximalCopy(Companion):
     """The client's own model stays near a copy that is shared (Ditto, Li et al. 2021; pFedMe, Dinh et al. 2020).
 
@@ -147,7 +148,7 @@ class ProximalCopy(Companion):
         return pull + theirs
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+@dataclass(frozen=True, config=STRICT)
 class MixedModels(Companion):
     """The client predicts with a mixture of its own model and a copy that is shared (APFL, Deng et al. 2020).
 
@@ -197,7 +198,7 @@ class MixedModels(Companion):
         return context.task.loss(_companions(context, parameters, batch), batch) if context.work.learnable else None
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+@dataclass(frozen=True, config=STRICT)
 class NestedFeatures(Companion):
     """The features of a small common model and of the client's own are fused, and learnt at two sizes (FedMRL, Yi et al. 2024).
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
-from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from hetfed.exchanges.groups import Among, check_question, check_same, declared_
 from hetfed.model import Output
 from hetfed.parts import WHOLE, of_group, read_tensors, within
 from hetfed.payload import Declaration, Merged, Payload
+from hetfed.plan_schema import STRICT
 from hetfed.profile import Profile
 from hetfed.tasks import loss_if_any
 from hetfed.training import Training
@@ -28,7 +28,7 @@ SENT = "sent in round"
 """Where the client remembers when it last sent one."""
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+@dataclass(frozen=True, config=STRICT)
 class ControlVariates(Exchange):
     """Adds (c - c_i) to the gradient of the shared parameters, c_i being the client's own usual gradient, c everybody's.
 

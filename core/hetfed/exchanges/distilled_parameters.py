@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 import torch
-from pydantic import ConfigDict, PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
@@ -21,6 +21,7 @@ from hetfed.exchanges.logit_distillation import LogitDistillation
 from hetfed.exchanges.shared_parameters import SharedParameters
 from hetfed.parts import copy_of, of_group, read_tensors, within, write_tensors
 from hetfed.payload import Declaration, Merged, Payload
+from hetfed.plan_schema import STRICT
 from hetfed.profile import Profile
 from hetfed.seeding import isolated
 from hetfed.training import set_training_mode, shuffled, train_steps
@@ -28,7 +29,7 @@ from hetfed.training import set_training_mode, shuffled, train_steps
 SHARED = SharedParameters(among="same-shape")
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+@dataclass(frozen=True, config=STRICT)
 class DistilledParameters(Exchange):
     """The mean model of each group of equal architectures learns from the ensemble of all models (FedDF, Lin et al. 2020).
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
-from pydantic import ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,19 +14,21 @@ from torch.nn import functional as F
 from hetfed.client import Tensors
 from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch
+from hetfed.device import moved
 from hetfed.exchanges.base import EVERYBODY, Exchange
 from hetfed.exchanges.groups import rule_of
 from hetfed.exchanges.prototypes import Prototypes, classes_and_features
 from hetfed.model import Output
 from hetfed.parts import HEAD, copy_of, read_tensors, write_tensors
 from hetfed.payload import CLASS_COUNTS, Declaration, Merged, Payload, TensorRule
+from hetfed.plan_schema import STRICT
 from hetfed.profile import Profile
 from hetfed.seeding import isolated
 
 COUNTS = "class counts"
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+@dataclass(frozen=True, config=STRICT)
 class FeatureGenerator(Exchange):
     """The server learns to generate features that the clients' heads recognise; clients train their heads on them too (FedGen,
     Zhu et al. 2021).
@@ -83,13 +85,16 @@ class FeatureGenerator(Exchange):
             return {}
         # Built once a turn, at whose start scratch is empty.
         if "generator" not in context.scratch:
-            context.scratch.update(generator=self._net(context.memory), chance=context.generator("generated features"))
+            built = self._net(context.memory).to(context.device)
+            context.scratch.update(generator=built, chance=context.generator("generated features"))
         net, chance = context.scratch["generator"], context.scratch["chance"]
         assert isinstance(net, _Generator) and isinstance(chance, torch.Generator)
-        classes = torch.multinomial(context.memory[COUNTS], len(batch), replacement=True, generator=chance)
+        classes = torch.multinomial(context.memory[COUNTS].cpu(), len(batch), replacement=True, generator=chance)
+        drawn = {"classes": classes, "noise": torch.randn(len(classes), self.noise, generator=chance)}
         # Only the head learns from what is generated.
         with torch.no_grad():
-            return {"features": net(classes, torch.randn(len(classes), self.noise, generator=chance)), "classes": classes}
+            drawn = moved(drawn, context.device)
+            return {"features": net(**drawn), "classes": drawn["classes"]}
 
     def loss(self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output) -> Tensor | None:
         """The cross-entropy of the head on the generated features."""

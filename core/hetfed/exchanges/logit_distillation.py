@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import ConfigDict, PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
@@ -19,6 +19,7 @@ from hetfed.exchanges.base import EVERYBODY, Exchange, Merge
 from hetfed.exchanges.groups import check_question
 from hetfed.learner import Learner
 from hetfed.payload import Declaration, Merged, Payload, TensorRule
+from hetfed.plan_schema import STRICT
 from hetfed.profile import Profile, blank
 from hetfed.tasks import in_unit, scaled
 from hetfed.training import set_training_mode, shuffled, train_steps
@@ -26,7 +27,7 @@ from hetfed.training import set_training_mode, shuffled, train_steps
 LOGITS = "logits"
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+@dataclass(frozen=True, config=STRICT)
 class LogitDistillation(Exchange):
     """Every client predicts the public inputs; the mean of their logits is what each then learns from (FedMD, Li and Wang
     2019).

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import ConfigDict, PositiveFloat
+from pydantic import PositiveFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
@@ -20,10 +20,11 @@ from hetfed.exchanges.base import EVERYBODY, Exchange, without_gradients
 from hetfed.exchanges.groups import check_question
 from hetfed.model import Output
 from hetfed.payload import CLASS_COUNTS, Declaration, Merged, Payload, TensorRule
+from hetfed.plan_schema import STRICT
 from hetfed.profile import Profile
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+@dataclass(frozen=True, config=STRICT)
 class Prototypes(Exchange):
     """Class means of features pull the features of every client together (FedProto, Tan et al. 2022).
 

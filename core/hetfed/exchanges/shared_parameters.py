@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import ConfigDict, NonNegativeFloat
+from pydantic import NonNegativeFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
@@ -19,11 +19,12 @@ from hetfed.exchanges.groups import Among, check_question, check_same, declared_
 from hetfed.model import Output
 from hetfed.parts import WHOLE, of_group, part_words, read_tensors, within, write_tensors
 from hetfed.payload import Declaration, Merged, Payload
+from hetfed.plan_schema import STRICT
 from hetfed.profile import Profile
 from hetfed.server_optimizer import ServerOptimizer
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+@dataclass(frozen=True, config=STRICT)
 class SharedParameters(Exchange):
     """Averages the parameters under `part`, weighted by training examples.
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
-from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
@@ -20,6 +19,7 @@ from hetfed.exchanges.groups import check_question, declared_part
 from hetfed.model import Output
 from hetfed.parts import NORM_LAYERS, WHOLE, inside, read_tensors, write_tensors
 from hetfed.payload import Declaration, Merged, Payload, Relative, TensorRule
+from hetfed.plan_schema import STRICT
 from hetfed.profile import Profile
 from hetfed.tasks import Task
 
@@ -33,7 +33,7 @@ Channels = set[tuple[int, int]]
 """The widths of a client's layers beside those of the widest member's."""
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=STRICT)
 class Slices(Exchange):
     """Averages element by element over those who hold an element (HeteroFL, Diao et al. 2021; FedRolex, Alam et al. 2022).
 

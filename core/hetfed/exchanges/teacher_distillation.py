@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, cast
 
 import torch
-from pydantic import ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -22,6 +22,7 @@ from hetfed.exchanges.groups import check_question, rule_of
 from hetfed.model import Output
 from hetfed.parts import inside, of_group, within, write_tensors
 from hetfed.payload import Declaration, Merged, Payload
+from hetfed.plan_schema import STRICT
 from hetfed.profile import Profile
 
 PROJECTORS = "projectors"
@@ -30,7 +31,7 @@ SENT = "sent"
 """Where a teacher hears, and remembers, that it has arrived."""
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+@dataclass(frozen=True, config=STRICT)
 class TeacherDistillation(Exchange):
     """The teachers' softened predictions train students of any architecture (Hinton et al. 2015).
 
@@ -121,7 +122,7 @@ class TeacherDistillation(Exchange):
             names = [
                 name for name in sorted(context.peers) if self._teaches(name, context.profile) and _sent(name, context.memory)
             ]
-            modules = {name: _frozen(context.peers[name], context.memory) for name in names}
+            modules = {name: _frozen(context.peers[name], context.memory).to(context.device) for name in names}
             losses = torch.zeros(len(names)) if self.weighting == "equal" else _losses(context, modules.values())
             found = context.scratch["teachers"] = _Teachers(modules, (-losses).softmax(dim=0))
         return found

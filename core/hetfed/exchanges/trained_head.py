@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from pydantic import ConfigDict, PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch.nn import functional as F
 
@@ -17,10 +17,11 @@ from hetfed.exchanges.base import EVERYBODY, Exchange
 from hetfed.exchanges.prototypes import Prototypes, class_means, class_points, declared_means
 from hetfed.parts import HEAD, copy_of, read_tensors, write_tensors
 from hetfed.payload import Declaration, Merged, Payload
+from hetfed.plan_schema import STRICT
 from hetfed.profile import Profile
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+@dataclass(frozen=True, config=STRICT)
 class TrainedHead(Exchange):
     """Clients send class means of features; the server trains the head on them and gives it to all (FedGH, Yi et al. 2023).
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from pydantic import ConfigDict, PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,11 +18,12 @@ from hetfed.exchanges.prototypes import Prototypes, class_points, classes_and_fe
 from hetfed.model import Output
 from hetfed.parts import write_tensors
 from hetfed.payload import Declaration, Merged, Payload
+from hetfed.plan_schema import STRICT
 from hetfed.profile import Profile
 from hetfed.seeding import isolated
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+@dataclass(frozen=True, config=STRICT)
 class TrainedPrototypes(Exchange):
     """The server learns one prototype per class from the clients' class means, with a margin between classes (FedTGP,
     Zhang et al. 2024).

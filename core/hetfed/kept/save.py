@@ -15,6 +15,7 @@ from hetfed import __version__
 from hetfed.client import Client
 from hetfed.composition import Composition
 from hetfed.data import Examples
+from hetfed.device import CPU, device_of
 from hetfed.errors import HetfedError
 from hetfed.evaluation import predict
 from hetfed.kept.estimators import NotKept, write_estimator
@@ -51,6 +52,9 @@ def save_model(
     """
     # Held, as it is a cache of the client, which may drop it when models of others are built.
     module = client.module
+    if device_of(module) != CPU:
+        # What is kept answers on any machine, and is held against a model on the CPU.
+        module = client.new_model("kept")
     module.load_state_dict(state)
     extensions = _needed(client, module, composition, before) if composition else []
     told, statistics = _told(client, extensions, before)

@@ -221,16 +221,20 @@ def draw_bytes(results: Sequence[AlgorithmResult], label: str) -> str:
 
 
 def spread(wanted: Sequence[float], gap: float) -> list[float]:
-    """Ascending places as near to the wanted ones, which ascend, as a gap between them and an end at 1 allow."""
-    places: list[float] = []
-    for place in wanted:
-        places.append(max(place, places[-1] + gap) if places else place)
-    # Then back down from the top, for those that the first pass has pushed beyond it.
-    ceiling = 1.0
-    for index in reversed(range(len(places))):
-        places[index] = min(places[index], ceiling)
-        ceiling = places[index] - gap
-    return places
+    """Ascending places in [0, 1] as near to the wanted ones, which ascend, as a gap between them allows.
+
+    >>> spread([0.5, 0.5, 1.0], 0.25)
+    [0.375, 0.625, 1.0]
+    """
+    from scipy.optimize import isotonic_regression
+
+    if not wanted:
+        return []
+    # Less the gaps below them, places that keep their distance are places that do not descend.
+    gaps = [gap * number for number in range(len(wanted))]
+    found = isotonic_regression([place - below for place, below in zip(wanted, gaps, strict=True)]).x
+    # Where there are too many for the axis, the last one stays on it.
+    return [float(place) + below for place, below in zip(found.clip(min=0).clip(max=1 - gaps[-1]), gaps, strict=True)]
 
 
 def _draw(axes: Axes, found: Sequence[tuple[Estimate, float]], arm: str, **style: Any) -> None:

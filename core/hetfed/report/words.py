@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from rich.filesize import pick_unit_and_suffix
+
 from hetfed.composition import by_reason
 from hetfed.report.facts import ClientFacts, Facts
 from hetfed.results.analyse import Estimate
@@ -63,14 +65,8 @@ def counted(value: int, what: str) -> str:
 
 def size(bytes_: int) -> str:
     """A number of bytes: exact below one KiB, else in KiB, MiB or GiB."""
-    if bytes_ < 1024:
-        return f"{bytes_} B"
-    value = bytes_ / 1024
-    for unit in ("KiB", "MiB"):
-        if value < 1024:
-            return f"{value:,.1f} {unit}"
-        value /= 1024
-    return f"{value:,.1f} GiB"
+    unit, name = pick_unit_and_suffix(bytes_, ["B", "KiB", "MiB", "GiB"], 1024)
+    return f"{bytes_} B" if unit == 1 else f"{bytes_ / unit:,.1f} {name}"
 
 
 def duration(seconds: float) -> str:

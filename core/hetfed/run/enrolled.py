@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from hetfed.client import Client
 from hetfed.composition import Composition, Enrolment, enrol
+from hetfed.device import resolve
 from hetfed.errors import PlanError
-from hetfed.plan import Plan
+from hetfed.plan import Plan, check_synchronous
 
 
 def enrolled(plan: Plan, clients: Sequence[Client], composition: Composition | None = None) -> Enrolment:
@@ -19,14 +20,26 @@ def enrolled(plan: Plan, clients: Sequence[Client], composition: Composition | N
         composition: in place of the plan's own.
 
     Raises:
-        PlanError: somebody or something does not fit; a quorum can never be reached; or there are rounds without training.
+        PlanError: somebody or something does not fit; a device is not there; a quorum can never be reached; or there are rounds
+            without training.
     """
     chosen = plan.composition() if composition is None else composition
+    check_synchronous(plan.participation, chosen)
+    _check_devices(clients)
     # `over` settles an end that counts from the last round.
     enrolment = enrol(chosen.over(plan.federation.rounds), [client.profile for client in clients])
     _check_quorum(plan, enrolment)
     _check_phases(plan, enrolment)
     return enrolment
+
+
+def _check_devices(clients: Sequence[Client]) -> None:
+    """A device that is not there shows before the first round: the clients are here, where they train."""
+    for client in clients:
+        try:
+            resolve(client.training.device)
+        except PlanError as error:
+            raise error.seen_from(key=f"client {client.name!r}") from error
 
 
 def _check_quorum(plan: Plan, enrolment: Enrolment) -> None:
