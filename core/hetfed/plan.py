@@ -1,7 +1,5 @@
 """A plan: what a run is to do, as TOML, checked before anything starts.
 
-A plan: what a run is to do, as TOML, checked before anything starts.
-
 `read_plan` checks what every vertical's plan has. What stands under `data` and `model` is for the vertical to check, when it
 makes clients of the plan.
 """

@@ -1,7 +1,5 @@
 """hetfed for hospitals: shared imaging backbones, private gene encoders, fusion and heads.
 
-hetfed for hospitals: shared imaging backbones, private gene encoders, fusion and heads.
-
 The entry point `medical` of the group `hetfed.verticals` leads here. Importing this package loads no torch.
 
 >>> "sample.toml" in [file.name for file in vertical.plans.iterdir()]

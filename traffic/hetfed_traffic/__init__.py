@@ -1,7 +1,5 @@
 """hetfed for cities: shared encoders of traffic flow, private heads for each city's own sensors and management.
 
-hetfed for cities: shared encoders of traffic flow, private heads for each city's own sensors and management.
-
 The entry point `traffic` of the group `hetfed.verticals` leads here. Importing this package loads no torch.
 
 >>> "sample.toml" in [file.name for file in vertical.plans.iterdir()]
