@@ -93,6 +93,7 @@ def _by_weight(found: Sequence[ErrorDetails]) -> list[ErrorDetails]:
 def _where(key: str, location: Sequence[int | str], clients: Sequence[Any]) -> str:
     """The path of a key: `client 'north'.training.lr`, `exchange[0].every`."""
     match location:
+        # The number of a client says nothing to a reader of a long plan; its name does.
         case ("client", int(number), *rest) if name := _name_of(clients[number]):
             key, location = f"client {name!r}", rest
     for part in location:

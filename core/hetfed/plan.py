@@ -51,6 +51,7 @@ EXACTLY = ConfigDict(strict=True, allow_inf_nan=False)
 
 def _named(value: object) -> object:
     """`algorithm = "fedavg"` is short for `algorithm = { name = "fedavg" }`."""
+    # A dictionary or anything else is left to pydantic, which says what is wrong with it.
     return {"name": value} if isinstance(value, str) else value
 
 
@@ -227,6 +228,7 @@ class Plan(Table):
         >>> one.digest() == two.digest(), one.digest() == one.with_federation(seed=1).digest()
         (True, False)
         """
+        # Any order of clients is the same federation: chance is drawn by name.
         ordered = tuple(sorted(self.client, key=lambda client: client.name))
         federation = self.federation.model_copy(update={"checkpoint_every": 1})
         # What a run is called and how often it is saved changes none of its figures.

@@ -51,6 +51,7 @@ def load(folder: Path) -> Series:
 
 
 def _levels(frame: pd.DataFrame, file: Path) -> NDArray[np.int64]:
+    # Words, not numbers, in this file: their order from free to congested is ours.
     words = frame["Traffic Situation"].astype(str)
     unknown = ~words.isin(LEVELS)
     if unknown.any():

@@ -109,6 +109,7 @@ def read_npz(file: Path, names: Collection[str]) -> Mapping[str, NDArray[Any]]:
             archive = np.load(opened, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError("one array where an .npz of several is expected", file=file, remedy=FETCH_AGAIN)
+            # Sorted, so that the same file gives the same message.
             absent = sorted(set(names) - set(archive.files))
             if absent:
                 raise DataError("array is missing", file=file, key=absent[0], remedy=FETCH_AGAIN)
@@ -267,6 +268,7 @@ def expect_images(images: NDArray[Any], file: Path, key: str, shape: tuple[int, 
     # The usual case: bytes have nothing to check, and large arrays are not copied.
     if images.dtype == np.uint8:
         return images
+    # The type first: to ask for pixels between two whole numbers makes no sense of text or of complex numbers.
     if images.dtype.kind not in "biuf":
         raise DataError("pixels are not numbers", file=file, key=key, value=str(images.dtype), remedy=FETCH_AGAIN)
     rescale = "Rescale the images to bytes."

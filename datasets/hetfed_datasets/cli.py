@@ -84,6 +84,7 @@ def check(name: Name, data_dir: DataDir = None) -> None:
     """
     from hetfed_datasets import fetch as module
 
+    # Reads the record, too: the right bytes could still be read by a wrong loader.
     record = module.check(SOURCES.find(name, key="dataset"), data_root(data_dir))
     typer.echo(f"{name} is in order: {_size(record)}")
 

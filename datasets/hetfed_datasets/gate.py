@@ -274,6 +274,7 @@ def _indices(field: Field, values: object, rows: int, count: int) -> None:
 def _survival(field: Field, cohort: Cohort, rows: int) -> None:
     for name, values in _table(field, cohort.survival).items():
         own = field.at(name)
+        # A plan asks by name: of an event and a label of one name it could mean either.
         if name in cohort.labels:
             raise own.fault("a label has the same name", remedy="Rename the one or the other.")
         found = _array(own, values, (rows, 2), "f", "numbers")

@@ -15,6 +15,7 @@ GITHUB = "https://raw.githubusercontent.com"
 # Commits are pinned, not branches: a publisher who changes a file changes no published figure.
 FLAMBY_BRCA = "owkin/FLamby/edacf54d5211520583b0133d55ac39b6fda8324b/flamby/datasets/fed_tcga_brca"
 
+# A licence is told as the place itself tells it; where a repository says nothing of its data, "none stated" stays.
 _SHIPPED = (
     Source(
         "tcga-lgg-mri",
@@ -23,6 +24,7 @@ _SHIPPED = (
         "hetfed_datasets.tcga_lgg_mri:load",
         "derived (64x64 slices) from the Kaggle set of Buda et al. 2019, itself from TCGA-LGG at the Cancer Imaging Archive",
         "none stated here; the Kaggle page lists CC BY-NC-SA 4.0",
+        # No address: no publisher serves these 64x64 slices, which are made from the Kaggle set as docs/datasets.md says.
         {"lgg_mri_slices_64.npz": File("93dba6700e2831c87c502f0253b2b9cd771151992e4916ce52058d484640ef44")},
     ),
     Source(
@@ -148,6 +150,7 @@ _SHIPPED = (
                 "f86c13bd390aa43d360b8c471ca48708627f89bc45109bdb10523faea0a616d6",
                 f"{GITHUB}/ye11qing/Seg-TGCN/092b3946a4a1843e072d64f6c216903a1b64fb49/dataset/sz_speed.csv",
             ),
+            # The speed file is of another repository than the adjacency, which was cut to its 40 roads by hand.
             "sz_adj_40.csv": File("9fe6e5ff04d541f5026318c58520af475094161d977b7aabc652ebb7fc262bab"),
         },
     ),

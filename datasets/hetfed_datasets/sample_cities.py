@@ -238,6 +238,7 @@ def _signals(traffic: Traffic, rng: np.random.Generator) -> tuple[Array, tuple[s
 
 def _camera(traffic: Traffic, rng: np.random.Generator) -> tuple[Array, tuple[str, ...], str, Measure]:
     """Counts by class; the denser the traffic, the more vehicles stand hidden behind others."""
+    # Shares of the four classes; they sum to 1.
     mix = np.array([0.78, 0.10, 0.05, 0.07])
     passed = rng.poisson(180 * _through(traffic)[..., None] * mix)
     # Bikes are hidden most easily, buses and trucks hardly at all.

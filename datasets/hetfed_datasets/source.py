@@ -97,6 +97,7 @@ class Source:
         """
         file = self.files.get(file_name)
         if file is None or file.url is not None:
+            # The command as it is to be typed: with the folder, where that is not the one it would take by itself.
             option = "" if root == data_root() else f" --data-dir {shlex.quote(str(root))}"
             return f"Get it with `hetfed datasets fetch {self.name}{option}`"
         return f"No publisher serves it: prepare it from its source ({self.origin}) and put it there, as docs/datasets.md says"

@@ -115,6 +115,7 @@ class CohortForm:
         Exporters compare a model with its exported form on these inputs.
         """
         made = {name: one.random(count, chance) for name, one in sorted(inputs.items())}
+        # The first modality of the last patient, so that the exported model is tried on a missing one, too.
         next(iter(made.values()))[-1] = torch.nan
         return made
 

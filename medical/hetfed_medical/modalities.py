@@ -96,6 +96,7 @@ class Modality:
         >>> IMAGE.tensor(torch.zeros(2, 32, 28, 3)).shape
         torch.Size([2, 3, 32, 28])
         """
+        # Contiguous, since batches are cut from this tensor in every pass.
         return values.movedim(-1, 1).contiguous()
 
     def build(self, encoder: str, shape: Shape, features: int, factor: float = 1.0) -> nn.Module:
@@ -166,6 +167,7 @@ def augmented(batch: Batch, generator: torch.Generator) -> Batch:
 def _fault(name: str, modality: object) -> str:
     if not isinstance(modality, Modality):
         return f"it is a {type(modality).__name__}, not a hetfed_medical.modalities.Modality"
+    # A key of a model table names the encoder of a modality: it must not be one that means something else.
     if name in TAKEN:
         return "a model table has a key of that name"
     absent = [one for one in (modality.default, modality.common_encoder) if one not in modality.encoders]

@@ -46,6 +46,7 @@ class Partition(Table):
 
     @model_validator(mode="after")
     def _part_is_one_of_them(self) -> Partition:
+        # Checked here and not in `hospital`: a part that is none of the parts is wrong whatever the data.
         if self.part >= self.clients:
             raise ValueError(f"part must be below clients ({self.clients})")
         return self
@@ -100,6 +101,7 @@ class HospitalModel(OpenTable):
     @field_validator("settings")
     @classmethod
     def _are_a_learners(cls, settings: dict[str, Any], table: ValidationInfo) -> dict[str, Any]:
+        # A field before it that failed is not in table.data: then its own message is enough.
         if settings and table.data.get("learner") is None:
             raise ValueError("settings are those of a learner, which is not named: add learner, or remove them")
         return settings

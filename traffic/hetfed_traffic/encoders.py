@@ -143,6 +143,7 @@ class GruEncoder(nn.Module):
         batch, sensors, steps, width = x.shape
         # Sensors become rows of a batch: all share one recurrent unit, whatever their number.
         _, state = self.gru(x.reshape(batch * sensors, steps, width))
+        # The state of the last layer: what it has seen up to the latest reading.
         return cast("Tensor", state[-1].view(batch, sensors, -1))
 
 

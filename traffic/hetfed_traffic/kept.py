@@ -117,6 +117,7 @@ class CityForm:
         Exporters compare a model with its exported form on these inputs.
         """
         readings = torch.rand(count, *inputs[READINGS].shape, generator=chance) * 60
+        # One of them missing, so that the exported model is tried on NaN, too.
         readings[-1, -1, 0] = torch.nan
         day = torch.randint(7, (count,), generator=chance)
         return {READINGS: readings, "clock": torch.stack([torch.rand(count, generator=chance), day.float()], dim=1)}
@@ -170,8 +171,10 @@ def _windows(settings: Mapping[str, Any], inputs: Mapping[str, Any]) -> Windows:
     history, sensors, channels = settings["history"], len(settings["sensors"]), len(settings["channels"])
     given = inputs.get(READINGS)
     if isinstance(given, pd.DataFrame):
+        # A table may carry the stamps in its index or in a column; a `time` that is given besides comes first.
         inputs = {**_times(given), **inputs, READINGS: _ordered(settings, given)}
     check_modalities(inputs, (READINGS, TIME), ())
+    # Windows already: each gives a forecast of its own.
     if np.ndim(inputs[READINGS]) == 4:
         windows = numbers(READINGS, inputs[READINGS], (history, sensors, channels))
         return windows, _stamps(inputs[TIME], len(windows))
@@ -190,6 +193,7 @@ def _times(frame: pd.DataFrame) -> dict[str, Any]:
 def _ordered(settings: Mapping[str, Any], frame: pd.DataFrame) -> NDArray[np.float32]:
     """The readings of a table (time, sensors, channels), its columns put in order."""
     sensors, channels = settings["sensors"], settings["channels"]
+    # Sensors by name, never by place: a table with its columns in another order gives the same forecast.
     names = [sensor if len(channels) == 1 else f"{sensor}:{channel}" for sensor in sensors for channel in channels]
     table = columns_in_order(READINGS, frame.drop(columns=[TIME], errors="ignore"), names)
     return table.reshape(len(table), len(sensors), len(channels))

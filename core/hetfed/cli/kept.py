@@ -87,6 +87,7 @@ def kept_model(run: Path, client: str) -> KeptModel:
 
 def _write(table: pd.DataFrame, out: Path) -> None:
     try:
+        # Six digits, as in the predictions of a run, so that the two can be compared as text.
         table.to_csv(out, index=False, float_format="%.6g")
     except OSError as error:
         raise RunFolderError(f"cannot be written: {error.strerror}", file=out, remedy="Give another file with --out.") from None

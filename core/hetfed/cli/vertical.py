@@ -116,6 +116,7 @@ def commands_of(vertical: Vertical) -> typer.Typer:
 
 def _print_plans(vertical: Vertical) -> None:
     """A table of the shipped plans."""
+    # tomllib alone: to read plans in full would load torch for a list of titles.
     import tomllib
 
     what = Column("what it does (on which data sets)", overflow="fold")

@@ -104,6 +104,7 @@ def settle(launcher: Launcher, plan: Plan, file: str, *, algorithms: Sequence[st
     for name in algorithms:
         if name not in {*known, ALONE}:
             raise PlanError("unknown algorithm", key="--algorithms", value=name, remedy=among(name, known))
+    # In the order asked for, each once.
     wanted = dict.fromkeys([OWN, *NAMED] if EVERY in algorithms else algorithms)
     wanted.pop(ALONE, None)
     if not wanted:
@@ -123,6 +124,7 @@ def settle(launcher: Launcher, plan: Plan, file: str, *, algorithms: Sequence[st
                 left_out[name] = f"{error.problem}. {error.remedy}" if error.value is None else str(error)
                 continue
             variants[name] = variant
+        # Of an algorithm that the user named, and not of "all", a misfit is an error.
         if left_out and EVERY not in algorithms:
             why = " ".join(f"{name}: {reason}" for name, reason in left_out.items())
             remedy = f"{why} Leave {'it' if len(left_out) == 1 else 'them'} out of --algorithms."

@@ -123,6 +123,7 @@ class ClientFacts:
     def metrics(self) -> list[str]:
         """The names of all metrics of all arms and references, the client's own first."""
         tables = [*self.entry["metrics"].values(), *self.entry["references"].values()]
+        # dict, not set: the order in which they first occur is the order of the table.
         return list(dict.fromkeys([self.entry["metric"], *(name for table in tables for name in table)]))
 
 
@@ -185,6 +186,7 @@ class Facts:
         """Which way is better, in words."""
         if len({client.higher_is_better for client in self.clients}) > 1:
             return "higher or lower is better, as the metric goes"
+        # The first of the plan's clients stands for all: they agree, as has just been asked.
         return "higher is better" if self.clients[0].higher_is_better else "lower is better"
 
     @cached_property

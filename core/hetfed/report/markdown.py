@@ -28,6 +28,7 @@ def comparison_tables(
         variants: by algorithm, what the plan sets otherwise, in words.
         sharing: by algorithm, the clients that take part in an exchange; None where that is not known.
     """
+    # With relative results the score is a mean gain already.
     gain = [] if relative else ["gain over alone"]
     head = ["algorithm", label, *gain, "kept", "worst client", "clients that gain", "p", "all together", "MiB"]
     parts = [f"{note}\n" for note in notes]

@@ -70,6 +70,7 @@ def _sent(exchange: str, client: str, entries: Sequence[Mapping[str, Any]]) -> S
     for entry in entries:
         if not entry["accepted"]:
             refused.setdefault(entry["refused"], []).append(entry["round"])
+    # As a set: rounds send the same tensors again and again.
     tensors = {(name, shape_words(shape)) for entry in entries for name, (_, shape) in entry["tensors"].items()}
     # The most in one upload: what is refused may hold fewer, or none that can be read.
     numbers = max(sum(prod(shape) for _, shape in entry["tensors"].values()) for entry in entries)

@@ -46,6 +46,7 @@ class Prepared:
             quorum=table.quorum,
             participation=self.plan.participation,
             select=table.select,
+            # Asked of the sites, since the server holds no data.
             public=sites.public(self.enrolment.composition),
         )
         return Arm(FEDERATED, federation, sites, init(federation), self.enrolment.composition)

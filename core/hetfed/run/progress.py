@@ -85,6 +85,7 @@ class Lines:
 
     def say(self, text: str) -> None:
         """One line."""
+        # No markup: names of clients and exchanges may hold square brackets.
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -116,6 +117,7 @@ def shown(values: Mapping[str, float | None], metric: str) -> str:
     >>> shown({"loops": 4.25, "camera": 31.5}, "")
     'validation: loops 4.25, camera 31.5'
     """
+    # A validation metric may be undefined (one class alone), and a diverged model's is infinite.
     known = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
     if not known:
         return ""
