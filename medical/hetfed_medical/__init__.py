@@ -1,40 +1,7 @@
 """hetfed for hospitals: shared imaging backbones, private gene encoders, fusion and heads."""
 
-from __future__ import annotations
+from hetfed.vertical import Packaged
 
-from collections.abc import Sequence
-from importlib.resources import files
-from importlib.resources.abc import Traversable
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from hetfed.client import Client
-    from hetfed.plan import Plan
-
-
-class MedicalVertical:
-    """Implements `hetfed.vertical.Vertical`."""
-
-    name = "medical"
-    help = "Hospitals that diagnose together.  Example: hetfed medical run glioma-mri --data-dir data"
-
-    @property
-    def plans(self) -> Traversable:
-        """The shipped plans."""
-        return files(__package__) / "plans"
-
-    @property
-    def studies(self) -> Traversable:
-        """The article's case studies on hospitals and on small layers."""
-        return files(__package__) / "studies"
-
-    def clients(self, plan: Plan, data_dir: Path | None) -> Sequence[Client]:
-        """The hospitals of a plan."""
-        # Imported here: it loads torch, which commands that only list plans do not need.
-        from hetfed_medical.clients import build_clients
-
-        return build_clients(plan, data_dir)
-
-
-vertical = MedicalVertical()
+vertical = Packaged(
+    "medical", "Hospitals that diagnose together.  Example: hetfed medical run glioma-mri --data-dir data", __name__
+)
