@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,7 +17,7 @@ from hetfed.algorithms import NAMED
 from hetfed.compression import Compression
 from hetfed.participation import Participation, Presence
 from hetfed.plan import ClientTable, ExchangeTable, FederationTable, Plan, VariantTable, read_plan
-from hetfed.run.execute import prepare
+from hetfed.run.prepare import prepare
 from hetfed.server_optimizer import ServerOptimizer
 from hetfed.training import Phase, Training
 from hetfed_medical import vertical
@@ -40,7 +41,7 @@ def named(word: str, text: str = DOCUMENT) -> bool:
 
 def keys(table: Any) -> set[str]:
     """The keys of a table, whether pydantic's model or dataclass."""
-    return set(table.model_fields) if issubclass(table, BaseModel) else set(table.__dataclass_fields__)
+    return set(table.model_fields) if issubclass(table, BaseModel) else {field.name for field in fields(table)}
 
 
 TABLES = [

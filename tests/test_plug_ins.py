@@ -243,14 +243,14 @@ def test_a_script_registers_a_data_set_a_modality_and_encoders() -> None:
     plan = HOSPITALS.replace('"clinic"', '"hearts"').replace('clinical = "wide-and-deep"', "").replace("augment = true", "")
     here, _ = medical.clients(read_plan(plan, "hearts.toml"), None)
     assert here.about["model"] == "ecg: spectrum, image: mean-image, clinical: mlp"
-    assert here.data.facts["shapes"] == {"ecg": (2, 40), "image": (1, 8, 8), "clinical": (3,)}
+    assert here.data.spec["shapes"] == {"ecg": (2, 40), "image": (1, 8, 8), "clinical": (3,)}
     ecg_inputs = here.data.train.inputs["ecg"]
     assert float(ecg_inputs.mean()) == pytest.approx(0, abs=1e-3) and float(ecg_inputs.std()) == pytest.approx(1, abs=0.01)
-    assert here.probe.logits.shape == (2, 2)
+    assert here.profile.probe.logits.shape == (2, 2)
     batch = augmented(here.data.train.whole(), torch.Generator())
     assert torch.allclose(batch.inputs["ecg"], ecg_inputs * 1.01)
     (city, _) = traffic.clients(read_plan(CITY.replace('"hamlet" }', '"random-readings" }'), "city.toml"), None)
-    assert city.about["model"] == "recent" and city.probe.logits.shape == (2, 1, 5)
+    assert city.about["model"] == "recent" and city.profile.probe.logits.shape == (2, 1, 5)
 
 
 @pytest.mark.usefixtures("script")

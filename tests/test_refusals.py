@@ -463,8 +463,9 @@ def test_an_output_folder_that_holds_another_run(bench: Bench) -> None:
     assert (bench.out / "summary.json").read_bytes() == before
 
 
-def test_a_checkpoint_of_another_plan(bench: Bench) -> None:
-    file = bench.out / "checkpoints/federated.safetensors"
+@pytest.mark.parametrize("part", ["federated/server", "federated/sites-1"])
+def test_a_checkpoint_of_another_plan(part: str, bench: Bench) -> None:
+    file = bench.out / f"checkpoints/{part}.safetensors"
     assert bench.run(HEART, "--seed", 1).status == 0
     other = file.read_bytes()
     bench.out.rename(bench.home / "other")
@@ -473,10 +474,19 @@ def test_a_checkpoint_of_another_plan(bench: Bench) -> None:
     assert bench.refused(HEART, "--resume") == f"error: {file}: a checkpoint of another plan. Resume it with its own plan."
 
 
-def test_a_checkpoint_cut_short(bench: Bench) -> None:
+@pytest.mark.parametrize("part", ["alone/server", "alone/sites-1"])
+def test_a_checkpoint_cut_short(part: str, bench: Bench) -> None:
     assert bench.run(HEART).status == 0
-    file = bench.out / "checkpoints/alone.safetensors"
+    file = bench.out / f"checkpoints/{part}.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     said = bench.refused(HEART, "--resume")
     assert said.startswith(f"error: {file}: not a whole checkpoint: ")
     assert said.endswith("Start the run again in a new folder.")
+
+
+def test_a_checkpoint_without_its_sites(bench: Bench) -> None:
+    assert bench.run(HEART).status == 0
+    file = bench.out / "checkpoints/alone/sites-1.safetensors"
+    file.unlink()
+    said = bench.refused(HEART, "--resume")
+    assert said.startswith(f"error: {file}: not a whole checkpoint: ")

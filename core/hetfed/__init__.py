@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from hetfed import algorithms as algorithms
     from hetfed import errors as errors
     from hetfed.aggregation import Aggregation as Aggregation
-    from hetfed.aggregation import Merged as Merged
     from hetfed.algorithms import algorithm as algorithm
     from hetfed.client import Client as Client
     from hetfed.codecs import Codec as Codec
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from hetfed.data import Batch as Batch
     from hetfed.data import ClientData as ClientData
     from hetfed.data import Examples as Examples
+    from hetfed.data import Spec as Spec
     from hetfed.exchanges import ControlVariates as ControlVariates
     from hetfed.exchanges import DistilledParameters as DistilledParameters
     from hetfed.exchanges import Exchange as Exchange
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from hetfed.participation import Participation as Participation
     from hetfed.participation import Presence as Presence
     from hetfed.payload import Declaration as Declaration
+    from hetfed.payload import Merged as Merged
     from hetfed.payload import Payload as Payload
     from hetfed.payload import TensorRule as TensorRule
     from hetfed.profile import Profile as Profile
@@ -68,14 +69,14 @@ if TYPE_CHECKING:
     from hetfed.training import Training as Training
 
 _WHERE = {
-    "aggregation": ("Aggregation", "Merged"),
+    "aggregation": ("Aggregation",),
     "algorithms": ("algorithm",),
     "client": ("Client",),
     "codecs": ("Codec",),
     "composition": ("Composition", "Step", "compose", "every"),
     "compression": ("Compression",),
     "context": ("ClientContext", "ServerContext"),
-    "data": ("Batch", "ClientData", "Examples"),
+    "data": ("Batch", "ClientData", "Examples", "Spec"),
     "exchanges": (
         "ControlVariates",
         "DistilledParameters",
@@ -100,7 +101,7 @@ _WHERE = {
     "learner": ("Learner",),
     "model": ("Output",),
     "participation": ("Participation", "Presence"),
-    "payload": ("Declaration", "Payload", "TensorRule"),
+    "payload": ("Declaration", "Merged", "Payload", "TensorRule"),
     "profile": ("Profile",),
     "server_optimizer": ("ServerOptimizer",),
     "tasks": ("Classification", "Forecasting", "Regression", "Survival", "Task", "WithFurther"),
@@ -109,7 +110,7 @@ _WHERE = {
 """The module of each public name. Loaded lazily, since `hetfed --help` must not wait for torch."""
 _MODULES = ("algorithms", "errors")
 _NAMES = {name: module for module, names in _WHERE.items() for name in names}
-__all__ = [*_NAMES, *_MODULES, "__version__"]  # noqa: PLE0604, PLE0605
+__all__ = [*_NAMES, *_MODULES, "__version__"]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:

@@ -1,11 +1,13 @@
-"""How uploads become one: the weighted mean, and means that a few faulty or hostile uploads cannot move far."""
+"""How uploads become one: the weighted mean, and means that a few faulty or hostile uploads cannot move far.
+
+A rule is a function of payloads of the same names and shapes, and of how many of them may be faulty. It returns one tensor per
+name, in the dtype of the first payload. A new rule is a function and a row of `MERGERS`.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass as plain_dataclass
-from dataclasses import field
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -31,6 +33,10 @@ class Aggregation:
         kind: the way of merging.
         share: of the uploads that may be faulty: cut off at both ends by "trimmed-mean", allowed for by the Krum rules. Above
             0, at least one upload of three or more.
+
+    >>> uploads = [Payload({"w": torch.tensor([value])}) for value in (1.0, 2.0, 900.0)]
+    >>> Aggregation()(uploads)["w"], Aggregation("median")(uploads)["w"]
+    (tensor([301.]), tensor([2.]))
     """
 
     kind: Kind = "mean"
@@ -44,7 +50,11 @@ class Aggregation:
         return MERGERS[self.kind](payloads, self.faulty(len(payloads)))
 
     def faulty(self, uploads: int) -> int:
-        """How many of so many uploads may be faulty; always fewer than half."""
+        """The number of uploads that may be faulty, of `uploads` in all; always fewer than half.
+
+        >>> Aggregation("krum", share=0.2).faulty(10), Aggregation("krum", share=0.4).faulty(2)
+        (2, 0)
+        """
         # Not 28 of 100 at a share of 0.29, which is a little less as a floating-point number.
         share = math.floor(self.share * uploads + 1e-9)
         return min(max(share, 1), (uploads - 1) // 2) if self.share else 0
@@ -52,7 +62,6 @@ class Aggregation:
 
 def _short_form(value: object) -> object:
     """`aggregation = "median"` is short for `aggregation = { kind = "median" }`."""
-    # In double precision, so that the mean of equal uploads is that upload.
     return {"kind": value} if isinstance(value, str) else value
 
 
@@ -60,39 +69,27 @@ Setting = Annotated[Aggregation, BeforeValidator(_short_form)]
 """The type of an exchange's `aggregation`."""
 
 
-@plain_dataclass(frozen=True)
-class Merged:
-    """What the uploads of one group of clients came to in a round.
-
-    Args:
-        tensors: the mean or the sum; empty where the exchange asks for `each` upload.
-        names: the clients whose uploads are in it, sorted.
-        size: how many clients the group has, absent ones included.
-        share: how much the mean counts beside what the server held before; below 1 in asynchronous rounds only.
-        uploads: every upload by client name, where the exchange asks for each.
-    """
-
-    tensors: Mapping[str, Tensor]
-    names: tuple[str, ...]
-    size: int
-    share: float = 1.0
-    uploads: Mapping[str, Payload] = field(default_factory=dict)
-
-    def into(self, held: Tensor, mean: Tensor) -> Tensor:
-        """What the server holds after a `mean`, having `held` before."""
-        return (held + self.share * (mean - held)).to(mean.dtype) if self.share < 1 else mean
-
-
 def add_up(payloads: Sequence[Payload]) -> dict[str, Tensor]:
-    """The sum of each tensor, whatever the payloads' weights."""
+    """The sum of each tensor, whatever the payloads' weights.
+
+    >>> add_up([Payload({"c": torch.tensor([1.0])}, weight=9), Payload({"c": torch.tensor([2.0])})])
+    {'c': tensor([3.])}
+    """
     return {name: torch.stack([payload.tensors[name] for payload in payloads]).sum(dim=0) for name in payloads[0].tensors}
 
 
 def weighted_mean(payloads: Sequence[Payload], faulty: int = 0) -> dict[str, Tensor]:
-    """The mean of each tensor, weighted by the payloads' weights (equally, where all weights are zero)."""
+    """The mean of each tensor, weighted by the payloads' weights (McMahan et al. 2017); equally, where all weights are zero.
+
+    Sums run in double precision and in the order of the payloads. `faulty` is not looked at.
+
+    >>> weighted_mean([Payload({"w": torch.tensor([0.0])}, weight=30), Payload({"w": torch.tensor([4.0])}, weight=10)])
+    {'w': tensor([1.])}
+    """
     weights = [payload.pull for payload in payloads]
     total = sum(weights)
     shares = [weight / total if total else 1 / len(payloads) for weight in weights]
+    # In double precision, so that the mean of equal uploads is that upload.
     return {
         name: sum((share * p.tensors[name].double() for share, p in zip(shares, payloads, strict=True)), start=first * 0.0).to(
             first.dtype
@@ -102,25 +99,41 @@ def weighted_mean(payloads: Sequence[Payload], faulty: int = 0) -> dict[str, Ten
 
 
 def median(payloads: Sequence[Payload], faulty: int = 0) -> dict[str, Tensor]:
-    """The median of each number; of an even count, the mean of the middle two."""
+    """The median of each number (Yin et al. 2018); of an even count, the mean of the middle two.
+
+    >>> median([Payload({"w": torch.tensor([value])}) for value in (1.0, 2.0, 5.0, 900.0)])
+    {'w': tensor([3.5000])}
+    """
     middle = slice((len(payloads) - 1) // 2, len(payloads) // 2 + 1)
     # Not `quantile`, which takes no more than 16 million numbers.
     return {name: stack.sort(dim=0).values[middle].mean(dim=0) for name, stack in _stacks(payloads).items()}
 
 
 def trimmed_mean(payloads: Sequence[Payload], faulty: int) -> dict[str, Tensor]:
-    """The mean of each number without the `faulty` largest and smallest."""
+    """The mean of each number without the `faulty` largest and the `faulty` smallest (Yin et al. 2018).
+
+    >>> trimmed_mean([Payload({"w": torch.tensor([value])}) for value in (-900.0, 1.0, 2.0, 900.0)], faulty=1)
+    {'w': tensor([1.5000])}
+    """
     kept = slice(faulty, len(payloads) - faulty)
     return {name: stack.sort(dim=0).values[kept].mean(dim=0) for name, stack in _stacks(payloads).items()}
 
 
 def krum(payloads: Sequence[Payload], faulty: int) -> dict[str, Tensor]:
-    """The one upload that is nearest to its neighbours."""
+    """The one upload whose sum of squared distances to its nearest neighbours is least (Blanchard et al. 2017).
+
+    >>> krum([Payload({"w": torch.tensor([value])}) for value in (1.0, 1.5, 1.75, 900.0)], faulty=1)
+    {'w': tensor([1.5000])}
+    """
     return dict(payloads[int(_krum_scores(payloads, faulty).argmin())].tensors)
 
 
 def multi_krum(payloads: Sequence[Payload], faulty: int) -> dict[str, Tensor]:
-    """The mean of all uploads but the `faulty` farthest from their neighbours."""
+    """The mean of all uploads but the `faulty` farthest from their neighbours (Blanchard et al. 2017).
+
+    >>> multi_krum([Payload({"w": torch.tensor([value])}) for value in (1.0, 1.5, 2.0, 900.0)], faulty=1)
+    {'w': tensor([1.5000])}
+    """
     # Stable: of uploads with equal scores, those that come first by name.
     best = _krum_scores(payloads, faulty).argsort(stable=True)[: len(payloads) - faulty]
     return weighted_mean([Payload(payloads[i].tensors) for i in best.tolist()])
@@ -138,7 +151,19 @@ def _krum_scores(payloads: Sequence[Payload], faulty: int) -> Tensor:
 
 
 def geometric_median(payloads: Sequence[Payload], faulty: int = 0, steps: int = 100, tiny: float = 1e-6) -> dict[str, Tensor]:
-    """The point with the least sum of distances to the uploads, late ones discounted, by Weiszfeld's iteration."""
+    """The point with the least sum of distances to the uploads, late ones discounted (Pillutla et al. 2022).
+
+    It is found by Weiszfeld's iteration.
+
+    Args:
+        payloads: one or more; their weights are not looked at.
+        faulty: not looked at: fewer than half of the uploads move the point by a bounded distance only.
+        steps: of the iteration, at most.
+        tiny: the iteration ends at a step below this share of the largest distance, which also keeps divisions from zero.
+
+    >>> geometric_median([Payload({"w": torch.tensor([value, 0.0])}) for value in (1.0, 1.0, 900.0)])["w"].round(decimals=2)
+    tensor([1., 0.])
+    """
     vectors = _vectors(payloads)
     weights = torch.tensor([payload.discount for payload in payloads], dtype=vectors.dtype)
     point = weights @ vectors / weights.sum()

@@ -24,6 +24,9 @@ def prepare_torchvision() -> None:
     """Make `import torchvision` work; call before importing it or anything that does (torchmetrics, MONAI).
 
     Does nothing where torchvision is absent or its native operators load.
+
+    >>> prepare_torchvision()
+    >>> from torchvision.models import resnet18  # works beside a CPU build of torch, too
     """
     global _library  # noqa: PLW0603 (a registration lasts as long as its library object)
     if _library is not None or find_spec("torchvision") is None or _native_operators_load():

@@ -6,9 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from torch import Tensor, nn
+from torch import nn
 
-from hetfed import codecs
 from hetfed.aggregation import Aggregation
 from hetfed.codecs import Codec
 from hetfed.compression import Compression
@@ -16,21 +15,31 @@ from hetfed.data import Spec
 from hetfed.errors import PlanError, among
 from hetfed.exchanges import Exchange, kind_of
 from hetfed.exchanges.groups import lonely
-from hetfed.payload import Declaration, Payload
+from hetfed.payload import Declaration
 from hetfed.profile import Profile
 from hetfed.training import Phase, last_round
 
 
 @dataclass(frozen=True)
 class Step:
-    """One exchange of a composition.
+    """One exchange of a composition, with its cadence and its circle of clients.
 
-    Clients upload in every round that `every` divides; what the server made of it goes out at the start of the next round.
-    `until` is the last round in which they upload; after it everybody goes on with what has arrived. With 0 the server sends
-    once, before the first round: a common start and no more; below zero it counts from the last round.
-    `clients` are the names of those that take part; None stands for all that can. `label` is the step's name in the ledger.
-    `compression` makes its payloads smaller, after what `codecs` do to them. `aggregation` is the rule by which uploads are
-    merged, where the exchange merges by mean.
+    Args:
+        exchange: what is shared.
+        every: clients upload in every round that it divides; what the server made of it goes out at the start of the next
+            round.
+        clients: the names of those that take part; None stands for all that can.
+        label: the step's name in the ledger; `compose` fills it in.
+        until: the last round in which clients upload; after it everybody goes on with what has arrived. With 0 the server sends
+            once, before the first round: a common start and no more. Below zero it counts from the last round.
+        compression: makes its payloads smaller, after what `codecs` do to them.
+        aggregation: the rule by which uploads are merged, where the exchange merges by mean.
+        codecs: what else happens to its payloads on their way, in this order at the client.
+
+    >>> from hetfed.exchanges import SharedParameters
+    >>> step = Step(SharedParameters("encoder"), every=2, compression=Compression("8-bit"), aggregation=Aggregation("median"))
+    >>> [number for number in range(1, 7) if step.uploads(number)]
+    [2, 4, 6]
     """
 
     exchange: Exchange
@@ -43,12 +52,22 @@ class Step:
     codecs: tuple[Codec, ...] = ()
 
     @property
+    def follows_rule(self) -> bool:
+        """Whether uploads are merged by `aggregation`; to set a rule where they are not is an error."""
+        return self.exchange.merge == "mean" or self.exchange.robust
+
+    @property
     def chain(self) -> tuple[Codec, ...]:
-        """What happens to its payloads on their way up, in this order."""
+        """The codecs of its payloads on their way up, in this order; compression comes last."""
         return (*self.codecs, *([self.compression] if self.compression else []))
 
     def last_broadcast(self, round_number: int) -> int:
-        """The latest round up to this one (1, 2, ...) at whose start the server sends something new."""
+        """The latest round up to this one (1, 2, ...) at whose start the server sends something new.
+
+        >>> from hetfed.exchanges import SharedParameters
+        >>> [Step(SharedParameters(), every=2).last_broadcast(number) for number in (1, 2, 3, 4, 5)]
+        [1, 1, 3, 3, 5]
+        """
         uploads = round_number - 1 if self.until is None else min(round_number - 1, self.until)
         return uploads // self.every * self.every + 1
 
@@ -56,28 +75,19 @@ class Step:
         """Whether clients send at the end of this round."""
         return round_number % self.every == 0 and (self.until is None or round_number <= self.until)
 
-    def base(self, received: Payload | None, declared: Declaration) -> Mapping[str, Tensor]:
-        """What a client's payload is a change of: what it was sent in the same round, unless it sends changes by itself."""
-        return {} if received is None or declared.relative == "change" else received.tensors
-
     def includes(self, name: str) -> bool:
         """Whether the client of this name takes part."""
         return self.clients is None or name in self.clients
-
-    def write(self, payload: Payload) -> bytes:
-        """What travels from the server to a client."""
-        return codecs.down(self.chain, payload).encoded
-
-    def read(self, encoded: bytes) -> Payload:
-        """What a client makes of it."""
-        return codecs.read(self.chain, Payload.decode(encoded))
 
 
 @dataclass(frozen=True)
 class Composition:
     """The steps in their order, with unique labels; no steps at all means that everybody trains alone.
 
-    `phases` say what trains when in the local epochs of a round; without any, each client's own `training` does.
+    Args:
+        steps: in the order in which exchanges extend a model and take in what arrived.
+        name: as reports call it.
+        phases: what trains when in the local epochs of a round; without any, each client's own `training` says it.
     """
 
     steps: tuple[Step, ...] = ()
@@ -92,29 +102,57 @@ class Composition:
         return [step for step in self.steps if step.includes(name)]
 
     def phases_of(self, profile: Profile, round_number: int, rounds: int) -> list[Phase]:
-        """The phases of local training: the composition's, else the client's own, else one in which everything trains."""
+        """The phases of local training in a round: the composition's, else the client's own, else one in which everything
+        trains.
+
+        Args:
+            profile: of the client.
+            round_number: from 1.
+            rounds: how many there are; a phase may count from the last one.
+        """
         # Where none of them is active in this round the list is empty, and the client does not train in it.
         phases = self.phases or profile.training.phases or (Phase(),)
         return [phase for phase in phases if phase.active(round_number, rounds)]
 
     def over(self, rounds: int) -> Composition:
-        """The same for so many rounds: no step's end counts from the last one any more."""
+        """The same composition for so many rounds: no step's end counts from the last round any more.
+
+        >>> from hetfed.exchanges import SharedParameters
+        >>> compose(Step(SharedParameters(), until=-2)).over(10).steps[0].until
+        8
+        """
         steps = [step if step.until is None else replace(step, until=last_round(step.until, rounds)) for step in self.steps]
         return replace(self, steps=tuple(steps))
 
 
 def every(rounds: int, exchange: Exchange) -> Step:
-    """`exchange`, but only every so many rounds."""
+    """A step of `exchange` whose clients upload only every so many rounds.
+
+    >>> from hetfed.exchanges import Prototypes
+    >>> every(5, Prototypes()).every
+    5
+    """
     return Step(exchange, every=rounds)
 
 
 def compose(*parts: Exchange | Step, name: str = "composed", phases: Sequence[Phase] = ()) -> Composition:
     """A composition of exchanges; a label is the exchange's kind, numbered where the kind occurs more than once.
 
+    Args:
+        parts: exchanges, or steps that set a cadence or options.
+        name: as reports call it.
+        phases: what trains when in the local epochs of a round.
+
     Raises:
-        PlanError: two steps have the same label.
+        PlanError: two steps have the same label, or something is no exchange.
+
+    >>> from hetfed.exchanges import Prototypes, SharedParameters
+    >>> [step.label for step in compose(SharedParameters("encoder"), every(2, Prototypes()))]
+    ['shared-parameters', 'prototypes']
+    >>> [step.label for step in compose(SharedParameters("encoder"), SharedParameters("head"))]
+    ['shared-parameters-1', 'shared-parameters-2']
     """
-    steps = [part if isinstance(part, Step) else Step(part) for part in parts]
+    steps = [_step(part) for part in parts]
     words = [kind_of(step.exchange) for step in steps]
     seen: Counter[str] = Counter()
     labelled = []
@@ -125,14 +163,28 @@ def compose(*parts: Exchange | Step, name: str = "composed", phases: Sequence[Ph
     for label, count in Counter(step.label for step in labelled).items():
         if count > 1:
             raise PlanError("two exchanges have the same label", key="exchange.label", value=label, remedy="Rename one.")
+    # Labels are unique now: states, memories and the ledger are kept by them.
     return Composition(tuple(labelled), name, tuple(phases))
+
+
+def _step(part: object) -> Step:
+    step = part if isinstance(part, Step) else Step(part)  # type: ignore[arg-type]  # looked at below
+    if not isinstance(step.exchange, Exchange):
+        remedy = "Give an exchange, as hetfed.Prototypes(), or hetfed.every(2, hetfed.Prototypes())."
+        if isinstance(part, type) and issubclass(part, Exchange):
+            remedy = f"Write {part.__name__}(), with its settings between the brackets."
+        raise PlanError("not an exchange", key="composition", value=step.exchange, remedy=remedy)
+    return step
 
 
 @dataclass(frozen=True)
 class Enrolment:
-    """A composition in which each step names its clients; `left_out` says which client sits out which step, and why.
+    """A composition in which each step names its clients, and the profiles of those clients.
 
-    `profiles` are those given, their models extended by what the exchanges need.
+    Args:
+        composition: its steps name those that take part.
+        profiles: those given, their models extended by what the exchanges need.
+        left_out: by step label and client name, why a client sits out a step.
     """
 
     composition: Composition
@@ -145,8 +197,27 @@ def enrol(composition: Composition, profiles: Sequence[Profile]) -> Enrolment:
 
     It looks at profiles only, and comes to the same at every site that has them all.
 
+    Args:
+        composition: as a plan or a script has it.
+        profiles: of all clients, in any order.
+
     Raises:
         PlanError: a client that a step names cannot take part; nobody can; or those who can do not fit together.
+
+    >>> import torch
+    >>> from hetfed.client import Client
+    >>> from hetfed.data import ClientData
+    >>> from hetfed.exchanges import SharedParameters
+    >>> from hetfed.tasks import Regression
+    >>> def client(name, width):
+    ...     data = ClientData.of({"x": torch.zeros(10, width)}, torch.zeros(10, 1))
+    ...     return Client(name, data, Regression(), lambda spec: nn.Sequential(nn.Linear(width, 1)))
+    >>> profiles = [client(name, width).profile for name, width in (("a", 4), ("b", 4), ("c", 9))]
+    >>> enrolment = enrol(compose(SharedParameters(among="same-shape")), profiles)
+    >>> enrolment.composition.steps[0].clients
+    ('a', 'b')
+    >>> enrolment.left_out["shared-parameters"]
+    {'c': 'nobody else has the same tensors there, to answer the same question'}
     """
     steps, left_out = [], {}
     _check_names(profiles)
@@ -165,6 +236,7 @@ def enrol(composition: Composition, profiles: Sequence[Profile]) -> Enrolment:
         single = lonely(step.exchange, able) if len(profiles) > 1 else {}
         enrolled = [profile for profile in able if profile.name not in single]
         reasons |= single
+        # An exchange without members would run without an effect, and nobody would notice.
         if not enrolled:
             raise _nobody(step, reasons, named=step.clients is not None and not single)
         try:
@@ -186,7 +258,11 @@ def enrol(composition: Composition, profiles: Sequence[Profile]) -> Enrolment:
 
 
 def by_reason(reasons: Mapping[str, str]) -> list[str]:
-    """Each reason once, behind the names of those whom it keeps away."""
+    """Each reason once, behind the names of the clients that it keeps away.
+
+    >>> by_reason({"b": "no head", "a": "no head", "c": "no classes"})
+    ['a, b: no head', 'c: no classes']
+    """
     names = {reason: [name for name in sorted(reasons) if reasons[name] == reason] for _, reason in sorted(reasons.items())}
     return [f"{', '.join(who)}: {reason}" for reason, who in names.items()]
 
@@ -203,6 +279,7 @@ def extended(profile: Profile, exchange: Exchange, enrolled: Sequence[Profile]) 
         return profile
 
     def model_fn(spec: Spec) -> nn.Module:
+        """The model that the profile's own function builds, with what the exchange adds."""
         model = profile.model_fn(spec)
         exchange.extend(profile, model, enrolled)
         return model
@@ -211,7 +288,11 @@ def extended(profile: Profile, exchange: Exchange, enrolled: Sequence[Profile]) 
 
 
 def check_profile(profile: Profile) -> None:
-    """Raise `PlanError` where a client by itself cannot take part in anything: it lacks data, or its model answers wrongly."""
+    """Check that a client by itself can take part in anything.
+
+    Raises:
+        PlanError: a split is empty, or its model cannot read its inputs or answers in a wrong shape.
+    """
     key = f"client {profile.name!r}"
     counts = {"training": profile.examples, "validation": profile.validation_examples, "test": profile.test_examples}
     for part, count in counts.items():
@@ -251,8 +332,7 @@ def _check_step(step: Step) -> None:
     if step.every < 1:
         remedy = "Set 1 for every round, 2 for every second one, and so on."
         raise PlanError("not a number of rounds", key=f"{step.label}.every", value=step.every, remedy=remedy)
-    merges = step.exchange.merge == "mean" or step.exchange.robust
-    if step.aggregation != Aggregation() and not merges:
+    if step.aggregation != Aggregation() and not step.follows_rule:
         problem = f"{kind_of(step.exchange)} takes no mean of what clients send"
         raise PlanError(problem, key=f"{step.label}.aggregation", value=step.aggregation.kind, remedy="Leave it out.")
 

@@ -22,12 +22,12 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True, config=STRICT)
 class Compression:
-    """How one exchange makes its payloads smaller. What clients send is a change of what the server sent in the same round.
+    """A codec that makes the payloads of one exchange smaller. Clients send a change of what the server sent in the same round.
 
-    "8-bit": whole numbers from -127 to 127 and a scale per tensor. "top-k": the largest numbers and where they stand; where an
-    exchange `continues`, what is left out is remembered by the client and added the next time (error feedback, Stich et al.
-    2018). "low-rank": a matrix as the product of two narrow ones, of just so many singular values as hold `energy` (FedKD, Wu
-    et al. 2022). The last two are for changes only: of weights themselves they would leave little.
+    "8-bit": whole numbers from -127 to 127 and a scale per tensor. "top-k": the largest numbers and where they stand; where
+    uploads are relative to the broadcast, the client remembers what is left out and adds it the next time (error feedback,
+    Stich et al. 2018). "low-rank": a matrix as the product of two narrow ones, of just so many singular values as hold `energy`
+    (FedKD, Wu et al. 2022). The last two are for changes only: of weights themselves they would leave little.
 
     Vectors travel as they are: they are small, and a count of examples or a variance does not bear it. So does a tensor that
     would not get smaller, or that does not hold floating-point numbers.
@@ -39,6 +39,11 @@ class Compression:
         share: of the numbers that "top-k" keeps.
         energy: share of the sum of squared singular values that "low-rank" keeps.
         both_ways: also compress what the server sends ("8-bit" only: it sends no changes).
+
+    >>> sent, trained = {"w": torch.zeros(100, 100)}, Payload({"w": torch.arange(10000.0).view(100, 100)})
+    >>> small = Compression("top-k", share=0.1).up(trained, sent)
+    >>> len(small.encoded) < len(trained.encoded) / 4
+    True
     """
 
     kind: Literal["8-bit", "top-k", "low-rank"]
@@ -54,13 +59,16 @@ class Compression:
 
     @property
     def owes(self) -> bool:
-        """Only "top-k" makes up for what it leaves out."""
+        """Whether a client remembers what was left out: only "top-k" makes up for it."""
         return self.kind == "top-k"
 
     def up(self, payload: Payload, sent: Mapping[str, Tensor], owed: Tensors | None = None) -> Payload:
         """A client's payload, smaller.
 
-        `sent` is what the server sent this round; `owed`, what "top-k" has left out so far, is brought up to date.
+        Args:
+            payload: as the exchange gives it; it is not changed.
+            sent: the tensors that the server sent this round, of which a change is taken.
+            owed: what "top-k" has left out so far, by name; it is brought up to date in place. None for no such memory.
         """
         # A tensor that the server did not send is no change: to cut numbers out of it would lose what nothing makes up for.
         changed = {n for n, t in payload.tensors.items() if n in sent and t.is_floating_point()}
@@ -74,10 +82,20 @@ class Compression:
         return Payload(encoded, payload.weight)
 
     def arrived(self, payload: Payload, sent: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> Payload:
-        """A client's payload as it was.
+        """A client's payload as it was before `up`, as far as compression has left it.
+
+        Args:
+            payload: as it travelled.
+            sent: the same tensors that the client was sent, to which the change is added again.
+            shapes: the declared shapes; nothing larger is ever made.
 
         Raises:
             PayloadRefused: it is not what a client that keeps to `shapes` sends.
+
+        >>> codec, sent = Compression("8-bit"), {"w": torch.zeros(20, 20)}
+        >>> small = codec.up(Payload({"w": torch.full((20, 20), 2.0)}), sent)
+        >>> codec.arrived(small, sent, {"w": (20, 20)}).tensors["w"].unique()
+        tensor([2.])
         """
         decoded = decode(payload.tensors, shapes)
         for name, tensor in decoded.items():
@@ -88,11 +106,11 @@ class Compression:
         )
 
     def down(self, payload: Payload) -> Payload:
-        """What the server sends, smaller where it is to be."""
+        """The payload that leaves the server: compressed with `both_ways`, else as it is."""
         return Payload(self._encode(payload.tensors, ()), payload.weight) if self.both_ways else payload
 
     def read(self, payload: Payload) -> Payload:
-        """What the server sent, as a client reads it."""
+        """The server's payload, as a client reads it."""
         return Payload(decode(payload.tensors), payload.weight)
 
     def _encode(self, tensors: Mapping[str, Tensor], changed: Collection[str]) -> Tensors:
@@ -103,6 +121,7 @@ class Compression:
             can = tensor.is_floating_point() and tensor.ndim >= 2 and tensor.numel() > 0 and tensor.isfinite().all()
             parts = self._parts(tensor) if can and (self.kind == "8-bit" or name in changed) else None
             smaller = parts is not None and sum(map(_size, parts.values())) < _size(tensor)
+            # The scale, the places and the shape travel too: of a small tensor they are more than is saved.
             encoded |= {f"{name}{MARK}{part}": t for part, t in (parts or {}).items()} if smaller else {name: tensor}
         return encoded
 
@@ -138,7 +157,11 @@ Setting = Annotated[Compression, BeforeValidator(_short_form)]
 
 
 def decode(encoded: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]] | None = None) -> Tensors:
-    """The tensors that were encoded; with `shapes`, nothing larger than they allow is ever made.
+    """The tensors that were encoded, by name in sorted order.
+
+    Args:
+        encoded: tensors by name; those with MARK in their name are parts of a compressed one.
+        shapes: the shapes that are allowed, by name; with them, nothing larger is ever made.
 
     Raises:
         PayloadRefused: parts are missing or do not fit together.
@@ -164,6 +187,7 @@ def _decode_one(parts: Tensors, allowed: tuple[int, ...] | None) -> Tensor:
     if set(parts) == {""}:
         return _of_shape(parts[""], allowed)
     if set(parts) == {"whole", "scale"}:
+        # Shapes are checked before the product is made: broadcasting a scale of another shape would fill the memory.
         whole, scale = _of_shape(parts["whole"], allowed), _of_shape(parts["scale"], (1,))
         # The scale has kept the dtype that the tensor had.
         return whole.to(scale.dtype) * scale
@@ -172,6 +196,7 @@ def _decode_one(parts: Tensors, allowed: tuple[int, ...] | None) -> Tensor:
         at, size = _of_shape(parts["at"], (values.numel(),)).long(), math.prod(shape)
         if len(at) and not (int(at.min()) >= 0 and int(at.max()) < size):
             raise ValueError("a place lies outside the tensor")
+        # A place that was left out holds no change, not a value of zero: the base is added later.
         flat = torch.zeros(size, dtype=values.dtype)
         flat[at] = values
         return flat.view(shape)

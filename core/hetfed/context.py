@@ -1,7 +1,7 @@
 """What an exchange works with: a client during its turn, the server between the turns.
 
-A client's context holds what its own site may use to train, and the profiles of the others; a server's context holds profiles. Test
-and validation data are in neither, nor is anybody else's data.
+A client's context holds what its own site may use to train, and the profiles of the others; a server's context holds profiles.
+Test and validation data are in neither, nor is anybody else's data.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class Work:
 class ClientContext:
     """A client at work in one turn, as an exchange sees it.
 
-    `train` are its training examples, `public` the public inputs as it reads them. `model` is its live module, and `tensors` are
-    that module's own parameters and buffers by name. `memory` is the private memory of the exchange that looks (it lasts between
-    rounds); `scratch` lasts for this turn. `peers` are the profiles of all clients, by name.
+    `train` are its training examples, `public` the public inputs as it reads them. `model` is its live module, and `tensors`
+    are that module's own parameters and buffers by name. `memory` is the private memory of the exchange that looks (it lasts
+    between rounds); `scratch` lasts for this turn. `peers` are the profiles of all clients, by name.
 
     All tensors in it are on `device`, and so are those of a payload that arrives. Generators draw on the CPU: an exchange moves
     what it draws.
@@ -100,9 +100,9 @@ class ServerContext:
     """The server at work on one exchange in one round (0 before the first).
 
     `members` are the profiles of those who take part, by name; `groups` says who of them is merged with whom. `public` are the
-    public inputs as members read them, where the exchange works on them at the server. `aggregation` is the rule by which uploads
-    are merged. `reached` is, while the server broadcasts, the last round up to which that client has been sent what was to be
-    sent; 0 for one that has never been reached.
+    public inputs as members read them, where the exchange works on them at the server. `aggregation` is the rule by which
+    uploads are merged. `reached` is, while the server broadcasts, the last round up to which that client has been sent what
+    was to be sent; 0 for one that has never been reached.
     """
 
     members: Mapping[str, Profile]

@@ -12,17 +12,25 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 Spec = Mapping[str, Any]
-"""The sizes that a model is built from: channels, number of classes, number of sensors ... As JSON has them, and no statistic of
-data: a spec is part of a client's profile."""
+"""The sizes that a model is built from: channels, number of classes, number of sensors ... As JSON has them, and no statistic
+of data: a spec is part of a client's profile."""
 
 
 @dataclass(frozen=True)
 class Examples:
     """A set of examples, batched by indexing.
 
-    `inputs` maps the name of a modality to a tensor (n, ...); `target` is (n, ...); `ids` names each example (a patient,
-    a slice, a time). A missing modality of an example is a row that is NaN throughout; a missing reading of a regression
-    or forecasting target is NaN. `further` holds the targets of further heads (n, ...) by the head's name.
+    Args:
+        inputs: the name of a modality to a tensor (n, ...). A missing modality of an example is a row that is NaN throughout.
+        target: (n, ...); a missing class is -1, a missing reading of a regression or forecasting target is NaN.
+        ids: names each example (a patient, a slice, a time).
+        further: the targets of further heads (n, ...) by the head's name.
+
+    >>> some = Examples({"x": torch.arange(4.0)[:, None]}, torch.tensor([0, 1, 0, 1]), list("abcd"))
+    >>> some.take(torch.tensor([3, 0])).ids
+    ['d', 'a']
+    >>> [len(batch) for batch in some.batches(3)]  # none of one example alone
+    [4]
     """
 
     inputs: Mapping[str, Tensor]
@@ -66,7 +74,7 @@ class Examples:
 
     @staticmethod
     def concat(parts: Sequence[Examples]) -> Examples:
-        """All examples of `parts`, which must have the same modalities and shapes."""
+        """All examples of `parts`, which must have the same modalities and shapes, in the order of the parts."""
         first = parts[0]
         return Examples(
             {name: torch.cat([part.inputs[name] for part in parts]) for name in first.inputs},
@@ -78,9 +86,13 @@ class Examples:
 
 @dataclass(frozen=True)
 class Batch:
-    """A few examples: `inputs` maps a modality to (b, ...), `target` is (b, ...), `further` maps a head to (b, ...).
+    """A few examples, in the order in which they train.
 
-    `drawn` is what an exchange has drawn at random for this batch, so that its loss is a function (`Exchange.draw`).
+    Args:
+        inputs: a modality to (b, ...).
+        target: (b, ...).
+        further: the targets of further heads (b, ...).
+        drawn: what an exchange has drawn at random for this batch, so that its loss is a function (`Exchange.draw`).
     """
 
     inputs: Mapping[str, Tensor]
@@ -94,7 +106,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class ClientData:
-    """Everything that one client holds: three disjoint splits, and the sizes that its model is built from."""
+    """Everything that one client holds: three disjoint splits, and the sizes that its model is built from.
+
+    Args:
+        train: its model learns from these.
+        validation: they choose which of its models a client keeps.
+        test: they judge the model that is kept, and nothing else.
+        spec: the sizes that a model is built from, as JSON has them.
+    """
 
     train: Examples
     validation: Examples
@@ -129,6 +148,7 @@ class ClientData:
         whose = np.asarray(range(len(_tensor(target))) if patients is None else patients).astype(str)
         whole = Examples(arrays, _tensor(target), [f"{owner}/{row}" for row, owner in enumerate(whose.tolist())])
         owners = np.unique(whose)
+        # By owner and not by example: a patient on both sides of a split would be recognised, not diagnosed.
         order = torch.randperm(len(owners), generator=torch.Generator().manual_seed(seed)).numpy()
         first, second = (round(sum(shares[:count]) * len(owners)) for count in (1, 2))
         chosen = (np.isin(whose, owners[part]) for part in (order[:first], order[first:second], order[second:]))

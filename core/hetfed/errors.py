@@ -23,13 +23,27 @@ MANY, FEW = 40, 12
 
 
 class HetfedError(Exception):
-    """Root of every error that hetfed raises on purpose."""
+    """Root of every error that hetfed raises on purpose.
+
+    The command line shows its text without a traceback; whatever is no HetfedError is a fault of the program.
+    """
 
 
 class UsageError(HetfedError):
     """Something the user can mend.
 
     The message always has the same order: where (file, then key), what is there (value), what is wrong, and the remedy.
+
+    Args:
+        problem: what is wrong, in words.
+        remedy: what to do about it, a sentence.
+        file: where it stands.
+        key: the key, the column or the option, as the user wrote it.
+        value: what stands there; None is not shown.
+
+    >>> raise PlanError("not a number of rounds", file="plan.toml", key="federation.rounds", value=0, remedy="Set 1 or more.")
+    Traceback (most recent call last):
+    hetfed.errors.PlanError: plan.toml: federation.rounds: not a number of rounds (value: 0). Set 1 or more.
     """
 
     def __init__(
@@ -47,14 +61,18 @@ class UsageError(HetfedError):
         super().__init__(f"{where + ': ' if where else ''}{problem}{shown}. {remedy}")
 
     def seen_from(self, *, file: str | Path | None = None, key: str | None = None) -> Self:
-        """The same error as its caller knows it: in `file`, its key below `key`."""
+        """The same error as its caller knows it: in `file`, its key below `key`.
+
+        >>> str(PlanError("unknown", key="kind", remedy="Name another.").seen_from(file="plan.toml", key="exchange"))
+        'plan.toml: exchange.kind: unknown. Name another.'
+        """
         # The innermost file is the one to name, whereas each caller puts its own key in front.
         below = ".".join(part for part in (key, self.key) if part)
         return type(self)(self.problem, remedy=self.remedy, file=self.file or file, key=below or None, value=self.value)
 
 
 class PlanError(UsageError):
-    """A plan, or an option of the command line, that cannot be followed."""
+    """A plan, an argument of a script, or an option of the command line, that cannot be followed."""
 
 
 class DataError(UsageError):
@@ -82,7 +100,11 @@ class Stopped(HetfedError):
 
 
 def among(word: object, known: Iterable[str], lead: str = "Known") -> str:
-    """The remedy of a word that is none of `known`: the nearest of them, then all, or the first few of very many."""
+    """The remedy of a word that is none of `known`: the nearest of them, then all, or the first few of very many.
+
+    >>> among("fedavgg", ["fedavg", "fedprox"])
+    "Did you mean 'fedavg'? Known: fedavg, fedprox."
+    """
     words = list(known)
     # A word that is long by its ending alone, as `TP53_rnaseq` is, does not count as close to its beginning.
     longer = sorted((one for one in words if one.startswith(str(word))), key=len)

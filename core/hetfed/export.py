@@ -16,6 +16,10 @@ def exportable(module: nn.Module, names: Sequence[str]) -> nn.Module:
     The tensors come in the sorted order of `names`, those of the inputs that `module` reads. Its parameters are those of
     `module` itself. `torch.export.export`, `torch.jit.trace` and `torch.onnx.export` take it as it is.
 
+    Args:
+        module: takes a mapping of tensors, and returns an `Output` or logits.
+        names: of the inputs that it reads.
+
     >>> import torch
     >>> class Sum(nn.Module):
     ...     def forward(self, inputs):

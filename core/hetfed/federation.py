@@ -1,4 +1,7 @@
-"""The federation, as its server knows it: profiles and a composition; and its state."""
+"""The federation, as its server knows it: profiles and a composition; and its state.
+
+Both are plain values: a process without any data can hold them.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,15 @@ from hetfed.composition import Composition, Enrolment, Step
 from hetfed.context import ServerContext
 from hetfed.data import Examples
 from hetfed.participation import Participation, duration
-from hetfed.payload import Declaration, Payload
+from hetfed.payload import Declaration, InFlight
 from hetfed.profile import Profile
 from hetfed.training import Select
-from hetfed.turn import Round
+from hetfed.turn import Round, Stage
 
 
 @dataclass(frozen=True)
 class Federation:
-    """Who learns together, and how; build one by `Federation.of`.
+    """The participants and the way they learn together; build one by `Federation.of`.
 
     Args:
         profiles: those of the clients, in the order of their names: the order of a plan changes nothing.
@@ -52,24 +55,25 @@ class Federation:
         select: Select = "validation",
         public: Mapping[str, Examples] | None = None,
     ) -> Federation:
-        """A federation of those who are enrolled, put in order."""
+        """A federation of the clients that are enrolled, in the order of their names; arguments as in the class."""
+        # By name: sums run in this order, and the order of a plan must not change a bit.
         ordered = tuple(sorted(enrolment.profiles, key=lambda profile: profile.name))
         composition, chosen = enrolment.composition.over(rounds), participation or Participation()
         return Federation(ordered, composition, rounds, seed, quorum, chosen, select, public or {})
 
     @cached_property
     def peers(self) -> Mapping[str, Profile]:
-        """The profiles by name."""
+        """The profiles by the clients' names."""
         return {profile.name: profile for profile in self.profiles}
 
     @cached_property
     def members(self) -> Mapping[str, Mapping[str, Profile]]:
-        """Those who take part in each step, by its label and their names."""
+        """The profiles of the clients that take part in each step, by the step's label and the clients' names."""
         return {step.label: {p.name: p for p in self.profiles if step.includes(p.name)} for step in self.composition}
 
     @cached_property
     def declared(self) -> Mapping[str, Mapping[str, Declaration]]:
-        """What each step declares of each of its members' uploads, by its label and their names."""
+        """The declaration of each upload, by the step's label and its members' names."""
         return {
             step.label: {name: step.exchange.declare(profile) for name, profile in self.members[step.label].items()}
             for step in self.composition
@@ -77,7 +81,7 @@ class Federation:
 
     @cached_property
     def groups(self) -> Mapping[str, Mapping[str, str]]:
-        """Who is merged with whom in each step, by its label and the members' names."""
+        """The group in which each upload is merged, by the step's label and its members' names."""
         return {
             step.label: {name: step.exchange.group(profile) for name, profile in self.members[step.label].items()}
             for step in self.composition
@@ -90,11 +94,18 @@ class Federation:
         return duration(profile, sum(phase.examples(profile.training, profile.examples) for phase in phases))
 
     def round(self, number: int) -> Round:
-        """What every turn of a round needs to know; the round after the last one is final."""
-        return Round(number, self.rounds, self.seed, self.composition, self.peers, self.select, number > self.rounds)
+        """The settings that every turn of a round needs; the round after the last one is final."""
+        stage: Stage = "final" if number > self.rounds else "train"
+        return Round(number, self.rounds, self.seed, self.composition, self.peers, self.select, stage)
 
     def server_context(self, step: Step, round_number: int, reached: int = 0) -> ServerContext:
-        """The server as the exchange of `step` sees it in a round."""
+        """The server as the exchange of `step` sees it in a round.
+
+        Args:
+            step: of the composition.
+            round_number: 0 before the first round.
+            reached: while the server broadcasts, the last round up to which that client has been sent what was to be sent.
+        """
         return ServerContext(
             self.members[step.label],
             self.seed,
@@ -108,44 +119,20 @@ class Federation:
 
 
 @dataclass(frozen=True)
-class InFlight:
-    """An upload on its way: who sent it by which exchange, when it was sent, and when it arrives.
-
-    `base` is what the server had sent to the client, where the client's payload is a change of it.
-    """
-
-    client: str
-    exchange: str
-    encoded: bytes
-    sent: int
-    due: int
-    base: bytes = b""
-
-
-@dataclass(frozen=True)
-class Upload:
-    """One payload that left a client: what the ledger records.
-
-    `travelled` is what the bytes decode to, None where they do not; `contents` is the payload that the exchange gets,
-    decompressed, None where it was refused; `refused` is the reason, or None if it was accepted. `round` is the round in which
-    it arrived, `sent` the one in which it was sent.
-    """
-
-    round: int
-    client: str
-    exchange: str
-    encoded: bytes
-    travelled: Payload | None = None
-    contents: Payload | None = None
-    refused: str | None = None
-    sent: int = 0
-
-
-@dataclass(frozen=True)
 class Row:
-    """One client in one round, as it stands in rounds.csv; bytes are those of its payloads.
+    """One client in one round, as it stands in rounds.csv.
 
-    `failed` says why its turn came to nothing; it is empty where it did not.
+    Args:
+        round: from 1; the round after the last one has no training.
+        client: its name.
+        train_loss: the mean over the steps of local training; NaN without any.
+        validation: the metric on its validation data after training; None where it is not defined.
+        validation_loss: the loss there.
+        seconds: of the turn, where it ran.
+        bytes_up: of all payloads that it sent.
+        bytes_down: of all payloads that it was sent.
+        refused: how many of its uploads of this round the server refused, however late.
+        failed: why its turn came to nothing; empty where it did not.
     """
 
     round: int
@@ -164,7 +151,11 @@ class Row:
 class FederationState:
     """Everything that the server of a run needs in order to go on; the clients' states are with the clients.
 
-    The rounds done, the server's state by step label, the rows so far, and what is still on its way.
+    Args:
+        round: how many rounds are done.
+        server: the server's state of each step, by its label.
+        rows: of all rounds so far.
+        pending: the uploads that are still on their way.
     """
 
     round: int

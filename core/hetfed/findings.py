@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
@@ -32,6 +32,20 @@ def plan_error(
     """Everything that was found in the table `key`, which may have `keys`: the first in full, a few others in short.
 
     `clients` are the `[[client]]` tables of a whole plan, which go by their names.
+
+    Args:
+        error: what pydantic raised.
+        key: the path of the table; empty for a whole plan.
+        keys: those that the table may have, as `keys_of` gives them.
+        file: the plan's file.
+        clients: the tables whose names stand for their numbers.
+
+    >>> from hetfed.plan import FederationTable
+    >>> try:
+    ...     FederationTable(rounds=0)
+    ... except ValidationError as error:
+    ...     str(plan_error(error, "federation", keys_of(FederationTable)))
+    'federation.rounds: input should be greater than 0 (value: 0). docs/plans.md lists every key and its values.'
     """
     first, *others = _by_weight(error.errors())
     return PlanError(
@@ -44,12 +58,18 @@ def plan_error(
 
 
 def keys_of(kind: Any) -> Keys:
-    """The keys of a table of this type (a model, a dataclass, or a list or a choice of them); none where it is no table."""
+    """The keys of a table of this type (a model, a dataclass, or a list or a choice of them); none where it is no table.
+
+    >>> from hetfed.participation import Presence
+    >>> from hetfed.plan import ClientTable
+    >>> sorted(keys_of(ClientTable)), keys_of(int)
+    (['data', 'model', 'name', 'presence', 'training'], {})
+    """
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return {name: field.annotation for name, field in kind.model_fields.items()}
     if isinstance(kind, type) and is_dataclass(kind):
         hints = get_type_hints(kind)
-        return {name: hints[name] for name in kind.__dataclass_fields__}
+        return {field.name: hints[field.name] for field in fields(kind)}
     return {name: hint for part in get_args(kind) for name, hint in keys_of(part).items()}
 
 

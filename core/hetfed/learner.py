@@ -25,7 +25,7 @@ SURE = 1e-3
 
 
 class Estimator(Protocol):
-    """What is asked of a scikit-learn estimator."""
+    """The methods of a scikit-learn estimator that are called here."""
 
     def fit(self, x: NDArray[np.float64], y: NDArray[np.generic], sample_weight: NDArray[np.float64]) -> object:
         """Fit it to examples `x` (n, columns), their targets `y` (n, ...) and their weights (n,)."""
@@ -47,14 +47,24 @@ class _Unfitted:
 class Learner(nn.Module):
     """A scikit-learn estimator as a model.
 
-    `estimator` is an unfitted classifier that knows probabilities, or a regressor, that takes sample weights. Its columns are the
-    inputs whose shapes (of one example) are given, flattened, side by side; a missing value, and all values of an input that is
-    absent, are 0. `target` is the shape of one example's target, `public` the number of public inputs.
+    What it is fitted on comes later, by `bind`, and at its own site only: elsewhere it answers zeros, in the right shape. A
+    missing value, and all values of an input that is absent, are 0 to the estimator.
 
-    What it is fitted on comes later, by `bind`, and at its own site only: elsewhere it answers zeros, in the right shape.
+    Args:
+        estimator: an unfitted classifier that knows probabilities, or a regressor; it takes sample weights.
+        task: a classification or a regression.
+        inputs: the shape of one example of each input; they are flattened side by side into the estimator's columns.
+        target: the shape of one example's target.
+        public: the number of public inputs, for which it may be given distillation targets.
 
     Raises:
         TypeError: the task is neither a classification nor a regression.
+
+    >>> from sklearn.tree import DecisionTreeClassifier
+    >>> train = Examples({"x": torch.tensor([[0.0], [1.0]])}, torch.tensor([0, 1]), ["a", "b"])
+    >>> learner = Learner(DecisionTreeClassifier(random_state=0), Classification(("ill", "well")), {"x": (1,)}).bind(train)
+    >>> learner({"x": torch.tensor([[0.9]])}).logits.argmax(dim=1)
+    tensor([1])
     """
 
     learns_by_gradients = False
@@ -101,24 +111,32 @@ class Learner(nn.Module):
     def kept(fitted: Estimator | None, task: Task, like: Examples, only: int | None = None) -> Learner:
         """A learner that has learnt: `fitted` predicts, and needs no data but the shapes of `like`.
 
-        `only` is the one class of the training data where there was but one, for which nothing is fitted.
+        Args:
+            fitted: the estimator; None where there was but one class.
+            task: what it answers.
+            like: examples of the shapes that it reads and answers.
+            only: the one class of the training data where there was but one, for which nothing is fitted.
         """
         shapes = {name: tuple(tensor.shape[1:]) for name, tensor in like.inputs.items()}
         learner = Learner(_Unfitted(), task, shapes, target=tuple(like.target.shape[1:]))
+        # Past the constructor, which would clone the estimator and lose what it has learnt.
         learner.estimator, learner._only = fitted, only
         learner._fitted = (learner.lesson.clone(), learner.weight.clone())
         return learner
 
     @property
     def only(self) -> int | None:
-        """The one class of the training data, where there is but one."""
+        """The one class of the training data; None where there are several."""
         self.fitted()
         return self._only
 
     def digest(self, logits: Tensor, weight: float, temperature: float = 1.0) -> None:
-        """Take the logits (public inputs, ...) for a lesson, each weighing `weight` of an own example.
+        """Take logits on the public inputs for a lesson, by which it is fitted anew when it next predicts.
 
-        The temperature softens classes; numbers are taken as they are.
+        Args:
+            logits: (public inputs, ...), as the task scales them.
+            weight: of each public input beside an own example, which weighs 1.
+            temperature: softens classes; numbers are taken as they are.
         """
         soft = logits / temperature if isinstance(self.task, Classification) else logits
         self.lesson = soft.reshape(self.lesson.shape).clone()
@@ -153,7 +171,10 @@ class Learner(nn.Module):
         return probability
 
     def fitted(self) -> Any:
-        """The estimator, fitted on the client's own examples and the lesson."""
+        """The estimator, fitted on the client's own examples and the lesson.
+
+        It is fitted when it is first asked for, and again when the lesson has changed.
+        """
         # Compared, not flagged as old: load_state_dict() copies another lesson into the buffers without a word.
         if self._fitted is None or not (torch.equal(self._fitted[0], self.lesson) and self._fitted[1] == self.weight):
             columns, target, weight = self._examples()
@@ -170,6 +191,7 @@ class Learner(nn.Module):
         assert self.train_on is not None  # `forward` saw to it
         target = self.train_on.target
         known = target >= 0 if isinstance(self.task, Classification) else ~target.view(len(target), -1).isnan().any(dim=1)
+        # scikit-learn refuses a NaN among targets, whereas the rest of the project masks it.
         columns, answers = [self._columns(self.train_on.inputs)[known.numpy()]], [target[known].numpy()]
         weights = [np.ones(len(answers[0]))]
         if self.public is not None and self.weight > 0:

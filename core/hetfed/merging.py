@@ -1,8 +1,8 @@
 """Merging: the uploads of a round become one result for each group of clients, as the exchange declares.
 
-"mean" is the mean by weight, or the robust rule that the step sets; "sum" the sum; "each" hands every upload over. A mean and a sum
-are added up while uploads arrive, in the order of the clients' names, so that the result does not depend on who was fastest; an
-upload that overtakes another waits for it.
+"mean" is the mean by weight, or the robust rule that the step sets; "sum" the sum; "each" hands every upload over. A mean and
+a sum are added up while uploads arrive, in the order of the clients' names, so that the result does not depend on who was
+fastest; an upload that overtakes another waits for it.
 """
 
 from __future__ import annotations
@@ -14,32 +14,39 @@ from typing import Protocol
 
 from torch import Tensor
 
-from hetfed.aggregation import Merged, add_up
+from hetfed.aggregation import add_up
 from hetfed.client import Tensors
 from hetfed.context import ServerContext
 from hetfed.exchanges.base import Exchange, Merge
-from hetfed.payload import Payload
+from hetfed.payload import Merged, Payload
 
 
 class Merger(Protocol):
-    """Takes the uploads of one group in one round."""
+    """Takes the uploads of one group in one round: each asked client is either added or skipped, once."""
 
     def add(self, name: str, payload: Payload) -> None:
-        """An upload that was accepted."""
+        """Take in an upload that was accepted."""
         ...
 
     def skip(self, name: str) -> None:
-        """Nothing will come of this client in this round."""
+        """Note that nothing will come of this client in this round."""
         ...
 
     def merged(self) -> Merged:
-        """What they came to."""
+        """The result of the uploads so far; called once, at the end of the round."""
         ...
 
 
 @dataclass
 class Collect:
-    """Holds every upload until the end of the round: for what is trained on them, for robust rules, and where late ones count."""
+    """Holds every upload until the end of the round: for what is trained on them, robust rules, and where late ones count.
+
+    Args:
+        server: the server as the exchange sees it; it knows the robust rule.
+        size: how many clients the group has.
+        how: what the exchange asks for: "mean", "sum" or "each".
+        sent: the uploads so far, by client name.
+    """
 
     server: ServerContext
     size: int
@@ -47,14 +54,14 @@ class Collect:
     sent: dict[str, Payload] = field(default_factory=dict)
 
     def add(self, name: str, payload: Payload) -> None:
-        """Hold it."""
+        """Hold the upload."""
         self.sent[name] = payload
 
     def skip(self, name: str) -> None:
-        """Nothing to do."""
+        """Do nothing: what did not arrive is not held."""
 
     def merged(self) -> Merged:
-        """Their mean or their sum; all of them, by name, where each is asked for."""
+        """The mean or the sum of the uploads; all of them, by name, where each is asked for."""
         # By name and not by arrival: a sum of floating-point numbers depends on their order.
         sent = dict(sorted(self.sent.items()))
         share = self.server.share(sent, self.size)
@@ -66,10 +73,22 @@ class Collect:
 
 @dataclass
 class AddUp:
-    """Adds uploads up as they arrive, `weights` being those of the clients that were asked, in the order of their names.
+    """Adds uploads up as they arrive, so that the server never holds more than one sum and what waits.
 
     With `mean`, each is weighed by its share of the weights of all that were asked, in double precision; where somebody's is
     missing, the sum is scaled up in the end.
+
+    Args:
+        size: how many clients the group has.
+        weights: the declared weight of each client that was asked, by name; the sorted names are the order of addition.
+        mean: whether the result is a mean; else a sum without weights.
+
+    >>> import torch
+    >>> adding = AddUp(2, {"a": 30.0, "b": 10.0}, mean=True)
+    >>> adding.add("b", Payload({"w": torch.tensor([4.0])}, weight=10))  # waits for a
+    >>> adding.add("a", Payload({"w": torch.tensor([0.0])}, weight=30))
+    >>> adding.merged().tensors
+    {'w': tensor([1.])}
     """
 
     size: int
@@ -85,18 +104,20 @@ class AddUp:
         self._sum = sum(self.weights.values())
 
     def add(self, name: str, payload: Payload) -> None:
-        """Add it, or let it wait for those whose names come before."""
+        """Add the upload, or let it wait for those whose names come before."""
         self._settle(name, payload)
 
     def skip(self, name: str) -> None:
-        """Wait for it no longer."""
+        """Wait for this client no longer."""
         self._settle(name, None)
 
     def merged(self) -> Merged:
         """The mean or the sum of what arrived."""
         while self._queue:
             self._take(self._queue.popleft())
-        scale = 1 / sum(map(self._share, self.names)) if self.mean and len(self.names) < len(self.weights) else None
+        # Nothing to scale where all of those who sent weigh nothing: then every share is the same.
+        arrived = sum(map(self._share, self.names))
+        scale = 1 / arrived if self.mean and arrived and len(self.names) < len(self.weights) else None
         found = {
             name: (total if scale is None else total * scale).to(self.like[name].dtype) for name, total in self.total.items()
         }
@@ -125,7 +146,13 @@ class AddUp:
 
 
 class Merging:
-    """The uploads of one step in one round, by group; `asked` are the clients that may send, with the weights they declared."""
+    """The uploads of one step in one round, by group.
+
+    Args:
+        exchange: says how uploads are merged (`merge`).
+        server: the server as the exchange sees it; it knows the groups.
+        asked: the clients that may send, with the weights they declared; None where a weight is left open.
+    """
 
     def __init__(self, exchange: Exchange, server: ServerContext, asked: Mapping[str, float | None]) -> None:
         self._exchange, self._server, self._asked = exchange, server, asked
@@ -135,19 +162,19 @@ class Merging:
         self.accepted = 0
 
     def add(self, name: str, payload: Payload) -> None:
-        """An upload that was accepted."""
+        """Hand an upload that was accepted to the merger of its group."""
         group = self._server.groups[name]
         self.accepted += 1
         self._arrived.add(group)
         self._merger(group).add(name, payload)
 
     def skip(self, name: str) -> None:
-        """Nothing, or nothing more, will come of this client in this round."""
+        """Note that nothing, or nothing more, will come of this client in this round."""
         if name in self._asked:
             self._merger(self._server.groups[name]).skip(name)
 
     def merged(self) -> dict[str, Merged]:
-        """What came of each group from which something arrived, by the group's name."""
+        """The result for each group from which something arrived, by the group's name."""
         return {group: self._mergers[group].merged() for group in sorted(self._arrived)}
 
     def _merger(self, group: str) -> Merger:

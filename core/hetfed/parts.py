@@ -1,4 +1,8 @@
-"""Parts of a model, named by path: which tensors of a model an exchange moves."""
+"""Parts of a model, named by path: which tensors of a model an exchange moves.
+
+A path is the dotted name of a submodule, as `nn.Module.get_submodule` takes it ("head", "encoders.image"); the empty path is
+the whole model. A tensor goes by its name in `state_dict()`.
+"""
 
 from __future__ import annotations
 
@@ -29,19 +33,27 @@ INNER_HEAD = "inner_head"
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """The shape and the dtype of a tensor; of an input, those of one example."""
+    """The shape and the dtype of a tensor; of an input, those of one example.
+
+    >>> TensorSpec((3, 32, 32)).size  # bytes of an image in single precision
+    12288
+    """
 
     shape: tuple[int, ...]
     dtype: torch.dtype = torch.float32
 
     @staticmethod
     def of(tensor: Tensor) -> TensorSpec:
-        """That of a tensor."""
+        """The shape and the dtype of `tensor`, all its dimensions included.
+
+        >>> TensorSpec.of(torch.zeros(2, 3))
+        TensorSpec(shape=(2, 3), dtype=torch.float32)
+        """
         return TensorSpec(tuple(tensor.shape), tensor.dtype)
 
     @property
     def size(self) -> int:
-        """How many bytes such a tensor has."""
+        """The number of bytes of such a tensor."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
@@ -67,7 +79,7 @@ class Signature:
 
     @staticmethod
     def of(model: nn.Module) -> Signature:
-        """That of a model.
+        """The signature of `model`.
 
         >>> Signature.of(nn.Linear(2, 1)).parameters
         ('weight', 'bias')
@@ -83,7 +95,11 @@ class Signature:
 
     @property
     def size(self) -> int:
-        """How many numbers its parameters hold."""
+        """The number of the parameters' elements; buffers, such as running statistics, are not counted.
+
+        >>> Signature.of(nn.Linear(2, 1)).size
+        3
+        """
         return sum(math.prod(self.tensors[name].shape) for name in self.parameters if name in self.tensors)
 
     def has(self, path: str) -> bool:
@@ -91,7 +107,12 @@ class Signature:
         return any(inside(name, path) for name in self.parameters)
 
     def near(self, path: str) -> list[str]:
-        """The paths of the parts that there are where `path` leads to none: beside its first wrong word."""
+        """The paths that exist where `path` leads to nothing: the parts beside its first wrong word.
+
+        >>> Signature.of(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))).near("head")
+        ['0', '1']
+        """
+        # Word by word, so that of "encoder.convs.0" the wrong word is named and not the whole path.
         above = WHOLE
         for word in path.split("."):
             if not self.has(f"{above}{word}"):
@@ -101,7 +122,11 @@ class Signature:
         return sorted({above + name.removeprefix(above).partition(".")[0] for name in names})
 
     def without(self, path: str) -> str:
-        """In words, that there is nothing to share under `path`, and what there is instead."""
+        """A reason why there is nothing to share under `path`, and the parts that the model has instead, for a message.
+
+        >>> Signature.of(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))).without("head")
+        "its model has no part 'head' (it has: 0, 1)"
+        """
         if self.has(path):
             return f"everything in {part_words(path)} of its model is excluded or stays local"
         return f"its model has no part {path!r} (it has: {', '.join(self.near(path)) or 'none'})"
@@ -109,9 +134,21 @@ class Signature:
     def names(self, path: str, *, exclude: Collection[str] = (), with_norm: bool = True, buffers: bool = True) -> list[str]:
         """Sorted names of the floating-point tensors (parameters and, unless told otherwise, buffers) under `path`.
 
-        Left out are what lies under a path of `exclude`, the model's own local parts and, unless `with_norm`, the normalisation
-        layers. Integer buffers (the step counts of batch normalisation) are never in: they have no mean. Where there is no
-        parameter under `path` there is nothing: buffers alone are the memory of a model that learns in another way.
+        Integer buffers (the step counts of batch normalisation) are never in: they have no mean. Where there is no parameter
+        under `path` there is nothing: buffers alone are the memory of a model that learns in another way.
+
+        Args:
+            path: of the submodule; empty for the whole model. The model's own local parts (`local_parts`) stay out of it,
+                unless `path` leads to one of them or inside one.
+            exclude: paths of what is left out.
+            with_norm: False leaves out normalisation layers, as FedBN does (Li et al. 2021).
+            buffers: False leaves out running statistics and other buffers.
+
+        >>> signature = Signature.of(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 1)))
+        >>> signature.names("", exclude=["2"], with_norm=False)
+        ['0.bias', '0.weight']
+        >>> signature.names("1", buffers=False)
+        ['1.bias', '1.weight']
         """
         if not self.has(path):
             return []
@@ -133,13 +170,14 @@ class Signature:
 
         All but normalisation, that is: who leaves out only that, as FedBN does, still shares every answer.
         """
+        # A companion answers as well: its head travels in the place of the client's own.
         if self.has(HEAD):
             heads = (HEAD, f"{COMPANION}.{HEAD}", f"{COMPANION}.{INNER_HEAD}")
             return any(inside(name, head) for name in names for head in heads)
         return set(self.names(WHOLE, with_norm=False)) <= set(names)
 
     def inputs_under(self, names: Collection[str]) -> set[str]:
-        """The inputs that these tensors stand on, where the model says what reads which (`reads_input`)."""
+        """The inputs that these tensors stand on, where the model says which submodule reads which input (`reads_input`)."""
         return {read for path, read in self.reads.items() if any(inside(name, path) for name in names)}
 
 
@@ -153,17 +191,31 @@ def inside(name: str, path: str) -> bool:
 
 
 def below(path: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under `path`, by their names within it."""
+    """The tensors under `path`, by their names within it.
+
+    >>> below("head", {"head.bias": torch.zeros(2), "encoder.bias": torch.zeros(3)})
+    {'bias': tensor([0., 0.])}
+    """
     return {name.removeprefix(f"{path}."): tensor for name, tensor in tensors.items() if name.startswith(f"{path}.")}
 
 
 def part_words(path: str) -> str:
-    """What a path stands for, in words."""
+    """The part at `path`, in words for a message.
+
+    >>> part_words("head"), part_words("")
+    ("part 'head'", 'the whole model')
+    """
     return f"part {path!r}" if path else "the whole model"
 
 
 def local_parts(model: nn.Module) -> tuple[str, ...]:
-    """The paths that mean nothing at another client, as the model and the models inside it say."""
+    """The paths that mean nothing at another client (a city's sensors), as the model and the models inside it say.
+
+    >>> class Sensors(nn.Linear):
+    ...     local_parts = ("bias",)
+    >>> local_parts(nn.Sequential(Sensors(2, 2)))
+    ('0.bias',)
+    """
     return tuple(
         f"{path}.{part}" if path else part
         for path, module in model.named_modules()
@@ -186,20 +238,49 @@ def copy_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def live_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The parameters and buffers of `model` themselves, by name."""
+    """The parameters and buffers of `model` themselves, by name: a change of one changes the model."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def read_tensors(model: nn.Module, names: Collection[str]) -> dict[str, Tensor]:
-    """Copies of the named tensors of `model`."""
+    """Copies of the named tensors of `model`.
+
+    >>> model = nn.Linear(1, 1)
+    >>> write_tensors(model, {"bias": torch.tensor([7.0])})
+    >>> read_tensors(model, ["bias"])
+    {'bias': tensor([7.])}
+    """
     state = model.state_dict()
     return {name: state[name].detach().clone() for name in names}
 
 
 @torch.no_grad()
 def write_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Copy `tensors` into the tensors of `model` that carry their names."""
+    """Copy `tensors` into the tensors of `model` that carry their names.
+
+    Raises:
+        KeyError: the model has no tensor of that name.
+        RuntimeError: a shape does not fit.
+    """
     state = model.state_dict()
     for name, tensor in tensors.items():
         # In place: closures, hooks and tied models hold on to the tensors that the model has now.
         state[name].copy_(tensor)
+
+
+def within(group: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under the names by which the server's state, or a client's memory, keeps them for a group.
+
+    >>> within("a", {"w": torch.ones(1)})
+    {'a/w': tensor([1.])}
+    """
+    return {f"{group}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def of_group(group: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that are kept for a group, under the names they had before `within`.
+
+    >>> of_group("a", {"a/w": torch.ones(1), "b/w": torch.zeros(1)})
+    {'w': tensor([1.])}
+    """
+    return {key.removeprefix(f"{group}/"): tensor for key, tensor in state.items() if key.startswith(f"{group}/")}

@@ -1,4 +1,10 @@
-"""A plan: what a run is to do, as TOML, checked before anything starts."""
+"""A plan: what a run is to do, as TOML, checked before anything starts.
+
+A plan: what a run is to do, as TOML, checked before anything starts.
+
+`read_plan` checks what every vertical's plan has. What stands under `data` and `model` is for the vertical to check, when it
+makes clients of the plan.
+"""
 
 from __future__ import annotations
 
@@ -62,13 +68,32 @@ Name = Annotated[str, AfterValidator(_plain)]
 
 
 class AlgorithmTable(OpenTable):
-    """A named composition; further keys are its arguments."""
+    """A named composition; further keys are its arguments.
+
+    >>> AlgorithmTable(name="fedprox", mu=0.1).model_extra
+    {'mu': 0.1}
+    """
 
     name: str
 
 
 class FederationTable(Table):
-    """The `[federation]` table."""
+    """The `[federation]` table.
+
+    Args:
+        rounds: of broadcast, local training and merging.
+        seed: from which all chance is derived.
+        algorithm: a published one, in place of `[[exchange]]` tables.
+        quorum: uploads that an exchange needs before the server merges them.
+        checkpoint_every: rounds between checkpoints; the last round always has one.
+        select: which model of a client counts: the best on its validation data, or the last.
+        finetune: rounds in which each client trains its federated model by itself; 0 for none.
+        alone: whether everybody is trained alone, too.
+        pooled: whether each kind of model is trained on everybody's data, too.
+
+    >>> FederationTable(algorithm="fedavg").algorithm.name
+    'fedavg'
+    """
 
     rounds: PositiveInt = 10
     seed: NonNegativeInt = 0
@@ -82,7 +107,17 @@ class FederationTable(Table):
 
 
 class ExchangeTable(OpenTable):
-    """One `[[exchange]]` table; further keys are the settings of its kind."""
+    """One `[[exchange]]` table; further keys are the settings of its kind.
+
+    Args:
+        kind: one of the registered exchanges.
+        every: the cadence: clients upload in each round that it divides.
+        until: the last round of it; None for all rounds.
+        compression: of what is uploaded.
+        aggregation: how uploads become one: their mean by weight, or a robust rule.
+        clients: the names of those who take part; None for all who can.
+        label: tells two exchanges of one kind apart.
+    """
 
     kind: str
     every: PositiveInt = 1
@@ -129,6 +164,10 @@ class Plan(Table):
 
         Raises:
             PlanError: there is none of that name, or it does not take these settings.
+
+        >>> plan = read_plan('[[client]]\\nname = "north"', "one.toml")
+        >>> plan.under("fedprox").composition().name
+        'fedprox'
         """
         variant = self.variant.get(algorithm, VariantTable())
         check_algorithm(algorithm, "variant" if algorithm in self.variant else ALGORITHM)
@@ -148,15 +187,13 @@ class Plan(Table):
 
         Raises:
             PlanError: an unknown algorithm or kind, or a setting that it does not take.
+
+        >>> plan = read_plan('[[exchange]]\\nkind = "shared-parameters"\\nevery = 2\\n[[client]]\\nname = "north"', "one.toml")
+        >>> [(step.label, step.every) for step in plan.composition()]
+        [('shared-parameters', 2)]
         """
         composition = self._composition()
-        if self.participation.asynchronous and any(step.compression for step in composition):
-            raise PlanError(
-                "compressed uploads are changes of what was sent in the same round",
-                key="participation.asynchronous",
-                value=True,
-                remedy="Leave out the compression, or let rounds be synchronous.",
-            )
+        check_synchronous(self.participation, composition)
         return composition
 
     def _composition(self) -> Composition:
@@ -173,22 +210,67 @@ class Plan(Table):
         return named_algorithm(algorithm.name, algorithm.model_extra or {})
 
     def resolved(self) -> str:
-        """The plan as TOML with every default written out."""
+        """The plan as TOML with every default written out.
+
+        A run folder keeps it, and a run that is resumed must have the same.
+
+        >>> plan = read_plan('[[client]]\\nname = "north"', "one.toml")
+        >>> read_plan(plan.resolved(), "again.toml") == plan
+        True
+        """
         # Without the defaults: every client has taken them over by now, and would get them a second time.
         return tomli_w.dumps(_without_none(self.model_dump(exclude={"defaults"})))
 
     def digest(self) -> str:
-        """The same for plans that ask for the same run, in whatever words, and in whatever order they list their clients."""
+        """The same for plans that ask for the same run, in whatever words, and in whatever order they list their clients.
+
+        >>> one = read_plan('title = "first"\\n[[client]]\\nname = "a"\\n[[client]]\\nname = "b"', "one.toml")
+        >>> two = read_plan('[[client]]\\nname = "b"\\n[[client]]\\nname = "a"', "two.toml")
+        >>> one.digest() == two.digest(), one.digest() == one.with_federation(seed=1).digest()
+        (True, False)
+        """
         ordered = tuple(sorted(self.client, key=lambda client: client.name))
         federation = self.federation.model_copy(update={"checkpoint_every": 1})
         idle = {"title": "", "description": "", "variant": {}, "federation": federation}
         return hashlib.sha256(self.model_copy(update={"client": ordered, **idle}).resolved().encode()).hexdigest()
 
     def with_federation(self, **changes: object) -> Plan:
-        """The plan with other federation settings, those that are None left as they are."""
+        """The plan with other federation settings, those that are None left as they are.
+
+        Raises:
+            PlanError: there is no such setting, or it does not take that value.
+
+        >>> read_plan('[[client]]\\nname = "north"', "one.toml").with_federation(rounds=3, seed=None).federation.rounds
+        3
+        """
         update = {key: value for key, value in changes.items() if value is not None}
         table = validate(FederationTable, {**self.federation.model_dump(), **update}, key="federation")
         return self.model_copy(update={"federation": table})
+
+
+def check_synchronous(participation: Participation, composition: Composition) -> None:
+    """Raise `PlanError` where rounds are asynchronous, and something is compressed."""
+    if participation.asynchronous and any(step.compression for step in composition):
+        raise PlanError(
+            "compressed uploads are changes of what was sent in the same round",
+            key="participation.asynchronous",
+            value=True,
+            remedy="Leave out the compression, or let rounds be synchronous.",
+        )
+
+
+def client_table(name: str, **tables: BaseModel | Mapping[str, Any] | None) -> ClientTable:
+    """A `[[client]]` table that a script asks for: `data`, `model`, `training` and `presence`, those that are None left out.
+
+    Raises:
+        PlanError: what a plan would be told of it.
+    """
+    given = {key: _plain_table(table) for key, table in tables.items() if table is not None}
+    return validate(ClientTable, {"name": name, **given}, key=f"client {name!r}")
+
+
+def _plain_table(table: BaseModel | Mapping[str, Any]) -> dict[str, Any]:
+    return table.model_dump(mode="json") if isinstance(table, BaseModel) else dict(table)
 
 
 def named_algorithm(name: str, settings: Mapping[str, Any], *, key: str = ALGORITHM) -> Composition:
@@ -196,6 +278,12 @@ def named_algorithm(name: str, settings: Mapping[str, Any], *, key: str = ALGORI
 
     Raises:
         PlanError: unknown name or setting.
+
+    >>> named_algorithm("fedavg", {}).name
+    'fedavg'
+    >>> named_algorithm("fedavgg", {})  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    hetfed.errors.PlanError: federation.algorithm: unknown algorithm (value: 'fedavgg'). Did you mean 'fedavg'? Known: ...
     """
     check_algorithm(name, key)
     try:
@@ -241,6 +329,12 @@ def validate(table_class: type[AnyModel], table: Mapping[str, Any], *, key: str)
 
     Raises:
         PlanError: naming `key`, the value and the remedy.
+
+    >>> validate(FederationTable, {"rounds": 5}, key="federation").rounds
+    5
+    >>> validate(FederationTable, {"rounds": "5"}, key="federation")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    hetfed.errors.PlanError: federation.rounds: input should be a valid integer (value: '5'). ...
     """
     try:
         return table_class.model_validate_json(_json(table), strict=True)
@@ -257,8 +351,19 @@ def _json(table: Mapping[str, Any]) -> str:
 def read_plan(text: str, file: str | Path) -> Plan:
     """The plan that `text` holds.
 
+    Args:
+        text: a plan in TOML.
+        file: what messages call it.
+
     Raises:
         PlanError: not TOML, or not a plan; it names the file, the key and the value.
+
+    >>> plan = read_plan('[federation]\\nrounds = 5\\nalgorithm = "fedavg"\\n[[client]]\\nname = "north"', "one.toml")
+    >>> plan.federation.rounds, [client.name for client in plan.client]
+    (5, ['north'])
+    >>> read_plan('[federation]\\nround = 5', "one.toml")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    hetfed.errors.PlanError: one.toml: federation.round: unknown key (value: 5). Did you mean 'rounds'? Known keys here: ...
     """
     try:
         table = tomllib.loads(text)

@@ -35,7 +35,13 @@ OnEpoch = Callable[[int], None]
 class DataPool:
     """Data that one model can read: the clients in it, their training examples together, and the model.
 
-    `task` is the question as models are judged by it, `asked` the same where the model is.
+    Args:
+        model: of the members' kind; its parameters may be those of another pool's model.
+        examples: training examples of all its clients, one after the other.
+        task: the question of the first client, as models are judged by it.
+        augment: that of the first client.
+        asked: the same where the model is.
+        clients: those whose data the model reads.
     """
 
     model: nn.Module
@@ -56,7 +62,13 @@ class DataPool:
 
 @dataclass
 class Best:
-    """The best model so far of one member, on its own validation data."""
+    """The best model so far of one member, on its own validation data.
+
+    Args:
+        tensors: the model's state; empty before the first round.
+        score: larger is better; None before the first round.
+        round: in which it was reached.
+    """
 
     tensors: Tensors = field(default_factory=dict)
     score: tuple[float, float] | None = None
@@ -64,7 +76,16 @@ class Best:
 
 
 def kinds_of(clients: Sequence[Client]) -> list[list[Client]]:
-    """Clients grouped by kind; a client without a kind stands alone."""
+    """Clients grouped by kind; a client without a kind stands alone.
+
+    >>> from hetfed.data import ClientData
+    >>> from hetfed.tasks import Classification
+    >>> data, task = ClientData.of({"x": [[0.0], [1.0], [2.0], [3.0], [4.0]]}, [0, 1, 0, 1, 0]), Classification(("ill", "well"))
+    >>> kinds = {"a": "mlp", "b": "snn", "c": "mlp"}
+    >>> a, b, c = (Client(name, data, task, lambda spec: nn.Linear(1, 2), kind=kind) for name, kind in kinds.items())
+    >>> [[client.name for client in group] for group in kinds_of([a, b, c])]
+    [['a', 'c'], ['b']]
+    """
     groups: dict[str, list[Client]] = {}
     for client in clients:
         groups.setdefault(client.kind or client.name, []).append(client)
@@ -81,7 +102,18 @@ def train_pooled(
 
     The batches of all pools are mixed in random order; each member keeps the model that does best on its own validation
     data. Returns what came out for each member, by name.
+
+    Args:
+        federation: gives rounds, seed and the rule of selection. Nothing of its composition is looked at.
+        clients: everybody whose data may join.
+        members: clients of one kind, whose model and training are used.
+        on_epoch: called with the number of each round that has ended.
+
+    Returns:
+        By member; an outcome without a value, and a note, where nobody else's data fit the model.
     """
+    # The order in which a plan lists its clients changes nothing.
+    clients, members = (sorted(given, key=lambda client: client.name) for given in (clients, members))
     name = f"pooled {members[0].name}"
     nobody = Outcome(note="no other client's data fits its model")
     with isolated(federation.seed, name, "initial"):
@@ -132,7 +164,12 @@ def _train_phase(
 
 
 def build_pools(members: Sequence[Client], everybody: Sequence[Client]) -> list[DataPool]:
-    """The data of everybody as models of the kind of `members` can read it, the members' own first."""
+    """The data of everybody as models of the kind of `members` can read it, the members' own first.
+
+    Returns:
+        One pool for each kind of data. The models of further pools are tied to that of the first. A client whose data fit no
+        such model is in none.
+    """
     pools: list[DataPool] = []
     # Members first: theirs is the model that the others are tied to, and the first client of a pool sets its modalities.
     for client in [*members, *(c for c in everybody if c not in members)]:
@@ -195,6 +232,14 @@ def tie(model: nn.Module, to: nn.Module) -> bool:
     """Let `model` use the parameters of `to` wherever both have one of that name and shape, but for head and local parts.
 
     Returns whether anything was tied.
+
+    Args:
+        model: loses parameters of its own.
+        to: whose parameters are used from now on.
+
+    >>> one, other = nn.ModuleDict({"body": nn.Linear(2, 3), "head": nn.Linear(3, 2)}), nn.ModuleDict({"body": nn.Linear(2, 3)})
+    >>> tie(one, other), one["body"].weight is other["body"].weight
+    (True, True)
     """
     kept = ("head", *local_parts(to))
     shared = {name: p for name, p in to.named_parameters() if not any(inside(name, part) for part in kept)}
@@ -229,6 +274,7 @@ def _batch_count(examples: int, size: int) -> int:
 
 def _loss_of(pool: DataPool) -> Loss:
     def loss(batch: Batch) -> Tensor | None:
+        """The task's loss on a batch; None where no target is known."""
         return loss_if_any(pool.asked, pool.model(batch.inputs), batch)
 
     return loss

@@ -46,9 +46,13 @@ def keep_alive(owner: object) -> None:
 
 @dataclass(frozen=True)
 class PublicInputs:
-    """What is known of the public inputs that a client holds: their number, a digest of their ids in order, and their shapes.
+    """The public inputs of a client, as others may know them.
 
-    `unread` says why the client cannot read them, as what may follow "it"; empty where it can.
+    Args:
+        count: how many there are; 0 where the client holds none.
+        digest: of their ids in order: clients with the same one hold the same inputs in the same order.
+        inputs: the shape and dtype of one example of each input.
+        unread: why the client cannot read them, as what may follow "it"; empty where it can.
     """
 
     count: int = 0
@@ -58,7 +62,11 @@ class PublicInputs:
 
     @staticmethod
     def of(examples: Examples | None, unread: str = "") -> PublicInputs:
-        """Those of a client."""
+        """The public inputs of a client that holds `examples`, or none.
+
+        >>> PublicInputs.of(Examples({"x": torch.zeros(2, 3)}, torch.zeros(2), ["a", "b"])).inputs
+        {'x': TensorSpec(shape=(3,), dtype=torch.float32)}
+        """
         if examples is None:
             return PublicInputs(unread=unread)
         digest = hashlib.sha256("\x1f".join(examples.ids).encode()).hexdigest()[:16]
@@ -93,6 +101,15 @@ class Profile:
         unit: of its metric, where the metric has one.
         synthetic: whether its data are made up.
         common_fn: builds a small model that every client can hold beside its own; None where there is no such model.
+
+    >>> from hetfed.client import Client
+    >>> from hetfed.data import ClientData
+    >>> from hetfed.tasks import Classification
+    >>> data = ClientData.of({"x": torch.zeros(10, 4)}, [0, 1] * 5)
+    >>> client = Client("a", data, Classification(("ill", "well")), lambda spec: nn.Sequential(nn.Linear(4, 2)))
+    >>> profile = Profile.from_json(client.profile.to_json(), client.model_fn)
+    >>> profile.examples, profile.signature.parameters, profile.probe.logits.shape
+    (6, ('0.weight', '0.bias'), torch.Size([2, 2]))
     """
 
     name: str
@@ -117,7 +134,7 @@ class Profile:
     common_fn: ModelFn | None = None
 
     def new_model(self, *seed_path: object) -> nn.Module:
-        """A freshly initialised model, the same for the same `seed_path`."""
+        """A freshly initialised model, the same for the same `seed_path`; torch's default generator is left as it was."""
         with isolated(*seed_path):
             return self.model_fn(self.spec)
 
@@ -130,12 +147,12 @@ class Profile:
 
     @cached_property
     def signature(self) -> Signature:
-        """What the tensors of its model are."""
+        """The names, shapes and dtypes of its model's tensors."""
         return Signature.of(self.module)
 
     @cached_property
     def probe(self) -> Output:
-        """What a model of this architecture says of two blank examples; the shapes are what matters."""
+        """The model's output for two blank examples; the shapes are what matters."""
         return predict(self.module, self.blank(2))
 
     def blank(self, count: int) -> Examples:
@@ -156,7 +173,17 @@ class Profile:
 
     @staticmethod
     def from_json(text: str, model_fn: ModelFn, common_fn: ModelFn | None = None) -> Profile:
-        """What `to_json` wrote, with the code that belongs to it."""
+        """The profile that `to_json` wrote, with the code that belongs to it.
+
+        Args:
+            text: as it travelled.
+            model_fn: builds the client's architecture.
+            common_fn: builds its small common model; not looked at where the client has none.
+
+        Raises:
+            KeyError: a field is missing, or the task is of a kind that is not registered.
+        """
+        # JSON and no pickle: a profile comes from another site, and reading it must run nothing.
         known = json.loads(text)
         has_common = known.pop("has_common")
         known["public"]["inputs"] = _specs_from_json(known["public"]["inputs"])
@@ -190,7 +217,11 @@ PLAIN = (
 
 
 def blank(inputs: Mapping[str, TensorSpec], count: int, target: Sequence[int] = ()) -> Examples:
-    """So many examples of these shapes, all zeros."""
+    """So many examples of these shapes, all zeros.
+
+    >>> blank({"x": TensorSpec((3,))}, 2).inputs["x"].shape
+    torch.Size([2, 3])
+    """
     zeros = {name: torch.zeros(count, *spec.shape, dtype=spec.dtype) for name, spec in inputs.items()}
     return Examples(zeros, torch.zeros(count, *target), [f"blank {i}" for i in range(count)])
 

@@ -1,4 +1,7 @@
-"""What a plan can name: items of this project, of installed packages and of a user's script, in one way for all."""
+"""What a plan can name: items of this project, of installed packages and of a user's script, in one way for all.
+
+Datasets, modalities, backbones and encoders stand in registries of their own; each is looked up by the name in a plan.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,18 @@ from hetfed.errors import PlanError, among
 
 Item = TypeVar("Item")
 Same = TypeVar("Same")
+
+
+def same_definition(one: type | Callable[..., object], other: type | Callable[..., object]) -> bool:
+    """Whether two classes or functions are one and the same, or one is the other defined anew.
+
+    >>> def scaled(): ...
+    >>> before = scaled
+    >>> def scaled(): ...
+    >>> same_definition(before, scaled), same_definition(scaled, print)
+    (True, False)
+    """
+    return one is other or (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
 
 
 class Registry(Mapping[str, Item]):
@@ -57,7 +72,12 @@ class Registry(Mapping[str, Item]):
         return len(self._items)
 
     def add(self, name: str, item: Item, *, replace: bool = False) -> Item:
-        """Register `item`, and return it; with `replace`, instead of another of that name, as a notebook cell run twice needs.
+        """Register `item` under `name`, and return it.
+
+        Args:
+            name: as a plan names it.
+            item: of the registry's kind, which `fault` judges.
+            replace: whether it may stand in the place of another item of that name, as a notebook cell run twice needs.
 
         Raises:
             ValueError: the name is taken, or the item is not one.
@@ -68,6 +88,7 @@ class Registry(Mapping[str, Item]):
             raise ValueError(f"there is another {self.what} {name!r}: choose another name, or say replace=True")
         if fault := self._fault(name, item):
             raise ValueError(f"{name!r} is no {self.what}: {fault}")
+        # Only now: an item that is refused leaves the registry as it was.
         self._items[name] = item
         return item
 
@@ -82,6 +103,7 @@ class Registry(Mapping[str, Item]):
         """
 
         def added(item: Same) -> Same:
+            """Add the item under its name."""
             self.add(name, item, replace=replace)  # type: ignore[arg-type]  # `fault` says whether it is one
             return item
 
@@ -91,7 +113,7 @@ class Registry(Mapping[str, Item]):
         """The item that a plan names under `key`.
 
         Raises:
-            PlanError: there is none of that name; it gives the nearest, and all.
+            PlanError: there is none of that name; the error gives the nearest, and all.
         """
         if name not in self:
             raise PlanError(f"unknown {self.what}", key=key, value=name, remedy=among(name, sorted(self)))

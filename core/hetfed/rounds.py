@@ -1,4 +1,8 @@
-"""Rounds: the server broadcasts, clients take their turns wherever they are, the server checks and merges what comes back."""
+"""Rounds: the server broadcasts, clients take their turns wherever they are, the server checks and merges what comes back.
+
+A round is a function from a state to the next one: it changes nothing that it was given. Where turns run is the engine's
+affair.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +15,16 @@ from hetfed import codecs
 from hetfed.client import Tensors
 from hetfed.engines.local import Engine, Failure, Order, Reply
 from hetfed.errors import PayloadRefused, RunError
-from hetfed.federation import Federation, FederationState, InFlight, Row, Upload
+from hetfed.federation import Federation, FederationState, Row
 from hetfed.merging import Merging
-from hetfed.payload import Payload
-from hetfed.turn import Round
+from hetfed.payload import InFlight, Payload, Upload
+from hetfed.turn import Report, Round, Stage
 
 OnUpload = Callable[[Upload], None]
 
 
 def init(federation: Federation) -> FederationState:
-    """The state before the first round."""
+    """The server's state before the first round."""
     server = {step.label: step.exchange.init(federation.server_context(step, 0)) for step in federation.composition}
     return FederationState(0, server)
 
@@ -32,6 +36,15 @@ def run_round(
     on_upload: OnUpload = lambda upload: None,
 ) -> FederationState:
     """One round: the server broadcasts, every client that it asks takes its turn, the server merges what it accepts.
+
+    Args:
+        federation: the participants, their composition and its settings.
+        state: after the round before; it is not changed.
+        engine: runs the turns.
+        on_upload: is called with each upload when it arrives, accepted or not, in the order of arrival.
+
+    Returns:
+        The state after this round, its rows in the order of rounds and clients.
 
     Raises:
         RunError: a turn failed, and the federation does not tolerate that; the message names the client, the round, the stage
@@ -64,6 +77,9 @@ def finalize(
     """After the last round: what came of the last uploads reaches every client, as far as it is part of a model, and is judged.
 
     It stands in the rows as one more round, without training. Uploads that are still on their way come too late.
+
+    Raises:
+        RunError: a turn failed, and the federation does not tolerate that.
     """
     # The round after the last one: with any cadence whose last upload was in round `rounds`, it is now that the server sends.
     # Of that, only what changes models: prototypes and the like shape a loss, and without training after it would cost bytes
@@ -75,6 +91,7 @@ def finalize(
     inboxes: dict[str, dict[str, bytes]] = {}
 
     def orders() -> Iterator[Order]:
+        """The turns of the clients to which something lasting is sent."""
         for order in _orders(federation, state, [profile.name for profile in federation.profiles], this, inboxes):
             lasting = {label: sent for label, sent in order.inbox.items() if federation.declared[label][order.client].lasting}
             inboxes[order.client] = lasting
@@ -84,6 +101,25 @@ def finalize(
     rows = [_row(federation, this.number, name, reply, inboxes[name]) for name, reply in engine(orders(), this)]
     rows.sort(key=lambda row: row.client)
     return FederationState(state.round, state.server, [*_with_refusals(state.rows, late), *rows])
+
+
+def ask(federation: Federation, engine: Engine, stage: Stage) -> dict[str, Report]:
+    """Have every client go through a stage in which nothing travels but figures.
+
+    Returns:
+        The report of each client, by its name.
+
+    Raises:
+        RunError: a client could not.
+    """
+    this = replace(federation.round(federation.rounds), stage=stage)
+    reports = {}
+    # Empty inboxes: a stage of figures must not change what a client holds by what the server sends.
+    for name, reply in engine((Order(profile.name, {}) for profile in federation.profiles), this):
+        if isinstance(reply, Failure):
+            raise RunError(f"client {name!r} failed{_notes(reply.error)}: {_words(reply.error)}") from reply.error
+        reports[name] = reply.report
+    return reports
 
 
 class _Incoming:
@@ -112,6 +148,7 @@ class _Incoming:
             InFlight(name, label, encoded, self._number, arrives, inbox.get(label, b"") if label in self._compressed else b"")
             for label, encoded in reply.outbox.items()
         ]
+        # Held by the caller as part of the state, so that an interrupted run does not lose what is on its way.
         if delay:
             return sent
         for upload in sent:
@@ -129,6 +166,7 @@ class _Incoming:
 
     def ended(self, name: str) -> None:
         """Nothing more comes of this client in this round."""
+        # Of every step: a turn that failed, or an exchange that sent nothing, must not hold up those whose names come after.
         for merging in self._merging.values():
             merging.skip(name)
 
@@ -173,8 +211,9 @@ def _inbox(federation: Federation, state: FederationState, name: str, round_numb
             reached = step.last_broadcast(last_turn) if last_turn else 0
             context = federation.server_context(step, round_number, reached)
             payload = step.exchange.broadcast(context, state.server[step.label], federation.peers[name])
+            # Encoded for each client by itself: what is sent may depend on the client, as a slice or a group's mean does.
             if payload is not None:
-                inbox[step.label] = step.write(payload)
+                inbox[step.label] = codecs.to_client(step.chain, payload)
     return inbox
 
 
@@ -194,10 +233,10 @@ def _receive(federation: Federation, sent: InFlight, round_number: int) -> Uploa
         late = federation.participation.lateness(federation.duration(sent.client, sent.sent))
         if late:
             raise PayloadRefused(late)
-        base = step.base(step.read(sent.base) if sent.base else None, declared)
+        base = codecs.base_of(codecs.at_client(step.chain, sent.base) if sent.base else None, declared)
         # The shapes are also needed to decompress: a few bytes must not become a tensor, larger than was declared, that fills
         # the memory.
-        contents = codecs.arrived(step.chain, travelled, base, declared.shapes)
+        contents = codecs.at_server(step.chain, travelled, base, declared.shapes)
         declared.check(contents, profile.examples)
     except PayloadRefused as error:
         return replace(upload, refused=str(error))
@@ -234,14 +273,22 @@ def _row(federation: Federation, number: int, name: str, reply: Reply | Failure,
 
 
 def _failed(federation: Federation, number: int, name: str, failure: Failure, bytes_down: int) -> Row:
-    # Some errors have no text, such as that of a memory that is full; where a turn stood is in the notes.
-    notes = "".join(f", {note}" for note in getattr(failure.error, "__notes__", ()))
-    why = str(failure.error) or repr(failure.error)
+    notes, why = _notes(failure.error), _words(failure.error)
     if not federation.participation.tolerate_failures:
         raise RunError(f"client {name!r} failed in round {number}{notes}: {why}") from failure.error
     nan = float("nan")
     figures: dict[str, Any] = {"train_loss": nan, "validation": None, "validation_loss": nan, "seconds": 0.0}
     return Row(number, name, **figures, bytes_up=0, bytes_down=bytes_down, refused=0, failed=f"{why}{notes}")
+
+
+def _words(error: Exception) -> str:
+    # Some errors have no text, such as that of a memory that is full.
+    return str(error) or repr(error)
+
+
+def _notes(error: Exception) -> str:
+    """Where a turn stood."""
+    return "".join(f", {note}" for note in getattr(error, "__notes__", ()))
 
 
 def _with_refusals(rows: Sequence[Row], uploads: Sequence[Upload]) -> list[Row]:

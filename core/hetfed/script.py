@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from tempfile import mkdtemp
+from typing import Any, Literal, get_args
 
 import pandas as pd
 from rich.console import Console
@@ -24,7 +26,7 @@ from hetfed.exchanges import Exchange, kind_of
 from hetfed.kept.load import load_model
 from hetfed.kept.model import KeptModel
 from hetfed.participation import Participation
-from hetfed.plan import ClientTable, ExchangeTable, FederationTable, Plan, named_algorithm, validate
+from hetfed.plan import ClientTable, ExchangeTable, FederationTable, Plan, client_table, named_algorithm, validate
 from hetfed.report import write_report
 from hetfed.results.arms import ARMS
 from hetfed.results.folder import ROUNDS, RunFolder
@@ -41,7 +43,7 @@ Shared = Composition | Exchange | Step | str
 
 
 def federate(
-    clients: Sequence[Client],
+    clients: Iterable[Client],
     composition: Shared,
     *,
     rounds: int = 10,
@@ -77,31 +79,42 @@ def federate(
         PlanError: clients and composition do not fit together; the message names the client or the exchange, and the remedy.
         RunFolderError: the folder holds another run. RunError: a client's turn failed.
     """
-    chosen = _composition(composition)
-    table = {"rounds": rounds, "seed": seed, "quorum": quorum, "select": select, "finetune": finetune}
-    table |= {arm: arm in _arms(arms) for arm in ("alone", "pooled")}
+    chosen, members = _composition(composition), _checked(clients)
+    table: dict[str, Any] = {
+        "rounds": rounds,
+        "seed": seed,
+        "quorum": quorum,
+        "select": select,
+        "finetune": finetune,
+        **_arms(arms),
+    }
+    if isinstance(composition, str):
+        table["algorithm"] = composition
     plan = Plan(
         title=title,
         federation=validate(FederationTable, table, key="federate"),
         participation=participation or Participation(),
-        exchange=tuple(_told(step) for step in chosen),
-        phase=chosen.phases,
-        client=tuple(_client_table(client) for client in _checked(clients)),
+        # A plan has a named algorithm or tables, not both.
+        exchange=() if isinstance(composition, str) else tuple(_told(step) for step in chosen),
+        phase=() if isinstance(composition, str) else chosen.phases,
+        client=tuple(_client_table(client) for client in members),
     )
-    prepared = Prepared(plan, tuple(clients), enrolled(plan, clients, chosen))
-    temporary = None if folder is not None else TemporaryDirectory(prefix="hetfed-")
-    where = Path(temporary.name if temporary else str(folder))
-    if resume:
-        _check_begun(where)
-    run = RunFolder.open(where, plan, resume=resume)
-    with run.held(), listener_of(Console()) if progress else nullcontext(Silent()) as listener:
-        execute(prepared, title or "script", run, listener)
-    return Result(run, {client.name: client for client in clients}, temporary)
+    prepared = Prepared(plan, members, enrolled(plan, members, chosen))
+    with ExitStack() as undo:
+        run = RunFolder(_temporary(undo)) if folder is None else RunFolder(Path(folder))
+        _open(run.path, plan, resume=resume, given=folder is not None)
+        with run.held(), listener_of(Console()) if progress else nullcontext(Silent()) as listener:
+            execute(prepared, title or "script", run, listener)
+        result = Result(run, {client.name: client for client in members})
+        # What is temporary lasts as long as the result.
+        weakref.finalize(result, undo.pop_all().close)
+    return result
 
 
-@dataclass(frozen=True)
+# eq=False and repr=False: a result is the same as itself alone, and shows its table, not everybody's data.
+@dataclass(frozen=True, eq=False, repr=False)
 class Result:
-    """What came of a federation; show it in a notebook, or `save` it as a run folder with its report.
+    """What came of a federation; show it in a notebook, `print` it, or `save` it as a run folder with its report.
 
     Args:
         run: the folder of the run.
@@ -110,7 +123,6 @@ class Result:
 
     run: RunFolder
     clients: Mapping[str, Client]
-    _temporary: TemporaryDirectory[str] | None = None
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -118,23 +130,25 @@ class Result:
         return self.run.summary()
 
     def table(self) -> pd.DataFrame:
-        """The test metric of every client in each arm, and the model that it keeps: one row per client."""
+        """One row per client: its metric, the value on its test data in each arm, the model that it keeps.
+
+        `metric` has the unit in brackets, as in "MAE (km/h)". `keeps` is the arm of the model in `models`. Arms that did not
+        run have no column; a value that is undefined is NaN, and `summary` has the reason. `n_test` counts test examples.
+        """
         clients = self.summary["clients"]
-        rows = [
-            {
-                "metric": client["metric"],
-                **{arm: client[arm] for arm in ARMS if any(one[arm] is not None for one in clients)},
-                "keeps": client["kept"]["arm"] if client["kept"] else None,
-                "test examples": client["n_test"],
-            }
-            for client in clients
-        ]
-        return pd.DataFrame(rows, index=pd.Index([client["name"] for client in clients], name="client"))
+        arms = [arm for arm in ARMS if any(client[arm] is not None for client in clients)]
+        columns: dict[str, list[Any]] = {
+            "metric": [client["metric"] + (f" ({client['unit']})" if client["unit"] else "") for client in clients],
+            **{arm: [math.nan if client[arm] is None else client[arm] for client in clients] for arm in arms},
+            "keeps": [client["kept"]["arm"] if client["kept"] else None for client in clients],
+            "n_test": [client["n_test"] for client in clients],
+        }
+        return pd.DataFrame(columns, index=pd.Index([client["name"] for client in clients], name="client"))
 
     @property
     def rounds(self) -> pd.DataFrame:
         """One row per arm, round and client: losses, the validation metric, seconds and bytes."""
-        return pd.read_csv(self.run.path / ROUNDS, dtype={"client": str}, keep_default_na=True)
+        return _read(self.run.path / ROUNDS)
 
     @property
     def ledger(self) -> pd.DataFrame:
@@ -144,14 +158,14 @@ class Result:
     @property
     def predictions(self) -> dict[str, pd.DataFrame]:
         """The test predictions of the model that each client keeps, by client."""
-        return {name: pd.read_csv(self.run.predictions / f"{name}.csv") for name in self.clients}
+        return {name: _read(self.run.predictions / f"{name}.csv") for name in self.clients}
 
     @cached_property
     def models(self) -> dict[str, KeptModel]:
         """The model that each client keeps, by client: `result.models["a"].predict({"x": array})`."""
         return {
-            name: load_model(self.run.models / name, model_fn=client.model_fn, task=client.task)
-            for name, client in self.clients.items()
+            name: load_model(self.run.models / name, model_fn=one.model_fn, common_fn=one.common_fn, task=one.task)
+            for name, one in self.clients.items()
         }
 
     def save(self, folder: str | Path) -> Path:
@@ -167,8 +181,16 @@ class Result:
             shutil.copytree(self.run.path, home, dirs_exist_ok=True)
         return write_report(RunFolder(home))
 
+    def __repr__(self) -> str:
+        return self.table().to_string(float_format="{:.4g}".format)
+
     def _repr_html_(self) -> str:
-        return str(self.table().to_html(float_format="{:.4g}".format))
+        return self.table().to_html(float_format="{:.4g}".format)
+
+
+def _read(file: Path) -> pd.DataFrame:
+    # Only an empty cell is missing: a client or a class may well be called "NA".
+    return pd.read_csv(file, dtype={"client": str, "id": str}, keep_default_na=False, na_values=[""])
 
 
 def _composition(shared: Shared) -> Composition:
@@ -177,45 +199,74 @@ def _composition(shared: Shared) -> Composition:
     return shared if isinstance(shared, Composition) else compose(shared)
 
 
-def _arms(arms: Sequence[str]) -> Sequence[str]:
-    for arm in arms:
-        if arm not in {"alone", "pooled"}:
+def _arms(arms: Sequence[str]) -> dict[str, bool]:
+    """Which of the arms that may be left out are to run."""
+    asked = [arms] if isinstance(arms, str) else arms
+    for arm in asked:
+        if arm not in get_args(Arm):
             remedy = 'Name "alone", "pooled", both or none; the federation itself always runs.'
             raise PlanError("no such arm", key="arms", value=arm, remedy=remedy)
-    return arms
+    return {arm: arm in asked for arm in get_args(Arm)}
 
 
-def _checked(clients: Sequence[Client]) -> Sequence[Client]:
-    if not clients:
+def _checked(clients: Iterable[Client]) -> tuple[Client, ...]:
+    members = tuple(clients)
+    if not members:
         raise PlanError("there are no clients", key="clients", remedy="Give at least one hetfed.Client.")
-    return clients
+    for one in members:
+        if not isinstance(one, Client):
+            problem, remedy = "not a client", "Give a list of hetfed.Client."
+            raise PlanError(problem, key="clients", value=type(one).__name__, remedy=remedy)
+    return members
 
 
-def _check_begun(folder: Path) -> None:
-    if not folder.exists() or not any(folder.iterdir()):
-        raise RunFolderError("nothing to resume", file=folder, remedy="Give the folder of the interrupted run.")
+def _temporary(undo: ExitStack) -> Path:
+    folder = mkdtemp(prefix="hetfed-")
+    undo.callback(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+def _open(folder: Path, plan: Plan, *, resume: bool, given: bool) -> None:
+    """Lay out the folder of a run, or find the one that was interrupted in it."""
+    if resume and not (given and folder.exists()):
+        where = {"file": folder} if given else {"key": "resume"}
+        raise RunFolderError("nothing to resume", **where, remedy="Give the folder of the interrupted run.")
+    try:
+        RunFolder.open(folder, plan, resume=resume)
+    except RunFolderError as error:
+        remedy = "Give a new or an empty folder; or go on with resume=True, and with clients and settings as they were."
+        raise RunFolderError(error.problem, file=error.file, remedy=remedy) from error
 
 
 def _told(step: Step) -> ExchangeTable:
     """A step as a plan would have it: what the run folder says of it."""
     options: dict[str, Any] = {"every": step.every, "until": step.until, "clients": step.clients, "label": step.label}
-    settings = json.loads(json.dumps(asdict(step.exchange), default=str))
+    try:
+        settings = json.loads(json.dumps(asdict(step.exchange)))
+    except TypeError as error:
+        remedy = "Let the settings of an exchange be numbers, text, and lists and dictionaries of them."
+        raise PlanError(f"its settings are not what JSON can hold: {error}", key=step.label, remedy=remedy) from error
     options |= {"compression": step.compression, "aggregation": step.aggregation}
     known: dict[str, Any] = {"kind": kind_of(step.exchange), **options}
     return ExchangeTable.model_construct(**known, **settings)
 
 
 def _client_table(client: Client) -> ClientTable:
-    """A client as the run folder tells of it, with a digest by which a resumed run knows its data and its architecture again."""
+    """A client as the run folder tells of it: with its sizes, and a digest by which a resumed run knows its data again."""
     parts = {"train": client.data.train, "validation": client.data.validation, "test": client.data.test}
-    data = {"examples": {name: len(part) for name, part in parts.items()}, "sha256": _digest(parts)}
+    held = parts if client.public is None else {**parts, "public": client.public}
+    data = {
+        "examples": {name: len(part) for name, part in parts.items()},
+        "metric": client.task.metric,
+        "sha256": _digest(held),
+    }
     model = {"tensors": {name: list(spec.shape) for name, spec in client.profile.signature.tensors.items()}}
-    return ClientTable(name=client.name, data=data, model=model, training=client.training, presence=client.presence)
+    return client_table(client.name, data=data, model=model, training=client.training, presence=client.presence)
 
 
 def _digest(parts: Mapping[str, Examples]) -> str:
     found = hashlib.sha256()
     for name, part in parts.items():
-        for key, tensor in (*sorted(part.inputs.items()), ("target", part.target)):
+        for key, tensor in (*sorted(part.inputs.items()), ("target", part.target), *sorted(part.further.items())):
             found.update(f"{name} {key}".encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     return found.hexdigest()[:16]

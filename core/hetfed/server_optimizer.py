@@ -1,4 +1,7 @@
-"""An optimiser at the server: the mean of the clients' changes is its gradient (Reddi et al. 2021, FedOpt)."""
+"""An optimiser at the server: the mean of the clients' changes is its gradient (Reddi et al. 2021, FedOpt).
+
+It goes into an exchange: `SharedParameters(server=ServerOptimizer("yogi"))`.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from hetfed.plan_schema import STRICT
 
 @dataclass(frozen=True, config=STRICT)
 class ServerOptimizer:
-    """One step per round on what the clients changed on average.
+    """One step per round on the mean change of the clients.
 
     Args:
         kind: "adam", "yogi", "adagrad", or "sgd" (with lr 1 and no momentum: plain averaging).
@@ -23,6 +26,11 @@ class ServerOptimizer:
         beta1: share of the first moment that is kept (momentum).
         beta2: share of the second moment that is kept.
         tau: added to the root of the second moment; how adaptive the step is.
+
+    >>> halfway = ServerOptimizer("sgd", lr=0.5, beta1=0.0)
+    >>> after, moments = halfway.step({"w": torch.tensor([0.0])}, {"w": torch.tensor([4.0])}, {})
+    >>> after
+    {'w': tensor([2.])}
     """
 
     kind: Literal["adam", "yogi", "adagrad", "sgd"] = "adam"
@@ -34,9 +42,12 @@ class ServerOptimizer:
     def step(
         self, before: Mapping[str, Tensor], mean: Mapping[str, Tensor], moments: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """From the server's tensors and the clients' mean to the server's next tensors and its moments.
+        """The server's next tensors and its next moments.
 
-        `moments` holds `first/<name>` and `second/<name>`; none before the first step.
+        Args:
+            before: the server's tensors, by name.
+            mean: the mean of the clients' trained tensors, by the same names.
+            moments: `first/<name>` and `second/<name>`; none before the first step.
         """
         after: dict[str, Tensor] = {}
         kept: dict[str, Tensor] = {}

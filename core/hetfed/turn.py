@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
+from typing import Literal
 
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from hetfed.composition import Composition, Step
 from hetfed.context import ClientContext, Work
 from hetfed.data import Batch
 from hetfed.device import CPU, moved
-from hetfed.evaluation import DIVERGED, Evaluation, judge, predict
+from hetfed.evaluation import DIVERGED, Evaluation, Outcome, evaluate, judge, predict
 from hetfed.exchanges import Exchange
 from hetfed.learner import Learner
 from hetfed.model import Output
@@ -38,13 +39,21 @@ from hetfed.training import (
     training_only,
 )
 
+Stage = Literal["train", "final", "adopt", "test"]
+"""What a client is to do in its turn.
+
+"train": take in what arrived, train, upload. "final": take in what arrived, after the last round, and judge it. "adopt": go on
+from the model that was selected, as if nothing had been shared, before fine-tuning. "test": judge the selected model on test
+data; figures are all that leaves the client.
+"""
+
 
 @dataclass(frozen=True)
 class Round:
     """What is the same for every turn of a round: its number (1, 2, ...) of how many, the seed, the composition, the clients.
 
     `peers` are the profiles of all clients by name. `select` says which model a client keeps: the one that did best on its
-    validation data, or the last one. In a `final` round nothing trains: what arrives is taken in and judged.
+    validation data, or the last one. `stage` is what clients are to do.
     """
 
     number: int
@@ -53,7 +62,7 @@ class Round:
     composition: Composition
     peers: Mapping[str, Profile]
     select: Select = "validation"
-    final: bool = False
+    stage: Stage = "train"
 
 
 @dataclass(frozen=True)
@@ -67,12 +76,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Report:
-    """What a turn tells the run: the mean training loss, the state of the model after training on validation data, seconds."""
+    """What a turn tells the run: the mean training loss, the state of the model after training on validation data, seconds.
 
-    train_loss: float
-    validation: float | None
-    validation_loss: float
-    seconds: float
+    `outcome` is how the selected model does on test data, where that was asked.
+    """
+
+    train_loss: float = math.nan
+    validation: float | None = None
+    validation_loss: float = math.nan
+    seconds: float = 0.0
+    outcome: Outcome | None = None
 
 
 @dataclass(frozen=True)
@@ -107,14 +120,14 @@ def take_turn(job: Job, this: Round) -> Turn:
     """Apply what arrived, train with the summed losses, upload; keep the model that does best on validation data.
 
     The model is judged both as it arrived, where anything arrived, and as it is after training. A client whose training
-    diverged goes on from where it stood before it trained: its upload shows what happened, and is refused. In a final round
-    nothing trains and nothing is uploaded.
+    diverged goes on from where it stood before it trained: its upload shows what happened, and is refused. What a turn does in
+    the other stages of a run, `Stage` says.
 
     An error that a turn ends in carries a note of the stage and the exchange that it occurred in.
     """
     work = Work()
     try:
-        return (_final_turn if this.final else _whole_turn)(job, this, work)
+        return TURNS[this.stage](job, this, work)
     except Exception as error:
         if work.stage:
             error.add_note(f"in the {work.stage}")
@@ -159,6 +172,34 @@ def _final_turn(job: Job, this: Round, work: Work) -> Turn:
     return Turn(state, {}, Report(math.nan, after.value, after.loss, time.perf_counter() - began))
 
 
+def _adopting_turn(job: Job, this: Round, work: Work) -> Turn:
+    """Start from the selected model; from the first one, where no round was ever completed."""
+    # Without moments and memories: they belong to the model at the end, and this is the one that was selected.
+    found = job.state
+    state = ClientState(dict(found.best or found.model), best=dict(found.best), score=found.score)
+    return Turn(state, {}, Report())
+
+
+def _testing_turn(job: Job, this: Round, work: Work) -> Turn:
+    """Judge the selected model on test data, and on the validation data that it was selected by."""
+    client, state, work.stage = job.client, job.state, "test"
+    if not state.best:
+        return Turn(state, {}, Report(outcome=Outcome(note="it never completed a round")))
+    model = client.module
+    model.load_state_dict(state.best)
+    selection, test = (evaluate(model, client.task, part) for part in (client.data.validation, client.data.test))
+    return Turn(state, {}, Report(outcome=Outcome.of(test, state.best_round, selection)))
+
+
+TURNS: dict[Stage, Callable[[Job, Round, Work], Turn]] = {
+    "train": _whole_turn,
+    "final": _final_turn,
+    "adopt": _adopting_turn,
+    "test": _testing_turn,
+}
+"""What a client does in each stage."""
+
+
 def _memories(job: Job) -> dict[str, Tensors]:
     """The private memories of the client's exchanges, to be changed."""
     return {label: dict(memory) for label, memory in job.state.exchanges.items()}
@@ -174,7 +215,7 @@ def set_up(
     # is in it.
     model, placed = client.module, client.placed
     model.load_state_dict(job.state.model)
-    work.lr = client.training.lr_at(this.number, this.rounds)
+    work.lr = profile.training.lr_at(this.number, this.rounds)
     phases = this.composition.phases_of(profile, this.number, this.rounds)
     work.in_part = any(phase.only or phase.frozen for phase in phases)
     context = ClientContext(
@@ -203,11 +244,13 @@ def take_in(views: Sequence[View], inbox: Mapping[str, bytes]) -> dict[str, Payl
     """Take in what arrived, and let every exchange begin; returns what arrived by step label."""
     # All payloads are decoded before any is applied, and all are applied before any exchange begins: where an exchange starts
     # from includes what the others have brought.
-    received = {view.step.label: view.step.read(inbox[view.step.label]) for view in views if view.step.label in inbox}
+    received = {
+        view.step.label: codecs.at_client(view.step.chain, inbox[view.step.label]) for view in views if view.step.label in inbox
+    }
     for view in views:
         if view.step.label in received:
             context = view.at("apply")
-            view.exchange.apply(context, moved(received[view.step.label], context.device))
+            view.exchange.apply(context, received[view.step.label].to(context.device))
     for view in views:
         view.exchange.begin(view.at("begin"))
     return received
@@ -265,7 +308,7 @@ def loss_of(context: ClientContext, views: Sequence[View]) -> Loss:
         context.work.learnable = bool(context.task.learnable(batch))
         drawn = {view.step.label: replace(batch, drawn=view.exchange.draw(view.at("draw"), batch)) for view in drawing}
         context.work.stage = "training"
-        return total_loss(context, views, context.tensors, batch, drawn, context.model(batch.inputs))
+        return total_loss(context, views, context.tensors, batch, drawn=drawn, output=context.model(batch.inputs))
 
     return loss
 
@@ -275,13 +318,14 @@ def total_loss(
     views: Sequence[View],
     parameters: Mapping[str, Tensor],
     batch: Batch,
+    *,
     drawn: Mapping[str, Batch],
     output: Output,
 ) -> Tensor | None:
     """The task's loss and the terms of every exchange, as a function of the model's `parameters` and buffers.
 
-    `output` is what a model with these parameters says of `batch`; `drawn` holds, by step label, the batch with what an exchange
-    has drawn for it.
+    `output` is what a model with these parameters says of `batch`; `drawn` holds, by step label, the batch with what an
+    exchange has drawn for it.
     """
     terms = [context.task.loss(output, batch) if context.work.learnable else None]
     for view in views:
@@ -308,10 +352,10 @@ def _upload(
         payload = view.exchange.upload(view.at("upload")) if step.uploads(this.number) else None
         if payload is None:
             continue
-        base = step.base(received.get(step.label), view.declared)
+        base = codecs.base_of(received.get(step.label), view.declared)
         # What a codec leaves out is owed: that stands among the exchanges' memories, and so is saved and resumed with them.
         owed = [_owed(memories, view, codec, place) for place, codec in enumerate(step.chain)]
-        outbox[step.label] = codecs.up(step.chain, moved(payload, CPU), base, owed).encoded
+        outbox[step.label] = codecs.to_server(step.chain, payload.to(CPU), base, owed)
     return outbox
 
 

@@ -21,7 +21,11 @@ GROUP = "hetfed.verticals"
 
 
 class Vertical(Protocol):
-    """What `hetfed NAME run` needs. Importing one must be light; torch comes in with `clients`."""
+    """What `hetfed NAME run` needs. Importing one must be light; torch comes in with `clients`.
+
+    A class or a module of these names will do; nothing is inherited. Its distribution names it in the entry point group
+    `hetfed.verticals`, and `hetfed` then has a further group of commands.
+    """
 
     @property
     def name(self) -> str:
@@ -45,6 +49,10 @@ class Vertical(Protocol):
 
     def clients(self, plan: Plan, data_dir: Path | None) -> Sequence[Client]:
         """The clients of `plan` with their data.
+
+        Args:
+            plan: already checked, but for its `data`, `model` and `public` tables.
+            data_dir: the folder of data sets that the user has named, if any.
 
         Raises:
             PlanError, DataError: what the plan or a file lacks.
@@ -71,21 +79,37 @@ class Packaged:
         return files(self.package) / "studies"
 
     def clients(self, plan: Plan, data_dir: Path | None) -> Sequence[Client]:
-        """The clients of `plan` with their data."""
+        """The clients of `plan` with their data.
+
+        Args:
+            plan: a plan whose `data` and `model` tables are those of this vertical.
+            data_dir: the folder of data sets; without it HETFED_DATA, else the user's cache folder.
+
+        Raises:
+            PlanError, DataError: what the plan or a file lacks.
+        """
         # Imported here: it loads torch, which commands that only list plans do not need.
         build: Callable[[Plan, Path | None], Sequence[Client]] = import_module(f"{self.package}.clients").build_clients
         return build(plan, data_dir)
 
 
 def verticals() -> dict[str, Vertical]:
-    """The installed verticals by name."""
+    """The installed verticals by name.
+
+    >>> "medical" in verticals()
+    True
+    """
     # Entry points, so that a vertical installed beside this package is found without being named here.
     found = [cast("Vertical", entry.load()) for entry in entry_points(group=GROUP)]
     return {vertical.name: vertical for vertical in sorted(found, key=lambda vertical: vertical.name)}
 
 
 def shipped(folder: Traversable) -> dict[str, Traversable]:
-    """The TOML files of a folder by name."""
+    """The TOML files of a folder by name.
+
+    >>> list(shipped(verticals()["traffic"].plans))[-1]
+    'sample'
+    """
     files = sorted((f for f in folder.iterdir() if f.name.endswith(".toml")), key=lambda f: f.name)
     return {file.name.removesuffix(".toml"): file for file in files}
 
@@ -95,6 +119,10 @@ def plan_text(vertical: Vertical, name: str) -> tuple[str, str]:
 
     Raises:
         PlanError: there is neither.
+
+    >>> text, called = plan_text(verticals()["medical"], "sample")
+    >>> called, "[[client]]" in text
+    ('medical plan sample', True)
     """
     plans = shipped(vertical.plans)
     # A shipped plan comes before a file of its name, which can be given as ./NAME.

@@ -38,6 +38,13 @@ UNREADABLE = (
 def require_file(folder: Path, name: str) -> Path:
     """The path of `name` in the folder of a data set.
 
+    Args:
+        folder: of one data set; its name is that of the data set.
+        name: of the file in it.
+
+    Returns:
+        The path of the file. The message of the error says how to get the file: by `hetfed datasets fetch`, or by hand.
+
     Raises:
         DataError: it is not there.
     """
@@ -53,8 +60,20 @@ def require_file(folder: Path, name: str) -> Path:
 def read_csv(file: Path, *, header: Literal[0] | None = 0, **options: Any) -> pd.DataFrame:
     """A CSV file, zipped or not. The rows go by their lines in the file, by which every check names them.
 
+    Args:
+        file: comma-separated values.
+        header: 0 where the first line names the columns, None where there is no such line.
+        options: go on to `pandas.read_csv`.
+
     Raises:
         DataError: it cannot be read as one, or is empty.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder, "ward.csv")
+    ...     pd.DataFrame({"age": [61, 48], "sex": [1, 0]}).to_csv(file, index=False)
+    ...     list(read_csv(file).index)  # line 1 has the names
+    [2, 3]
     """
     try:
         frame: pd.DataFrame = pd.read_csv(file, header=header, **options)
@@ -69,8 +88,19 @@ def read_csv(file: Path, *, header: Literal[0] | None = 0, **options: Any) -> pd
 def read_npz(file: Path, names: Collection[str]) -> Mapping[str, NDArray[Any]]:
     """The named arrays of an .npz file; nothing in it is unpickled.
 
+    Args:
+        file: as `numpy.savez` writes it.
+        names: of the arrays that must be there; others are left alone.
+
     Raises:
         DataError: it is damaged, or an array is missing.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder, "ward.npz")
+    ...     np.savez(file, labels=np.array([0, 1]), images=np.zeros((2, 4, 4)))
+    ...     read_npz(file, ["labels"])
+    {'labels': array([0, 1])}
     """
     try:
         # numpy leaves a file that it opened itself open when that is no archive.
@@ -87,7 +117,18 @@ def read_npz(file: Path, names: Collection[str]) -> Mapping[str, NDArray[Any]]:
 
 
 def expect_columns(frame: pd.DataFrame, file: Path, *, count: int | None = None, names: Sequence[str] = ()) -> None:
-    """Raise `DataError` unless `frame` has `count` columns and those called `names`."""
+    """Raise `DataError` unless `frame` has `count` columns and those called `names`.
+
+    Args:
+        frame: a table of `read_csv`.
+        file: the file that the message names.
+        count: how many columns there must be; None for any number.
+        names: the columns that must be among them.
+
+    >>> expect_columns(pd.DataFrame({"age": [61]}), Path("ward.csv"), names=["age", "sex"])
+    Traceback (most recent call last):
+    hetfed.errors.DataError: ward.csv: sex: column is missing. Fetch it again, ...
+    """
     if count is not None and frame.shape[1] != count:
         raise DataError(
             f"wrong column count, {count} expected", file=file, key="columns", value=frame.shape[1], remedy=FETCH_AGAIN
@@ -98,7 +139,10 @@ def expect_columns(frame: pd.DataFrame, file: Path, *, count: int | None = None,
 
 
 def expect_rows(frame: pd.DataFrame, file: Path, count: int) -> None:
-    """Raise `DataError` unless `frame` has `count` rows."""
+    """Raise `DataError` unless `frame` has `count` rows.
+
+    A publisher's file has a known number of rows. A download that was cut short is still a CSV file that can be read.
+    """
     if len(frame) != count:
         raise DataError(
             f"{count} rows expected; the file is cut short or has grown",
@@ -112,8 +156,22 @@ def expect_rows(frame: pd.DataFrame, file: Path, count: int) -> None:
 def numbers(frame: pd.DataFrame, file: Path, *, complete: bool = False) -> NDArray[np.float32]:
     """The values of `frame` (rows, columns); an empty cell is NaN. `complete`: the publisher's file has no empty cell.
 
+    Args:
+        frame: a table of `read_csv`, whose index holds the lines of the file.
+        file: the file that the message names.
+
+    Returns:
+        (rows, columns) in single precision, as models compute.
+
     Raises:
         DataError: a cell that is not a finite number, or empty where none may be, by line and column.
+
+    >>> numbers(pd.DataFrame({"age": ["61", None]}, index=[2, 3]), Path("ward.csv"))
+    array([[61.],
+           [nan]], dtype=float32)
+    >>> numbers(pd.DataFrame({"age": ["61", "old"]}, index=[2, 3]), Path("ward.csv"))
+    Traceback (most recent call last):
+    hetfed.errors.DataError: ward.csv: line 3, column 'age': not a number (value: 'old'). Mend the cell, or fetch the file again.
     """
     converted = frame.apply(pd.to_numeric, errors="coerce")
     mend = "Mend the cell, or fetch the file again."
@@ -147,9 +205,18 @@ def expect_labels(
 ) -> NDArray[np.int64]:
     """The labels (n,) as integers.
 
+    Args:
+        labels: (n,) numbers; a column of `read_csv` or an array.
+        classes: the names of 0, 1, ...; the message lists them.
+        file: the file that the message names.
+        key: what the labels are called in it.
+
     Raises:
         DataError: one is none of 0..classes-1 and not MISSING_LABEL, by its line where `labels` is a column of `read_csv`, else
             by its place in the array.
+
+    >>> expect_labels(np.array([0.0, 1.0, -1.0]), ("benign", "malignant"), Path("ward.npz"), "labels")
+    array([ 0,  1, -1])
     """
     try:
         values = np.asarray(labels, dtype=np.float64).reshape(-1)
@@ -168,7 +235,10 @@ def expect_labels(
 
 
 def expect_length(array: NDArray[Any], count: int, file: Path, key: str) -> None:
-    """Raise `DataError` unless `array` has `count` rows."""
+    """Raise `DataError` unless `array` has `count` rows.
+
+    Arrays of one file describe the same samples: row i of each is sample i.
+    """
     if len(array) != count:
         raise DataError(
             f"{count} rows expected, as in the other arrays", file=file, key=key, value=len(array), remedy=FETCH_AGAIN
@@ -178,8 +248,17 @@ def expect_length(array: NDArray[Any], count: int, file: Path, key: str) -> None
 def expect_images(images: NDArray[Any], file: Path, key: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """The images (n, *shape) as bytes.
 
+    Args:
+        images: (n, *shape) of any numeric dtype.
+        file: the file that the message names.
+        key: the name of the array in it.
+        shape: of one image: (height, width), or (height, width, channels).
+
     Raises:
         DataError: another shape, a NaN pixel, one outside 0..255, or one between two whole numbers.
+
+    >>> expect_images(np.full((1, 2, 2), 255.0), Path("ward.npz"), "images", (2, 2)).dtype
+    dtype('uint8')
     """
     if images.shape[1:] != shape:
         raise DataError(f"images of shape {shape} expected", file=file, key=key, value=images.shape[1:], remedy=FETCH_AGAIN)
@@ -201,7 +280,11 @@ def expect_images(images: NDArray[Any], file: Path, key: str, shape: tuple[int, 
 
 
 def expect_square(adjacency: NDArray[np.float32], sensors: int, file: Path) -> NDArray[np.float32]:
-    """Raise `DataError` unless `adjacency` is (sensors, sensors), finite and not negative."""
+    """Raise `DataError` unless `adjacency` is (sensors, sensors), finite and not negative.
+
+    >>> expect_square(np.eye(2, dtype=np.float32), 2, Path("links.csv")).shape
+    (2, 2)
+    """
     if adjacency.shape != (sensors, sensors):
         raise DataError(f"adjacency of {sensors} x {sensors} expected", file=file, value=adjacency.shape, remedy=FETCH_AGAIN)
     if not np.isfinite(adjacency).all() or (adjacency < 0).any():
@@ -212,8 +295,16 @@ def expect_square(adjacency: NDArray[np.float32], sensors: int, file: Path) -> N
 def expect_times(column: pd.Series[str], file: Path, *, form: str) -> pd.DatetimeIndex:
     """The stamps of `column`, which are written as `form` (strftime) says.
 
+    Args:
+        column: stamps as text, a column of `read_csv`.
+        file: the file that the message names.
+        form: as `datetime.strptime` takes it, so that day and month are never mistaken for each other.
+
     Raises:
         DataError: one is not, by line.
+
+    >>> expect_times(pd.Series(["1/10/2006"], name="day"), Path("counts.csv"), form="%d/%m/%Y")
+    DatetimeIndex(['2006-10-01'], dtype='datetime64[ns]', name='day', freq=None)
     """
     stamps = pd.to_datetime(column, format=form, errors="coerce")
     wrong = stamps.isna().to_numpy()
@@ -225,7 +316,16 @@ def expect_times(column: pd.Series[str], file: Path, *, form: str) -> pd.Datetim
 
 
 def expect_regular(time: pd.DatetimeIndex, minutes: int, file: Path, lines: Sequence[int] | pd.Index[int]) -> pd.DatetimeIndex:
-    """Raise `DataError` unless the stamps, which stand in these lines of the file, follow each other every `minutes`."""
+    """Raise `DataError` unless the stamps, which stand in these lines of the file, follow each other every `minutes`.
+
+    Returns:
+        The stamps themselves.
+
+    >>> time = pd.DatetimeIndex(["2024-01-01 08:00", "2024-01-01 08:15", "2024-01-01 08:45"])
+    >>> expect_regular(time, 15, Path("counts.csv"), [2, 3, 4])
+    Traceback (most recent call last):
+    hetfed.errors.DataError: counts.csv: line 4: time does not go on regularly (value: '2024-01-01 08:45:00'). ...
+    """
     steps = np.diff(time.to_numpy()).astype("timedelta64[m]").astype(int)
     wrong = steps != minutes
     if wrong.any():

@@ -18,6 +18,13 @@ def load(folder: Path) -> Cohort:
     """1088 patients with a region, 39 clinical columns; `death`: whether seen, and after how many days.
 
     The publisher fixes who trains and who tests.
+
+    Returns:
+        Modality `clinical` (1088, 39) without gaps; event `death` (1088, 2): seen or censored, and days; sites "region 0" to
+        "region 5"; the publisher's split into train and test.
+
+    Raises:
+        DataError: a file is missing or cut short, names an unknown fold, or holds an impossible outcome.
     """
     file, splits = require_file(folder, "brca.csv"), require_file(folder, "train_test_split.csv")
     frame, split = read_csv(file), read_csv(splits)

@@ -20,8 +20,15 @@ def fetch(source: Source, root: Path) -> list[Path]:
 
     Returns the files, of which generated data sets have none.
 
+    Args:
+        source: an entry of `SOURCES`.
+        root: the folder that holds a folder for each data set.
+
     Raises:
         DataError: the publisher does not serve a file, serves other bytes, or nobody serves it and it is not there.
+
+    >>> fetch(SOURCES["sample-hospitals"], Path("data"))  # generated: nothing to fetch
+    []
     """
     files = [path for part in source.joins for path in fetch(SOURCES[part], root)]
     folder = root / source.name
@@ -37,8 +44,15 @@ def fetch(source: Source, root: Path) -> list[Path]:
 def check(source: Source, root: Path) -> Cohort | Series:
     """The record of a data set whose files have the pinned SHA-256; those of the data sets it joins too.
 
+    Args:
+        source: an entry of `SOURCES`.
+        root: the folder that holds a folder for each data set.
+
     Raises:
         DataError: a file is missing, has other bytes, or does not hold what it should.
+
+    >>> check(SOURCES["sample-hospitals"], Path("data")).name
+    'sample-hospitals'
     """
     import pooch
 

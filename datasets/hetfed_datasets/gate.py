@@ -20,7 +20,15 @@ LATITUDE, LONGITUDE = 90.0, 180.0
 
 @dataclass(frozen=True)
 class Field:
-    """A field of a record, as messages name it: `cohort 'ward': labels['grade']`."""
+    """A field of a record, as messages name it: `cohort 'ward': labels['grade']`.
+
+    Args:
+        record: the kind and the name of the record.
+        name: of the field, with the place in it.
+
+    >>> Field("cohort 'ward'", "labels").at("grade", 3).name
+    "labels['grade'][3]"
+    """
 
     record: str
     name: str
@@ -30,12 +38,23 @@ class Field:
         return Field(self.record, self.name + "".join(f"[{where!r}]" for where in place))
 
     def fault(self, problem: str, *, value: object = None, remedy: str) -> DataError:
-        """The error to raise about it."""
+        """The error to raise about it.
+
+        >>> Field("cohort 'ward'", "site").fault("no name", remedy="Name every site.")
+        DataError("cohort 'ward': site: no name. Name every site.")
+        """
         return DataError(problem, key=f"{self.record}: {self.name}", value=value, remedy=remedy)
 
 
 def check_record(record: object, kind: str) -> Cohort | Series:
     """A record that somebody's loader has returned, which is to be a "cohort" or a "series".
+
+    Args:
+        record: whatever the loader gave.
+        kind: "cohort" or "series", as its source says.
+
+    Returns:
+        The record itself, unchanged.
 
     Raises:
         DataError: it is not, or not all that its kind promises.
@@ -46,8 +65,17 @@ def check_record(record: object, kind: str) -> Cohort | Series:
 def check_cohort(cohort: object) -> Cohort:
     """The cohort itself.
 
+    Every loader's record passes here, and a script's too where it becomes a client: a NaN in an image or a label out of range
+    would otherwise show as a loss that makes no sense.
+
     Raises:
         DataError: it is not what `Cohort` promises: the record, the field, the value and the remedy.
+
+    >>> from dataclasses import replace
+    >>> from hetfed_datasets.random_input import table
+    >>> check_cohort(replace(table(patients=2), site=np.array(["one", ""])))
+    Traceback (most recent call last):
+    hetfed.errors.DataError: cohort 'random-table': site[1]: no name (value: ''). ...
     """
     if not isinstance(cohort, Cohort):
         remedy = "Return a hetfed_datasets.records.Cohort."
@@ -72,6 +100,12 @@ def check_series(series: object) -> Series:
 
     Raises:
         DataError: it is not what `Series` promises: the record, the field, the value and the remedy.
+
+    >>> from dataclasses import replace
+    >>> from hetfed_datasets.random_input import readings
+    >>> check_series(replace(readings(steps=4), interval=5))
+    Traceback (most recent call last):
+    hetfed.errors.DataError: series 'random-readings': time[1]: not 5 minutes after the stamp before (value: '2024-01-01 00:15:00'). ...
     """
     if not isinstance(series, Series):
         remedy = "Return a hetfed_datasets.records.Series."

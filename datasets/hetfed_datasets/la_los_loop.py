@@ -14,7 +14,14 @@ SENSORS, STEPS = 207, 2016
 
 
 def load(folder: Path) -> Series:
-    """Speeds in mph, with the weighted adjacency; nothing is missing."""
+    """Speeds in mph, with the weighted adjacency; nothing is missing.
+
+    Returns:
+        2016 steps of 5 minutes at 207 sensors, one channel; `adjacency` (207, 207) with weights from 0 to 1.
+
+    Raises:
+        DataError: a file is missing, cut short, or holds a cell that is no number.
+    """
     file = require_file(folder, "los_speed.csv")
     frame = read_csv(file)
     expect_columns(frame, file, count=SENSORS)

@@ -22,7 +22,15 @@ WEAKEST_LINK = 0.1
 
 
 def load(folder: Path) -> Series:
-    """Counts of the approaches that have all 31 days; the graph is built from their positions, which one of them lacks."""
+    """Counts of the approaches that have all 31 days; the graph is built from their positions, which one of them lacks.
+
+    Returns:
+        2976 steps of 15 minutes at 105 approaches, one channel, in vehicles/15 min; `adjacency` (105, 105); `coordinates`
+        (105, 2) in degrees, NaN where unknown.
+
+    Raises:
+        DataError: the file is missing, cut short, or holds a cell that is no number or no date.
+    """
     file = require_file(folder, FILE)
     frame = read_csv(file)
     expect_columns(frame, file, names=[*COLUMNS, "0:00", "23:45"])
@@ -60,6 +68,18 @@ def graph_from(coordinates: NDArray[np.float64]) -> NDArray[np.float32]:
     """A graph (sensor, sensor) of positions (sensor, 2) in degrees: exp(-(distance / 1 km)^2), weak links cut.
 
     A sensor without a position (NaN) has no link but to itself.
+
+    Args:
+        coordinates: (sensor, 2) float64, latitude and longitude in degrees, NaN where unknown.
+
+    Returns:
+        (sensor, sensor) float32, symmetric, weights from 0 to 1; a Gaussian kernel as in Li et al. 2018 (DCRNN), its scale fixed.
+
+    >>> three = np.array([[-37.8, 145.0], [-37.8, 145.01], [-37.8, 145.1]])  # 0.9 km and 8.8 km to the east
+    >>> graph_from(three).round(2)
+    array([[1.  , 0.46, 0.  ],
+           [0.46, 1.  , 0.  ],
+           [0.  , 0.  , 1.  ]], dtype=float32)
     """
     kilometres = np.deg2rad(coordinates) * 6371.0
     # A degree of longitude shrinks with the cosine of the latitude; a city is small enough for one cosine.

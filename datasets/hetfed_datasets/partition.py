@@ -29,6 +29,11 @@ def split_by_patient(
 
     Raises:
         PlanError: fractions below 0, or summing to more than 1.
+
+    >>> patient, label = np.array(["a", "a", "b", "c", "d", "e"]), np.zeros(6, dtype=np.int64)
+    >>> train, validation, test = split_by_patient(patient, label, (0.6, 0.2), seed=0)
+    >>> [sorted(set(patient[part].tolist())) for part in (train, validation, test)]
+    [['c', 'd', 'e'], ['a'], ['b']]
     """
     train, validation = fractions
     # Rounding may put the sum of two shares a little above 1.
@@ -67,6 +72,18 @@ def by_patient(
 
     `partition` is given one label per patient, the commonest of its samples:
     `by_patient(patient, label, lambda label: dirichlet(label, clients=4, alpha=0.5, seed=1))`.
+
+    Args:
+        patient: (n,) the patient of each sample.
+        label: (n,) the class of each sample.
+        partition: takes labels (patients,), and returns the positions of each client's patients.
+
+    Returns:
+        One array of sorted sample positions for each client.
+
+    >>> patient, label = np.array(["a", "a", "b", "b"]), np.array([0, 0, 1, 1])
+    >>> sorted(part.tolist() for part in by_patient(patient, label, lambda label: classes_per_client(label, 2, 1, seed=0)))
+    [[0, 1], [2, 3]]
     """
     group, commonest = _patients(patient, label)
     return [np.flatnonzero(np.isin(group, members)) for members in partition(commonest)]
@@ -78,8 +95,23 @@ def dirichlet(label: NDArray[np.int64], clients: int, alpha: float, seed: int, m
     A small `alpha` makes a class belong to few clients, a large one makes clients alike. The draw is repeated until every
     client has `minimum` samples (Li et al. 2022, NIID-Bench).
 
+    Args:
+        label: (n,) classes.
+        clients: how many parts.
+        alpha: the concentration of the Dirichlet distribution, above 0. 0.1 is a strong skew, 100 is close to none.
+        seed: of the draws.
+        minimum: samples that each client has at least. 10 is the value of NIID-Bench.
+
+    Returns:
+        One array of sorted positions for each client; every sample is in exactly one of them.
+
     Raises:
         PlanError: too few samples for that many clients, or no such draw in 1000.
+
+    >>> label = np.repeat([0, 1], 100)
+    >>> parts = dirichlet(label, clients=3, alpha=0.5, seed=0)
+    >>> sum(map(len, parts)), min(map(len, parts)) >= 10
+    (200, True)
     """
     _expect_positive(clients=clients, alpha=alpha)
     _expect_enough(len(label), clients, minimum)
@@ -101,8 +133,18 @@ def classes_per_client(label: NDArray[np.int64], clients: int, classes: int, see
 
     A class with fewer samples than holders leaves some of them without it.
 
+    Args:
+        label: (n,) classes.
+        clients: how many parts.
+        classes: how many classes each part sees; `clients` times `classes` must reach the number of classes.
+        seed: of the draws.
+
     Raises:
         PlanError: more classes per client than there are, or a class that nobody would hold.
+
+    >>> label = np.array([0, 0, 1, 1, 2, 2])
+    >>> [np.unique(label[part]).tolist() for part in classes_per_client(label, clients=3, classes=1, seed=0)]
+    [[2], [0], [1]]
     """
     _expect_positive(clients=clients, classes=classes)
     rng = np.random.default_rng(seed)
@@ -125,8 +167,19 @@ def classes_per_client(label: NDArray[np.int64], clients: int, classes: int, see
 def quantity(n: int, clients: int, alpha: float, seed: int, minimum: int = 10) -> list[Index]:
     """Clients of the same kind but different size: `minimum` samples each, the rest by a draw from Dir(alpha).
 
+    Args:
+        n: how many samples there are.
+        clients: how many parts.
+        alpha: the concentration of the Dirichlet distribution, above 0: the smaller, the more the sizes differ.
+        seed: of the draw.
+        minimum: samples that each client has at least.
+
     Raises:
         PlanError: too few samples for that many clients.
+
+    >>> parts = quantity(100, clients=4, alpha=0.5, seed=0)
+    >>> sum(map(len, parts)), min(map(len, parts)) >= 10
+    (100, True)
     """
     _expect_positive(clients=clients, alpha=alpha)
     _expect_enough(n, clients, minimum)

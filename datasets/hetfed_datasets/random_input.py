@@ -18,7 +18,12 @@ INTERVAL = 15
 
 
 def table(columns: int = 10, patients: int = 1600, seed: int = 0) -> Cohort:
-    """Standard normal columns, modality `clinical` (patients, columns) float32; label `coin` is a coin toss."""
+    """Standard normal columns, modality `clinical` (patients, columns) float32; label `coin` is a coin toss.
+
+    >>> cohort = table(columns=3, patients=8)
+    >>> cohort.modalities["clinical"].shape, cohort.columns["clinical"]
+    ((8, 3), ('x0', 'x1', 'x2'))
+    """
     rng = np.random.default_rng(seed)
     values = rng.standard_normal((patients, columns), dtype=np.float32)
     names = {"clinical": tuple(f"x{column}" for column in range(columns))}
@@ -26,7 +31,11 @@ def table(columns: int = 10, patients: int = 1600, seed: int = 0) -> Cohort:
 
 
 def images(side: int = 28, patients: int = 1600, seed: int = 0) -> Cohort:
-    """Uniform noise, modality `image` (patients, side, side, 1) uint8; label `coin` is a coin toss."""
+    """Uniform noise, modality `image` (patients, side, side, 1) uint8; label `coin` is a coin toss.
+
+    >>> images(side=8, patients=4).modalities["image"].shape
+    (4, 8, 8, 1)
+    """
     rng = np.random.default_rng(seed)
     values = rng.integers(0, 256, (patients, side, side, 1), dtype=np.uint8)
     return _cohort("random-images", {"image": values}, {}, rng)
@@ -35,8 +44,18 @@ def images(side: int = 28, patients: int = 1600, seed: int = 0) -> Cohort:
 def readings(city: Literal["one", "two", "three"] = "one", sensors: int = 5, steps: int = 600, seed: int = 0) -> Series:
     """White noise around 50 km/h every 15 minutes; the sensors have no link but to themselves.
 
+    Args:
+        city: draws other numbers for each city of one seed.
+        sensors: how many.
+        steps: how many rows, one every 15 minutes.
+        seed: of all cities together.
+
     Raises:
         PlanError: there is no such city.
+
+    >>> series = readings("two", sensors=3, steps=96)
+    >>> series.values.shape, series.unit
+    ((96, 3, 1), 'km/h')
     """
     if city not in CITIES:
         raise PlanError("no such random city", key="city", value=city, remedy=f"Known: {', '.join(CITIES)}.")

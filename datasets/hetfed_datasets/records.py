@@ -1,4 +1,9 @@
-"""The two kinds of record that every loader and generator returns. What they promise is checked in `gate`."""
+"""The two kinds of record that every loader and generator returns. What they promise is checked in `gate`.
+
+The two kinds of record that every loader and generator returns. What they promise is checked in `gate`.
+
+A record is plain arrays with names: no file, no model, no scale. A vertical makes a client's tensors of it.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +42,19 @@ class Cohort:
         synthetic: whether the samples are made up.
         survival: by event, (n, 2) float32: 1 where it was seen, else 0; and the days until then or until observation ended,
             from 0 upwards. No event has the name of a label.
+
+    >>> ward = Cohort(
+    ...     name="ward",
+    ...     patient=np.array(["p1", "p1", "p2"]),
+    ...     site=np.array(["north", "north", "south"]),
+    ...     modalities={"clinical": np.array([[61.0, 1.0], [62.0, 1.0], [48.0, np.nan]], dtype=np.float32)},
+    ...     labels={"relapse": np.array([0, 1, MISSING_LABEL])},
+    ...     classes={"relapse": ("no", "yes")},
+    ...     columns={"clinical": ("age", "sex")},
+    ...     present={},
+    ... )
+    >>> len(ward), ward.questions
+    (3, ('relapse',))
     """
 
     name: str
@@ -56,19 +74,35 @@ class Cohort:
 
     @property
     def questions(self) -> tuple[str, ...]:
-        """What can be asked of this cohort: its labels and its events."""
+        """What can be asked of this cohort: its labels and its events.
+
+        A plan names one of them as its `label`.
+        """
         return (*self.labels, *self.survival)
 
     def target(self, question: str) -> NDArray[np.int64] | NDArray[np.float32]:
-        """The classes (n,) of a label, or the times (n, 2) of an event."""
+        """The classes (n,) of a label, or the times (n, 2) of an event.
+
+        Raises:
+            KeyError: the cohort has no such question.
+        """
         return self.survival[question] if question in self.survival else self.labels[question]
 
     def strata(self, question: str) -> NDArray[np.int64]:
-        """Integers (n,) of which each part of the cohort should have its share: the classes, or whether the event was seen."""
+        """Integers (n,) of which each part of the cohort should have its share: the classes, or whether the event was seen.
+
+        Of a survival question the censored patients are one stratum.
+        """
         return self.survival[question][:, 0].astype(np.int64) if question in self.survival else self.labels[question]
 
     def take(self, index: NDArray[np.generic]) -> Cohort:
-        """The samples at `index`, which is (k,) positions or an (n,) mask."""
+        """The samples at `index`, which is (k,) positions or an (n,) mask.
+
+        >>> from hetfed_datasets.sample_hospitals import generate
+        >>> cohort = generate()
+        >>> len(cohort.take(cohort.site == "north")), len(cohort.take(np.array([0, 5])))
+        (150, 2)
+        """
         return replace(
             self,
             patient=self.patient[index],
@@ -101,6 +135,19 @@ class Series:
         level: (time,) int64: a congestion level given by the publisher, an index into `levels`, MISSING_LABEL where unknown.
         levels: the names of the levels from free to congested, two or more, all different; none without `level`.
         synthetic: whether the readings are made up.
+
+    >>> street = Series(
+    ...     name="street",
+    ...     values=np.array([[[48.0]], [[np.nan]], [[31.5]]], dtype=np.float32),
+    ...     time=pd.date_range("2024-03-04 08:00", periods=3, freq="15min"),
+    ...     sensors=("loop 1",),
+    ...     channels=("speed",),
+    ...     unit="km/h",
+    ...     kind="speed",
+    ...     interval=15,
+    ... )
+    >>> street.values.shape == (len(street.time), len(street.sensors), len(street.channels))
+    True
     """
 
     name: str

@@ -237,7 +237,18 @@ SOURCES: Registry[Source] = Registry(
 def load(name: str, root: Path | None = None, **options: Any) -> Cohort | Series:
     """The record of a data set, checked.
 
+    Args:
+        name: one of `SOURCES`.
+        root: the folder that holds a folder for each data set; without it HETFED_DATA, else the user's cache folder.
+        options: go on to the loader, as `city` of a data set of several cities, or `seed` of generated data.
+
     Raises:
         PlanError: there is no such data set. DataError: a file is missing, or not what it should be, or the record is not.
+
+    >>> load("sample-cities", city="camera").channels
+    ('car', 'bike', 'bus', 'truck')
+    >>> load("sample-citys")
+    Traceback (most recent call last):
+    hetfed.errors.PlanError: dataset: unknown data set (value: 'sample-citys'). Did you mean 'sample-cities'? Known: ...
     """
     return SOURCES.find(name, key="dataset").load(data_root(root), **options)

@@ -39,7 +39,17 @@ VEHICLES = ("car", "bike", "bus", "truck")
 
 @dataclass(frozen=True)
 class Layout:
-    """A city: sensors on each road, minutes between readings, days, and the seed that tells it from the others."""
+    """A city: sensors on each road, minutes between readings, days, and the seed that tells it from the others.
+
+    Args:
+        roads: how many sensors stand on each road.
+        interval: minutes between readings.
+        days: from Monday on.
+        salt: mixed into the seed.
+
+    >>> Layout((5, 4), interval=15, days=7, salt=9).steps
+    672
+    """
 
     roads: tuple[int, ...]
     interval: int
@@ -62,7 +72,13 @@ LAYOUTS: dict[str, Layout] = {
 
 @dataclass(frozen=True)
 class Traffic:
-    """What happens on the roads: `demand` and `queue`, both (time, sensor), as shares of capacity."""
+    """What happens on the roads: `demand` and `queue`, both (time, sensor), as shares of capacity.
+
+    Args:
+        time: (time,) stamps.
+        demand: vehicles that want to pass, as a share of capacity; above 1 they queue.
+        queue: 0 for free flow, 1 for standstill.
+    """
 
     time: pd.DatetimeIndex
     demand: Array
@@ -77,6 +93,12 @@ def generate(city: City = "loops", seed: int = 0) -> Series:
 
     Raises:
         PlanError: there is no such city.
+
+    >>> series = generate("signals", seed=1)
+    >>> series.values.shape, series.unit, series.interval
+    ((1344, 14, 1), 'vehicles/15 min', 15)
+    >>> generate("camera").levels
+    ('low', 'normal', 'high', 'heavy')
     """
     if city not in LAYOUTS:
         raise PlanError("no such sample city", key="city", value=city, remedy=f"Known: {', '.join(LAYOUTS)}.")
@@ -102,7 +124,16 @@ def generate(city: City = "loops", seed: int = 0) -> Series:
 
 
 def road_graph(roads: tuple[int, ...]) -> NDArray[np.float32]:
-    """The links (sensor, sensor): 1 to oneself and to the neighbours on the road, 0.5 where a road crosses the first one."""
+    """The links (sensor, sensor): 1 to oneself and to the neighbours on the road, 0.5 where a road crosses the first one.
+
+    Args:
+        roads: how many sensors stand on each road.
+
+    >>> road_graph((2, 1))
+    array([[1. , 1. , 0. ],
+           [1. , 1. , 0.5],
+           [0. , 0.5, 1. ]], dtype=float32)
+    """
     first = np.cumsum((0, *roads[:-1]))
     links = np.eye(sum(roads), dtype=np.float32)
     for start, length in zip(first, roads, strict=True):

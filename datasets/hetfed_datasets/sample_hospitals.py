@@ -33,7 +33,18 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Hospital:
-    """One institution: how many patients, its share of subtype B, its scanner, and how often a modality is missing."""
+    """One institution: how many patients, its share of subtype B, its scanner, and how often a modality is missing.
+
+    Args:
+        patients: how many.
+        prevalence: the share of subtype B, from 0 to 1.
+        gain: the factor of the scanner on brightness.
+        offset: what the scanner adds to brightness, which runs from 0 to 1.
+        blur: the standard deviation of a Gaussian, in pixels.
+        noise: the standard deviation of the noise, in brightness.
+        no_image: the share of patients without an image.
+        no_genes: the share of patients without genes. With `no_image` it sums to 1 at most.
+    """
 
     patients: int
     prevalence: float
@@ -57,6 +68,13 @@ def generate(seed: int = 0) -> Cohort:
     """410 patients at the hospitals north, south, east and west; east has images only, half of west has genes only.
 
     Modalities `image` (n, 32, 32, 1) uint8 and `genes` (n, 60) float32; label `subtype`. The same seed gives the same cohort.
+
+    >>> cohort = generate()
+    >>> {name: values.shape for name, values in cohort.modalities.items()}
+    {'image': (410, 32, 32, 1), 'genes': (410, 60)}
+    >>> east = cohort.take(cohort.site == "east")
+    >>> int(east.present["genes"].sum()), len(east)
+    (0, 90)
     """
     rng = np.random.default_rng(seed)
     loadings = rng.normal(0.7, 0.2, (MODULES, PER_MODULE))

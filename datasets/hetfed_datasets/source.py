@@ -16,7 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class File:
-    """One file of a data set: its SHA-256, and the publisher's address where one serves exactly these bytes."""
+    """One file of a data set: its SHA-256, and the publisher's address where one serves exactly these bytes.
+
+    Args:
+        sha256: 64 hexadecimal digits. The published figures stand on exactly these bytes.
+        url: the address that serves them; None where a file is prepared by hand.
+
+    >>> File("0" * 64).url is None
+    True
+    """
 
     sha256: str
     url: str | None = None
@@ -59,6 +67,10 @@ class Source:
     def load(self, root: Path, **options: Any) -> Cohort | Series:
         """The record, read from `root/<name>` or generated, as the gate has let it through.
 
+        Args:
+            root: the folder that holds a folder for each data set; not looked at where the data are generated.
+            options: go on to the loader.
+
         Raises:
             DataError: a file is missing, or not what it should be, or the record is not.
         """
@@ -76,7 +88,12 @@ class Source:
         return loader
 
     def way_to(self, file_name: str, root: Path) -> str:
-        """What to do about a file that is not there below `root`, as a sentence without its end."""
+        """What to do about a file that is not there below `root`, as a sentence without its end.
+
+        >>> made = Source("ward", "cohort", "a ward", "ward:load", "the ward's archive", files={"ward.csv": File("0" * 64)})
+        >>> made.way_to("ward.csv", Path("data"))
+        "No publisher serves it: prepare it from its source (the ward's archive) and put it there, as docs/datasets.md says"
+        """
         file = self.files.get(file_name)
         if file is None or file.url is not None:
             option = "" if root == data_root() else f" --data-dir {shlex.quote(str(root))}"
@@ -85,14 +102,22 @@ class Source:
 
 
 def fault_of(name: str, source: object) -> str:
-    """What keeps `source` from being registered as `name`, in words; empty where nothing does."""
+    """What keeps `source` from being registered as `name`, in words; empty where nothing does.
+
+    >>> fault_of("ward", "ward.csv")
+    'it is a str, not a hetfed_datasets.source.Source'
+    """
     if not isinstance(source, Source):
         return f"it is a {type(source).__name__}, not a hetfed_datasets.source.Source"
     return "" if source.name == name else f"it calls itself {source.name!r}"
 
 
 def data_root(explicit: Path | None = None) -> Path:
-    """Where data sets lie: the folder given, else HETFED_DATA, else the user's cache folder."""
+    """Where data sets lie: the folder given, else HETFED_DATA, else the user's cache folder.
+
+    >>> data_root(Path("data")).name
+    'data'
+    """
     if explicit is not None:
         return explicit
     if os.environ.get("HETFED_DATA"):

@@ -15,6 +15,13 @@ def load(folder: Path) -> Cohort:
 
     `folder` stands beside those of the two data sets that it joins. Where to cut is known from the tumour masks, as it would
     be from a radiologist's mark.
+
+    Returns:
+        Modalities `image` (569, 64, 64, 3) uint8, zeros without MRI, and `genes` (569, 1544); label `idh1`; `present` says who
+        has an image.
+
+    Raises:
+        DataError: a file of the two data sets is missing or damaged.
     """
     root = folder.parent
     genomics = tcga_glioma_genomics.load(root / "tcga-glioma-genomics")

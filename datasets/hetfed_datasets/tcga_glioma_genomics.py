@@ -18,6 +18,12 @@ def load(folder: Path) -> Cohort:
     """One row per patient: `genes` is RNA expression (z-scores), label `idh1` whether IDH1 is mutated.
 
     No mutation column is among the inputs: one of them is the label.
+
+    Returns:
+        Modality `genes` (569, 1544) without gaps; label `idh1` of "wild type" (193) and "mutated" (376); 35 sites.
+
+    Raises:
+        DataError: the file is missing, cut short, or holds a cell that is no number.
     """
     file = require_file(folder, FILE)
     frame = read_csv(file)

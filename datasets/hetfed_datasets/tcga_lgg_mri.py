@@ -19,7 +19,14 @@ SIDE = 64
 
 
 def load(folder: Path) -> Cohort:
-    """All 3929 slices, 64x64 with channels pre-contrast, FLAIR and post-contrast; label `tumour`: any of it in the slice."""
+    """All 3929 slices, 64x64 with channels pre-contrast, FLAIR and post-contrast; label `tumour`: any of it in the slice.
+
+    Returns:
+        Modality `image` (3929, 64, 64, 3) uint8; label `tumour`; five sites. The slices of a patient follow one another.
+
+    Raises:
+        DataError: the file is missing or damaged, or an array does not fit the others.
+    """
     arrays = read_slices(folder)
     index = arrays["patient_index"]
     return Cohort(
@@ -60,5 +67,9 @@ def _refuse(wrong: NDArray[np.bool_], values: NDArray[Any], file: Path, key: str
 
 
 def patient_names(patients: NDArray[np.str_]) -> NDArray[np.str_]:
-    """Patient names as the molecular tables write them: TCGA-CS-4941."""
+    """Patient names as the molecular tables write them: TCGA-CS-4941.
+
+    >>> patient_names(np.array(["TCGA_CS_4941"]))
+    array(['TCGA-CS-4941'], dtype='<U12')
+    """
     return np.char.replace(patients, "_", "-")

@@ -10,6 +10,14 @@ def flip_and_shift(image: Tensor, generator: torch.Generator) -> Tensor:
     """Mirror half of the images left to right, and shift brightness and contrast of each a little.
 
     Images are standardised, (batch, channels, height, width).
+
+    A gain of 1 +- 0.1 and a shift of +- 0.1 standard deviations, both normal, imitate scanners that differ. Right and left of a
+    body are alike enough for a mirror; up and down are not.
+
+    >>> image = torch.ones(4, 1, 8, 8)
+    >>> changed = flip_and_shift(image, torch.Generator().manual_seed(0))
+    >>> changed.shape, bool((changed == image).any())
+    (torch.Size([4, 1, 8, 8]), False)
     """
     count = len(image)
     mirrored = torch.rand(count, generator=generator) < 0.5

@@ -20,7 +20,17 @@ Shape = tuple[int, int, int]
 
 
 def conv(shape: Shape, features: int, factor: float = 1.0) -> nn.Module:
-    """The article's: one convolution of 16 filters, ReLU, one linear layer."""
+    """The article's: one convolution of 16 filters, ReLU, one linear layer.
+
+    Args:
+        shape: (channels, height, width); height and width from 3 upwards.
+        features: size of the output.
+        factor: multiplies the filters.
+
+    >>> import torch
+    >>> conv((1, 28, 28), features=64)(torch.zeros(2, 1, 28, 28)).shape
+    torch.Size([2, 64])
+    """
     channels, height, width = shape
     filters = _scaled(16, factor)
     return nn.Sequential(
@@ -29,7 +39,12 @@ def conv(shape: Shape, features: int, factor: float = 1.0) -> nn.Module:
 
 
 def lenet(shape: Shape, features: int, factor: float = 1.0) -> nn.Module:
-    """Two convolutions of five by five with max-pooling, two linear layers (LeCun et al. 1998)."""
+    """Two convolutions of five by five with max-pooling, two linear layers (LeCun et al. 1998).
+
+    >>> import torch
+    >>> lenet((3, 64, 64), features=32)(torch.zeros(2, 3, 64, 64)).shape
+    torch.Size([2, 32])
+    """
     first, second, hidden = _scaled(6, factor), _scaled(16, factor), _scaled(120, factor)
     return nn.Sequential(
         nn.Conv2d(shape[0], first, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
@@ -43,6 +58,15 @@ def deep_conv(shape: Shape, features: int, factor: float = 1.0, widths: tuple[in
     """Convolution, batch normalisation, ReLU and pooling, four times; the mean over the image; one linear layer.
 
     The first convolution skips every other pixel where the image is larger than 32 pixels.
+
+    Args:
+        shape: (channels, height, width); each level halves height and width.
+        features: size of the output.
+        factor: multiplies all `widths`. Widths that differ by a factor are what slices of parameters are exchanged for.
+        widths: the channels of each level.
+
+    >>> sum(p.numel() for p in deep_conv((1, 32, 32), features=8).parameters())
+    60920
     """
     blocks: list[nn.Module] = []
     # Else an image of 64 pixels would cost four times one of 32 in every layer.
@@ -56,7 +80,11 @@ def deep_conv(shape: Shape, features: int, factor: float = 1.0, widths: tuple[in
 
 
 def small_conv(shape: Shape, features: int, factor: float = 1.0) -> nn.Module:
-    """`deep_conv` at half the width and three levels, for a hospital with little computing power."""
+    """`deep_conv` at half the width and three levels, for a hospital with little computing power.
+
+    >>> sum(p.numel() for p in small_conv((1, 32, 32), features=8).parameters())
+    6208
+    """
     return deep_conv(shape, features, factor, widths=(8, 16, 32))
 
 
@@ -65,7 +93,10 @@ def _scaled(channels: int, factor: float) -> int:
 
 
 def monai_densenet(shape: Shape, features: int) -> nn.Module:
-    """MONAI's DenseNet (Huang et al. 2017), small: three dense blocks of two layers."""
+    """MONAI's DenseNet (Huang et al. 2017), small: three dense blocks of two layers.
+
+    Dense blocks keep the channels of all layers before them, so that few filters suffice.
+    """
     prepare_torchvision()
     from monai.networks.nets import DenseNet
 
@@ -75,7 +106,10 @@ def monai_densenet(shape: Shape, features: int) -> nn.Module:
 
 
 def monai_resnet(shape: Shape, features: int) -> nn.Module:
-    """MONAI's ResNet (He et al. 2016), small: four stages of one block, made for little images."""
+    """MONAI's ResNet (He et al. 2016), small: four stages of one block, made for little images.
+
+    Images of up to 32 pixels a side skip the first pooling, which would leave the stages hardly anything to look at.
+    """
     prepare_torchvision()
     from monai.networks.nets import ResNet
 
@@ -93,7 +127,10 @@ def monai_resnet(shape: Shape, features: int) -> nn.Module:
 
 
 def torchvision_mobilenet(shape: Shape, features: int) -> nn.Module:
-    """torchvision's MobileNetV3-Small (Howard et al. 2019), without pre-trained weights."""
+    """torchvision's MobileNetV3-Small (Howard et al. 2019), without pre-trained weights.
+
+    No weights are loaded: a run needs no download, and public images of another kind do not flatter its figures.
+    """
     prepare_torchvision()
     from torchvision.models import mobilenet_v3_small
 
@@ -103,7 +140,10 @@ def torchvision_mobilenet(shape: Shape, features: int) -> nn.Module:
 
 
 def torchvision_resnet18(shape: Shape, features: int) -> nn.Module:
-    """torchvision's ResNet-18 (He et al. 2016), without pre-trained weights."""
+    """torchvision's ResNet-18 (He et al. 2016), without pre-trained weights.
+
+    11 million parameters: the largest of the shipped backbones, and the largest upload.
+    """
     prepare_torchvision()
     from torchvision.models import resnet18
 
@@ -111,7 +151,12 @@ def torchvision_resnet18(shape: Shape, features: int) -> nn.Module:
 
 
 class ThreeChannels(nn.Module):
-    """A grey image as three equal channels, which torchvision's networks expect; an image of three as it is."""
+    """A grey image as three equal channels, which torchvision's networks expect; an image of three as it is.
+
+    >>> import torch
+    >>> ThreeChannels()(torch.zeros(2, 1, 28, 28)).shape
+    torch.Size([2, 3, 28, 28])
+    """
 
     def forward(self, image: Tensor) -> Tensor:
         """(batch, channels, height, width) -> (batch, 3, height, width)"""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from hetfed.client import Client
 from hetfed.data import Examples, Spec
@@ -33,13 +34,19 @@ def build_clients(plan: Plan, data_dir: Path | None) -> Sequence[Client]:
     Raises:
         PlanError, DataError: what the plan or a file lacks.
     """
-    cohorts = Cohorts(data_dir)
-    public = None if plan.public is None else validate(PublicData, plan.public, key="public")
+    return clients_of(plan.client, Cohorts(data_dir), plan.public, plan.federation.seed)
+
+
+def clients_of(
+    tables: Sequence[ClientTable], cohorts: Cohorts, public_table: Mapping[str, Any] | None, seed: int
+) -> Sequence[Client]:
+    """The hospitals that `[[client]]` tables and a `[public]` table ask for."""
+    public = None if public_table is None else validate(PublicData, public_table, key="public")
     owners = Owners()
     if public is not None:
         cohort = cohorts.get(public.dataset, "public")
-        owners.add("the public inputs", public.dataset, public_patients(cohort, public, plan.federation.seed), "public")
-    clients = [_client(table, plan.federation.seed, cohorts, public, owners) for table in plan.client]
+        owners.add("the public inputs", public.dataset, public_patients(cohort, public, seed), "public")
+    clients = [_client(table, seed, cohorts, public, owners) for table in tables]
     networks = [client for client in clients if client.common_fn is not None]
     shapes = [client.data.spec["shapes"] for client in networks]
     # The common model looks only at what every network has in one shape: else its tensors could not be averaged.
@@ -62,21 +69,22 @@ def _only(spec: Spec, modalities: Sequence[str]) -> Spec:
 
 
 class Cohorts:
-    """Cohorts by name, each loaded once: several hospitals come from the same files."""
+    """Cohorts by name, each loaded once: several hospitals come from the same files. Those `given` need no loading."""
 
-    def __init__(self, data_dir: Path | None) -> None:
+    def __init__(self, data_dir: Path | None, given: Iterable[Cohort] = ()) -> None:
         self._data_dir = data_dir
-        self._loaded: dict[str, Cohort] = {}
+        self._loaded = {cohort.name: cohort for cohort in given}
 
     def get(self, name: str, key: str) -> Cohort:
         """The cohort called `name`, which a plan asks for under `key`."""
+        if name in self._loaded:
+            return self._loaded[name]
         if SOURCES.find(name, key=f"{key}.dataset").kind != "cohort":
             raise PlanError("not a cohort of patients", key=f"{key}.dataset", value=name, remedy="Name a medical data set.")
-        if name not in self._loaded:
-            record = load(name, self._data_dir)
-            assert isinstance(record, Cohort)  # its source says so
-            self._loaded[name] = record
-        return self._loaded[name]
+        record = load(name, self._data_dir)
+        assert isinstance(record, Cohort)  # its source says so
+        self._loaded[name] = record
+        return record
 
 
 class Owners:

@@ -26,7 +26,16 @@ PRESENT = "present:"
 
 
 def described(home: Hospital, table: HospitalModel, common: HospitalModel) -> Description:
-    """What a kept model needs of a hospital: its architecture, its columns and its scales."""
+    """What a kept model needs of a hospital: its architecture, its columns and its scales.
+
+    Args:
+        home: the hospital's data, whose scales and columns are described. No example is.
+        table: the hospital's own model table.
+        common: the table of the small model that all hospitals can hold.
+
+    Returns:
+        Architectures as settings of a registered builder, so that no pickled class is kept. A hospital with a learner has none.
+    """
     statistics: dict[str, Tensor] = {}
     for name, scale in home.scales.items():
         statistics |= {f"{name}.mean": torch.from_numpy(scale.mean), f"{name}.deviation": torch.from_numpy(scale.deviation)}
@@ -50,18 +59,41 @@ def _about(columns: Sequence[str], shape: Sequence[int]) -> dict[str, Any]:
 
 
 def build_network(settings: Mapping[str, Any], spec: Mapping[str, Any]) -> nn.Module:
-    """The network of a model table for a data spec: `shapes` by modality and `outputs`."""
+    """The network of a model table for a data spec: `shapes` by modality and `outputs`.
+
+    >>> net = build_network({"features": 8, "clinical": "linear"}, {"shapes": {"clinical": [13]}, "outputs": 2})
+    >>> net({"clinical": torch.zeros(1, 13)}).logits.shape
+    torch.Size([1, 2])
+    """
     shapes = {name: tuple(shape) for name, shape in spec["shapes"].items()}
     return HospitalNet({**spec, "shapes": shapes}, HospitalModel(**settings))
 
 
 class CohortForm:
-    """Raw inputs are as in a cohort: images (n, height, width, channels), tables by column, everything unscaled."""
+    """Raw inputs are as in a cohort: images (n, height, width, channels), tables by column, everything unscaled.
+
+    A sample may lack a modality: its row is then NaN throughout, or `present:<modality>` says so.
+
+    >>> columns = {"modalities": {"clinical": {"columns": ["age", "sex"]}}}
+    >>> scales = {"clinical.mean": torch.tensor([60.0, 0.5]), "clinical.deviation": torch.tensor([10.0, 0.5])}
+    >>> patients = pd.DataFrame({"sex": [1.0, 0.0], "age": [70.0, np.nan]})  # columns go by their names
+    >>> CohortForm().prepare(columns, scales, {"clinical": patients}).inputs["clinical"]
+    tensor([[ 1.,  1.],
+            [ 0., -1.]])
+    """
 
     def prepare(self, settings: Mapping[str, Any], statistics: Mapping[str, Tensor], inputs: Mapping[str, Any]) -> Prepared:
         """Scaled inputs.
 
         A row that is NaN throughout stands for a modality that the patient lacks; an empty cell of a table for the mean.
+
+        Args:
+            settings: `modalities`: for each the names of its columns, or its height, width and channels.
+            statistics: `<modality>.mean` and `<modality>.deviation`, (columns,) or (channels,).
+            inputs: an array or a table for each modality; perhaps `id` and `present:<modality>`.
+
+        Raises:
+            DataError: a modality or a column is missing or unknown, or the numbers of rows differ.
         """
         about = settings["modalities"]
         check_modalities(inputs, list(about), (IDS, *(PRESENT + name for name in about)))
@@ -77,7 +109,10 @@ class CohortForm:
         return Prepared(tensors, ids_of(inputs, next(iter(counts.values()))))
 
     def trial(self, inputs: Mapping[str, Blank], count: int, chance: torch.Generator) -> dict[str, Tensor]:
-        """Standard normal numbers, and one patient who lacks a modality."""
+        """Standard normal numbers, and one patient who lacks a modality.
+
+        Exporters compare a model with its exported form on these inputs.
+        """
         made = {name: one.random(count, chance) for name, one in sorted(inputs.items())}
         next(iter(made.values()))[-1] = torch.nan
         return made
@@ -86,6 +121,9 @@ class CohortForm:
         """Images, and tables without names, from .npz files by modality; tables from CSV files, their columns by name.
 
         A CSV file may hold the columns of several tables, and a column `id`.
+
+        Raises:
+            DataError: a file cannot be read, or a column is one of no table.
         """
         found: dict[str, Any] = {}
         for file in files:

@@ -20,7 +20,13 @@ EXAMPLES = 20
 
 
 class Row(NamedTuple):
-    """Where a classifier is found, and the settings that a plan may change."""
+    """Where a classifier is found, and the settings that a plan may change.
+
+    Args:
+        module: imported when a plan names the classifier, and not before.
+        name: of the class in it.
+        settings: those that differ from scikit-learn's defaults, which a plan's `settings` override.
+    """
 
     module: str
     name: str
@@ -40,8 +46,20 @@ LEARNERS = {
 def new_learner(name: str, settings: Mapping[str, Any], key: str, *seed_path: object) -> Estimator:
     """An unfitted classifier, the same for the same `seed_path`.
 
+    Args:
+        name: one of `LEARNERS`.
+        settings: of the classifier, by scikit-learn's names.
+        key: of the client's table, for messages.
+        seed_path: what the random state is derived from, as the run's seed and the client's name.
+
     Raises:
         PlanError: a setting that it does not take.
+
+    >>> new_learner("random-forest", {"n_estimators": 50}, "client 'north'", 0, "north").get_params()["n_estimators"]
+    50
+    >>> new_learner("svm", {"trees": 50}, "client 'north'", 0, "north")
+    Traceback (most recent call last):
+    hetfed.errors.PlanError: client 'north'.model.settings: ... (value: {'trees': 50}). scikit-learn's documentation of SVC ...
     """
     row = LEARNERS[name]
     try:
@@ -57,8 +75,12 @@ def new_learner(name: str, settings: Mapping[str, Any], key: str, *seed_path: ob
 def try_out(estimator: Estimator, columns: int, classes: int, *, settings: Mapping[str, Any], key: str) -> None:
     """Fit a copy to a few examples of so many columns and classes: scikit-learn looks at what is set when it fits.
 
+    A plan with such a setting fails in its first second instead of in its first round.
+
     Raises:
         PlanError: it refuses what a plan has set under `key`.
+
+    >>> try_out(new_learner("svm", {"C": 2.0}, "", 0), columns=3, classes=2, settings={"C": 2.0}, key="client 'north'")
     """
     from sklearn.base import clone
     from sklearn.calibration import CalibratedClassifierCV

@@ -77,7 +77,11 @@ class Modality:
             raise field.fault(f"axes ({wanted}) expected", value=found, remedy=remedy)
 
     def shape(self, name: str, cohort: Cohort) -> Shape:
-        """Of one sample of the cohort, as a model is given it."""
+        """Of one sample of the cohort, as a model is given it.
+
+        Returns:
+            (channels, ...), or (columns,) of a table.
+        """
         *others, last = cohort.modalities[name].shape[1:]
         return (last, *others)
 
@@ -87,21 +91,43 @@ class Modality:
         return f"{shape} ({', '.join((last, *others))})"
 
     def tensor(self, values: Tensor) -> Tensor:
-        """Scaled samples (n, *axes), as a model is given them: (n, channels, ...)."""
+        """Scaled samples (n, *axes), as a model is given them: (n, channels, ...).
+
+        >>> IMAGE.tensor(torch.zeros(2, 32, 28, 3)).shape
+        torch.Size([2, 3, 32, 28])
+        """
         return values.movedim(-1, 1).contiguous()
 
     def build(self, encoder: str, shape: Shape, features: int, factor: float = 1.0) -> nn.Module:
         """The encoder of that name.
 
+        Args:
+            encoder: one of `encoders`.
+            shape: of one sample, channels first.
+            features: size of the output.
+            factor: multiplies the channels of an encoder that is `scalable`; others do not see it.
+
         Raises:
             ValueError: it cannot be built so.
+
+        >>> GENES.build("mlp", (60,), features=8)(torch.zeros(2, 60)).shape
+        torch.Size([2, 8])
         """
         size = shape[0] if len(self.axes) == 1 else shape
         widened = (factor,) if scalable(self.encoders[encoder]) else ()
         return self.encoders[encoder](size, features, *widened)
 
     def check_encoder(self, encoder: str, shape: Shape, *, features: int, width: float, key: str, name: str) -> None:
-        """Raise `PlanError` where the encoder that a model table (`key`) names for the modality `name` cannot be built."""
+        """Raise `PlanError` where the encoder that a model table (`key`) names for the modality `name` cannot be built.
+
+        Args:
+            encoder: one of `encoders`.
+            shape: of one sample, channels first.
+            features: the feature size that the hospitals agree on.
+            width: the `width` of the model table.
+            key: of the model table, for messages.
+            name: of the modality, for messages.
+        """
         wider = [one for one, build in self.encoders.items() if scalable(build)]
         # Of encoders that all have one width, as those of tables, `width` asks nothing.
         if width != 1 and wider and encoder not in wider:
@@ -117,12 +143,20 @@ class Modality:
 
 
 def scalable(encoder: Encoder) -> bool:
-    """Whether the channels of an encoder can be multiplied by a factor."""
+    """Whether the channels of an encoder can be multiplied by a factor.
+
+    >>> from hetfed_medical.tabular import linear
+    >>> scalable(IMAGE.encoders["lenet"]), scalable(linear)
+    (True, False)
+    """
     return "factor" in inspect.signature(encoder).parameters
 
 
 def augmented(batch: Batch, generator: torch.Generator) -> Batch:
-    """The batch with its inputs changed at random, as their modalities say."""
+    """The batch with its inputs changed at random, as their modalities say.
+
+    Targets stay as they are. A batch of tables alone comes back as the same object.
+    """
     changes = {name: MODALITIES[name].augment for name in batch.inputs}
     changed = {name: change(batch.inputs[name], generator) for name, change in changes.items() if change is not None}
     return replace(batch, inputs={**batch.inputs, **changed}) if changed else batch

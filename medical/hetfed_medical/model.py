@@ -15,7 +15,17 @@ from hetfed_medical.present import BatchNormOfKnown, gathered, known_rows, maske
 
 
 class GatedFusion(nn.Module):
-    """A weighted mean of the modalities' features; the weights are a softmax of learnt scores over those that are there."""
+    """A weighted mean of the modalities' features; the weights are a softmax of learnt scores over those that are there.
+
+    Args:
+        modalities: how many.
+        features: the size of each modality's features, and of what comes out.
+
+    >>> fuse = GatedFusion(2, features=4)
+    >>> image, genes = torch.ones(1, 4), torch.zeros(1, 4)
+    >>> fuse([image, genes], [torch.tensor([True]), torch.tensor([False])]).tolist()  # genes are missing
+    [[1.0, 1.0, 1.0, 1.0]]
+    """
 
     def __init__(self, modalities: int, features: int) -> None:
         super().__init__()
@@ -34,7 +44,18 @@ class GatedFusion(nn.Module):
 
 
 class HospitalNet(nn.Module):
-    """`encoders.<modality>`, `fusion` (where there are several modalities) and `head`."""
+    """`encoders.<modality>`, `fusion` (where there are several modalities) and `head`.
+
+    Args:
+        spec: `shapes`, of one sample by modality, and `outputs`, the number of classes (1 for survival).
+        table: the model table of the plan: feature size, width and encoders.
+
+    >>> spec = {"shapes": {"image": (1, 32, 32), "genes": (60,)}, "outputs": 2}
+    >>> net = HospitalNet(spec, HospitalModel(features=16, image="lenet"))
+    >>> inputs = {"image": torch.zeros(3, 1, 32, 32), "genes": torch.full((3, 60), torch.nan)}  # nobody has genes
+    >>> net(inputs).logits.shape, net(inputs).features.shape
+    (torch.Size([3, 2]), torch.Size([3, 16]))
+    """
 
     def __init__(self, spec: Spec, table: HospitalModel) -> None:
         super().__init__()

@@ -31,6 +31,9 @@ class Partition(Table):
     "dirichlet" skews the classes (Hsu et al. 2019), "quantity" the sizes: both more, the smaller `alpha`; "classes" gives each
     part only some classes. Of a Dirichlet draw every part has at least `minimum` samples. The draw is that of the plan's seed,
     or of a `seed` of its own.
+
+    >>> Partition(clients=4, part=0, alpha=0.5).kind
+    'dirichlet'
     """
 
     kind: Literal["dirichlet", "quantity", "classes"] = "dirichlet"
@@ -54,6 +57,13 @@ class HospitalData(SplitTable):
     `sites` are the data set's names of its hospitals; without any, all samples are taken. Splits are the publisher's where
     there are any, otherwise by patient. `columns` are the columns of a table to use; without any, all. `standardise` scales
     tables by the mean and deviation of the hospital's own training data; images always are.
+
+    `limit` keeps that many samples, drawn at random. With `balanced` each class weighs the same in the training loss of a
+    batch. Models are selected by `metric`, on validation data.
+
+    >>> table = HospitalData(dataset="uci-heart-4hospitals", sites=("va",), modalities=("clinical",))
+    >>> table.train, table.validation, table.metric
+    (0.6, 0.15, 'AUROC')
     """
 
     dataset: str
@@ -77,6 +87,9 @@ class HospitalModel(OpenTable):
     `width` multiplies the channels of the backbones that are plain convolutions. With a `learner` the hospital has a
     scikit-learn classifier instead, which looks at all modalities side by side and learns without gradients; `settings` are the
     classifier's own. Further keys are modalities, of which installed packages may bring more.
+
+    >>> HospitalModel(features=32, image="lenet").encoder("image")
+    'lenet'
     """
 
     features: PositiveInt = 64
@@ -100,7 +113,11 @@ class HospitalModel(OpenTable):
         return self
 
     def encoder(self, modality: str) -> str:
-        """The name of the encoder of a modality."""
+        """The name of the encoder of a modality.
+
+        >>> HospitalModel().encoder("genes")  # the modality's default
+        'snn'
+        """
         return str((self.model_extra or {}).get(modality, MODALITIES[modality].default))
 
 

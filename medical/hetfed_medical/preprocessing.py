@@ -24,13 +24,27 @@ Index = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Scale:
-    """How a modality is scaled: (value - mean) / deviation, from the hospital's own training data."""
+    """How a modality is scaled: (value - mean) / deviation, from the hospital's own training data.
+
+    Args:
+        mean: (columns,) or (channels,).
+        deviation: of the same shape, never 0.
+
+    >>> age = Scale(np.array([60.0], dtype=np.float32), np.array([10.0], dtype=np.float32))
+    >>> age.apply(np.array([[75.0], [np.nan]]))
+    array([[1.5],
+           [0. ]], dtype=float32)
+    """
 
     mean: NDArray[np.float32]
     deviation: NDArray[np.float32]
 
     def apply(self, values: NDArray[np.generic]) -> NDArray[np.float32]:
-        """Scaled values; a missing cell of a table becomes the mean, 0."""
+        """Scaled values; a missing cell of a table becomes the mean, 0.
+
+        Args:
+            values: (..., columns) or (..., channels), of any numeric dtype.
+        """
         # NaN ends here as the sign of an empty cell. Wherever a model sees one, the whole modality of that sample is missing
         # (see `_tensor`).
         return np.asarray(np.nan_to_num((values.astype(np.float32) - self.mean) / self.deviation), dtype=np.float32)
@@ -38,7 +52,15 @@ class Scale:
 
 @dataclass(frozen=True)
 class Hospital:
-    """One hospital's data and task, its patients, and what public inputs need to look like its own: scales and column names."""
+    """One hospital's data and task, its patients, and what public inputs need to look like its own: scales and column names.
+
+    Args:
+        data: training, validation and test examples, and the data spec that a model is built from.
+        task: classification, or survival where the label is an event.
+        scales: by modality.
+        columns: by modality: the names of the columns in use; none of an image.
+        patients: by whom two hospitals with the same patient are found out.
+    """
 
     data: ClientData
     task: Task
@@ -50,9 +72,25 @@ class Hospital:
 def hospital(cohort: Cohort, table: HospitalData, seed: int, key: str) -> Hospital:
     """The data of the hospital that `table` describes, split by patient.
 
+    Scales come from the training part alone: a mean over all samples would carry test data into training.
+
+    Args:
+        cohort: a whole data set.
+        table: the `data` table of the plan.
+        seed: of the plan, by which samples are dealt out.
+        key: of the client's table, for messages.
+
     Raises:
         PlanError: the table asks for what the cohort does not have, or for too few samples to split.
         DataError: the cohort is not what `Cohort` promises.
+
+    >>> from hetfed_datasets.sample_hospitals import generate
+    >>> table = HospitalData(dataset="sample-hospitals", sites=("south",), modalities=("image", "genes"))
+    >>> home = hospital(generate(), table, seed=0, key="client 'south'")
+    >>> len(home.data.train), len(home.data.validation), len(home.data.test)
+    (66, 17, 27)
+    >>> home.data.spec["shapes"]
+    {'image': (1, 32, 32), 'genes': (60,)}
     """
     check_cohort(cohort)
     label = _label(cohort, table.label, f"{key}.data.label")
@@ -89,6 +127,15 @@ def public_inputs(cohort: Cohort, table: PublicData, home: Hospital, like: Hospi
 
     None where they are `unreadable`.
 
+    Each hospital scales them by its own scales, which stay at home; what hospitals share are answers to these inputs.
+
+    Args:
+        cohort: the public data set.
+        table: the `[public]` table of the plan.
+        home: the hospital that is to read them.
+        like: its `data` table.
+        seed: of the plan.
+
     Raises:
         PlanError: a site that the cohort does not have.
         DataError: the cohort is not what `Cohort` promises.
@@ -104,7 +151,10 @@ def public_inputs(cohort: Cohort, table: PublicData, home: Hospital, like: Hospi
 
 
 def public_patients(cohort: Cohort, table: PublicData, seed: int) -> frozenset[str]:
-    """Whose the public inputs are."""
+    """Whose the public inputs are.
+
+    None of them may be a patient of a hospital, whose training data would then be public.
+    """
     return frozenset(cohort.patient[_public_rows(cohort, table, seed)].tolist())
 
 
@@ -198,6 +248,7 @@ def _part(own: Cohort, label: str, asked: Partition, plan_seed: int) -> Index:
     seed = plan_seed if asked.seed is None else asked.seed
 
     def deal(label: NDArray[np.int64]) -> list[Index]:
+        """The samples of each part, for one label per patient."""
         if asked.kind == "dirichlet":
             return partition.dirichlet(label, asked.clients, asked.alpha, seed, asked.minimum)
         if asked.kind == "quantity":
@@ -267,6 +318,12 @@ def model_input(modality: str, values: NDArray[np.generic], scale: Scale, there:
     """Raw values (n, height, width, channels) or (n, columns) as a model reads them: scaled, channels first.
 
     `there` (n,) says which samples have the modality, None that all have; a row that has not is NaN throughout.
+
+    >>> scale = Scale(np.zeros(1, np.float32), np.full(1, 255, np.float32))
+    >>> pixels = np.full((2, 4, 4, 1), 255, dtype=np.uint8)
+    >>> image = model_input("image", pixels, scale, np.array([True, False]))
+    >>> image.shape, image[:, 0, 0, 0]
+    (torch.Size([2, 1, 4, 4]), tensor([1., nan]))
     """
     tensor = MODALITIES[modality].tensor(torch.from_numpy(scale.apply(values)))
     if there is not None:

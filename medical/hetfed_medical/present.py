@@ -10,13 +10,21 @@ from torch import Tensor, nn
 
 
 def known_rows(x: Tensor) -> Tensor:
-    """Which rows (batch,) of `x` (batch, ...) are there: one that is missing is NaN throughout."""
+    """Which rows (batch,) of `x` (batch, ...) are there: one that is missing is NaN throughout.
+
+    >>> known_rows(torch.tensor([[1.0, 2.0], [torch.nan, torch.nan]]))
+    tensor([ True, False])
+    """
     # One value tells: tables and images hold a NaN only in a row that is missing throughout.
     return ~x.flatten(1)[:, 0].isnan()
 
 
 def may_look() -> bool:
-    """Whether Python may read values: not while a function is compiled, exported, traced or transformed by `torch.func`."""
+    """Whether Python may read values: not while a function is compiled, exported, traced or transformed by `torch.func`.
+
+    >>> may_look(), torch.func.vmap(lambda x: x * may_look())(torch.ones(2))
+    (True, tensor([0., 0.]))
+    """
     # First, since the compiler can read no further.
     if torch.compiler.is_compiling():
         return False
@@ -24,7 +32,18 @@ def may_look() -> bool:
 
 
 def gathered(encoder: nn.Module, x: Tensor, there: Tensor, size: int) -> Tensor:
-    """Features (batch, size) of the rows that are `there` (batch,), 0 for the others; the encoder sees no other row."""
+    """Features (batch, size) of the rows that are `there` (batch,), 0 for the others; the encoder sees no other row.
+
+    Args:
+        encoder: maps (rows, ...) to (rows, size).
+        x: a batch of one modality.
+        there: which rows have it, as `known_rows` says.
+        size: of the features.
+
+    >>> rows = torch.tensor([[1.0], [torch.nan], [3.0]])
+    >>> gathered(lambda x: 2 * x, rows, known_rows(rows), size=1).flatten()
+    tensor([2., 0., 6.])
+    """
     # The usual case, without a copy. A single row takes the way below.
     if bool(there.all()) and len(x) > 1:
         return encoder(x)  # type: ignore[no-any-return]
@@ -38,7 +57,14 @@ def gathered(encoder: nn.Module, x: Tensor, there: Tensor, size: int) -> Tensor:
 
 
 def masked(encoder: nn.Module, x: Tensor, there: Tensor) -> Tensor:
-    """The same without a branch on data: every row goes through the encoder, and batch normalisation counts those `there`."""
+    """The same without a branch on data: every row goes through the encoder, and batch normalisation counts those `there`.
+
+    It costs the encoder the missing rows, and runs under `torch.compile`, `torch.export` and `vmap`.
+
+    >>> rows = torch.tensor([[1.0], [torch.nan], [3.0]])
+    >>> masked(nn.Identity(), rows, known_rows(rows)).flatten()
+    tensor([1., 0., 3.])
+    """
     column = there.view(-1, *[1] * (x.ndim - 1))
     with _counting(encoder, there):
         return torch.where(there[:, None], encoder(torch.where(column, x, 0.0)), 0.0)
@@ -58,7 +84,14 @@ def _counting(encoder: nn.Module, there: Tensor) -> Iterator[None]:
 
 
 class BatchNormOfKnown(nn.BatchNorm2d):
-    """Batch normalisation that, while `there` (batch,) is set, takes its statistics from those rows alone."""
+    """Batch normalisation that, while `there` (batch,) is set, takes its statistics from those rows alone.
+
+    >>> layer = BatchNormOfKnown(1)
+    >>> layer.there = torch.tensor([True, True, False])
+    >>> x = torch.tensor([1.0, 3.0, 99.0]).view(3, 1, 1, 1)
+    >>> layer(x).flatten()[:2]  # the third row does not count
+    tensor([-1.0000,  1.0000], grad_fn=<SliceBackward0>)
+    """
 
     there: Tensor | None = None
 

@@ -14,13 +14,16 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from whole import Federation, enrol, init, run_round
 
 from hetfed.algorithms import NAMED
 from hetfed.client import Client
+from hetfed.composition import enrol
 from hetfed.data import ClientData, Examples
+from hetfed.engines.local import Sites
+from hetfed.federation import Federation
 from hetfed.model import Output
 from hetfed.plan import named_algorithm
+from hetfed.rounds import init, run_round
 from hetfed.tasks import Classification
 from hetfed.training import Training
 
@@ -66,12 +69,14 @@ def clients() -> list[Client]:
 
 def cost(name: str) -> tuple[float, float]:
     """Processor seconds and bytes of a round."""
-    enrolment = enrol(named_algorithm(name, {}).over(ROUNDS + 2), clients())
-    federation = Federation.of(enrolment.clients, enrolment.composition, ROUNDS + 2, 0)
-    state = run_round(federation, run_round(federation, init(federation)))  # warm up
+    members = clients()
+    enrolment = enrol(named_algorithm(name, {}).over(ROUNDS + 2), [member.profile for member in members])
+    sites = Sites.of(members, enrolment, 0)
+    federation = Federation.of(enrolment, ROUNDS + 2, 0, public=sites.public(enrolment.composition))
+    state = run_round(federation, run_round(federation, init(federation), sites), sites)  # warm up
     began, rows = time.process_time(), len(state.rows)
     for _ in range(ROUNDS):
-        state = run_round(federation, state)
+        state = run_round(federation, state, sites)
     sent = sum(row.bytes_up + row.bytes_down for row in state.rows[rows:])
     return (time.process_time() - began) / ROUNDS, sent / ROUNDS
 

@@ -20,16 +20,18 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from whole import Federation, enrol, init
 
 from hetfed.algorithms import fedavg
 from hetfed.client import Client
+from hetfed.composition import enrol
 from hetfed.data import ClientData, Examples
-from hetfed.engines.local import Failure
+from hetfed.engines.local import Failure, Order, Reply, Sites
+from hetfed.federation import Federation
 from hetfed.model import Output
+from hetfed.rounds import init, run_round
 from hetfed.tasks import Classification
 from hetfed.training import Training
-from hetfed.turn import Job, Round, Turn, take_turn
+from hetfed.turn import Round
 
 CLIENTS, IMAGES, BATCH, ROUNDS = 8, 2048, 32, 17
 LIMIT = 1.05
@@ -98,20 +100,25 @@ class Doubled:
     """The engine that takes each turn twice, federated and bare, and notes the seconds of both."""
 
     server: nn.Module
+    sites: Sites
     turns: list[float] = field(default_factory=list)
     bare_turns: list[float] = field(default_factory=list)
     trained: list[dict[str, Tensor]] = field(default_factory=list)
 
-    def __call__(self, jobs: Iterable[Job], this: Round) -> Iterator[tuple[str, Turn | Failure]]:
+    def __call__(self, orders: Iterable[Order], this: Round) -> Iterator[tuple[str, Reply | Failure]]:
         """Each turn of the round; every other one comes after its bare one."""
-        for number, job in enumerate(jobs):
+        for number, order in enumerate(orders):
+            client = self.sites.clients[order.client]
             if number % 2:
-                self._bare(job.client)
-            seconds, turn = timed(partial(take_turn, job, this))
+                self._bare(client)
+            seconds, replies = timed(partial(self._turn, order, this))
             self.turns.append(seconds)
             if not number % 2:
-                self._bare(job.client)
-            yield job.client.name, turn
+                self._bare(client)
+            yield from replies
+
+    def _turn(self, order: Order, this: Round) -> list[tuple[str, Reply | Failure]]:
+        return list(self.sites([order], this))
 
     def _bare(self, client: Client) -> None:
         seconds, parameters = timed(partial(bare_turn, self.server, client))
@@ -123,11 +130,12 @@ def main() -> None:
     """Print the ratio."""
     torch.set_num_threads(1)
     participants, server = clients(), SmallCnn()
-    federation = Federation.of(participants, enrol(fedavg(), participants).composition, ROUNDS, 0)
+    enrolment = enrol(fedavg(), [client.profile for client in participants])
+    sites, federation = Sites.of(participants, enrolment, 0), Federation.of(enrolment, ROUNDS, 0)
     state, ratios, shares = init(federation), [], []
     for number in range(ROUNDS):
-        engine = Doubled(server)
-        whole, state = timed(partial(advance, federation, state, engine))
+        engine = Doubled(server, sites)
+        whole, state = timed(partial(run_round, federation, state, engine))
         averaging, _ = timed(partial(bare_mean, server, engine.trained))
         turns, bare = sum(engine.turns), sum(engine.bare_turns)
         if number:  # the first round warms up

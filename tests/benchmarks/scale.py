@@ -15,14 +15,16 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from whole import Federation, State, enrol, finalize, init, run_round
 
 from hetfed.client import Client
-from hetfed.composition import compose
+from hetfed.composition import compose, enrol
 from hetfed.data import ClientData, Examples
+from hetfed.engines.local import Sites
 from hetfed.exchanges import Prototypes, SharedParameters
+from hetfed.federation import Federation
 from hetfed.model import Output
 from hetfed.participation import Participation
+from hetfed.rounds import finalize, init, run_round
 from hetfed.tasks import Classification
 from hetfed.training import Training
 
@@ -58,11 +60,11 @@ def client(number: int) -> Client:
     return Client(f"{number:05d}", data, task, lambda spec: Net(width), Training(batch_size=16))
 
 
-def stored(federation: Federation, state: State) -> int:
+def stored(sites: Sites) -> int:
     """Bytes of the tensors that the clients hold."""
-    held = [tensor for c in federation.clients for part in (c.data.train, c.data.validation, c.data.test)
+    held = [tensor for c in sites.clients.values() for part in (c.data.train, c.data.validation, c.data.test)
             for tensor in (part.target, *part.inputs.values())]  # fmt: skip
-    for own in state.clients.values():
+    for own in sites.states.values():
         held += [*own.model.values(), *own.best.values(), *own.optimizer.values()]
         held += [tensor for memory in own.exchanges.values() for tensor in memory.values()]
     return sum(tensor.untyped_storage().nbytes() for tensor in {t.data_ptr(): t for t in held}.values())
@@ -76,20 +78,23 @@ def peak() -> int:
 def measure(count: int) -> None:
     """Print one line."""
     torch.set_num_threads(1)
-    warm_up = Federation.of([client(n) for n in range(ASKED)], compose(SharedParameters(among="same-shape")), 1, 0)
-    run_round(warm_up, init(warm_up))
+    few = [client(number) for number in range(ASKED)]
+    enrolment = enrol(compose(SharedParameters(among="same-shape")), [member.profile for member in few])
+    warm_up = Federation.of(enrolment, 1, 0)
+    run_round(warm_up, init(warm_up), Sites.of(few, enrolment, 0))
     before = peak()
     clients = [client(number) for number in range(count)]
-    enrolment = enrol(compose(SharedParameters("encoder", among="same-shape"), Prototypes()), clients)
+    enrolment = enrol(compose(SharedParameters("encoder", among="same-shape"), Prototypes()), [c.profile for c in clients])
     asked = Participation(fraction=ASKED / count)
-    federation = Federation.of(enrolment.clients, enrolment.composition, ROUNDS, 0, participation=asked)
+    sites = Sites.of(clients, enrolment, 0)
+    federation = Federation.of(enrolment, ROUNDS, 0, participation=asked)
     state = init(federation)
     began = time.perf_counter()
     for _ in range(ROUNDS):
-        state = run_round(federation, state)
+        state = run_round(federation, state, sites)
     seconds = (time.perf_counter() - began) / ROUNDS
-    finalize(federation, state)
-    held, most = stored(federation, state) / 2**20, (peak() - before) / 2**20
+    finalize(federation, state, sites)
+    held, most = stored(sites) / 2**20, (peak() - before) / 2**20
     line = f"{count:6d} clients  {seconds:6.2f} s a round  stored {held:8.1f} MiB  peak {most:8.1f} MiB"
     print(f"scale {line}  peak/stored {most / held:5.2f}", flush=True)  # noqa: T201
 

@@ -1,7 +1,8 @@
 """Every site in a process of its own, and the server in another: they share nothing but bytes in pipes.
 
-A site holds its data, its model and its state. The server's process starts the sites, gets their profiles, enrols them, and runs
-rounds; it holds no client, and forbids itself to make one. Both learn the other's messages from frames: JSON, then safetensors bytes.
+A site holds its data, its model and its state. The server's process starts the sites, gets their profiles, enrols them, and
+runs rounds; it holds no client, and forbids itself to make one. Both learn the other's messages from frames: JSON, then
+safetensors bytes.
 
     python apart.py server ALGORITHM ...     prints, for each algorithm, what came of it as one line of JSON
     python apart.py site NAME                is started by the server
@@ -16,13 +17,9 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
-
-HERE = Path(__file__).parent
-if __name__ == "__main__":
-    sys.path.insert(0, str(HERE))
 
 import torch
 import toy
@@ -32,14 +29,15 @@ from hetfed.client import Client, ClientState, Tensors, new_state
 from hetfed.composition import Composition, Enrolment, enrol
 from hetfed.data import Examples
 from hetfed.engines.local import Failure, Order, Reply
-from hetfed.federation import Federation, Upload
+from hetfed.evaluation import Outcome
+from hetfed.federation import Federation
 from hetfed.participation import Participation
-from hetfed.payload import Payload
+from hetfed.payload import Payload, Upload
 from hetfed.plan import named_algorithm
 from hetfed.profile import Profile
-from hetfed.rounds import finalize, init, run_round
+from hetfed.rounds import ask, finalize, init, run_round
 from hetfed.run.checkpoint import states_to_tensors
-from hetfed.turn import Job, Report, Round, take_turn
+from hetfed.turn import Job, Report, Round, Stage, take_turn
 
 NAMES, ROUNDS = "abc", 4
 
@@ -119,9 +117,9 @@ class Site:
             {"ids": [] if public is None else list(public.ids)}, {} if public is None else {"inputs": _bytes(public)}
         )
 
-    def turn(self, parts: Mapping[str, bytes], number: int) -> None:
+    def turn(self, parts: Mapping[str, bytes], number: int, stage: Stage) -> None:
         """Take a turn: payloads and figures come of it."""
-        turn = take_turn(Job(self.client, self.state, parts), self.federation.round(number))
+        turn = take_turn(Job(self.client, self.state, parts), replace(self.federation.round(number), stage=stage))
         self.state = turn.state
         self.pipe.send({"report": asdict(turn.report)}, turn.outbox)
 
@@ -164,8 +162,10 @@ class Server:
     def __call__(self, orders: Iterable[Order], this: Round) -> Iterator[tuple[str, Reply | Failure]]:
         """The engine."""
         for order in orders:
-            header, outbox = self.ask(order.client, order.inbox, do="turn", number=this.number)
-            yield order.client, Reply(outbox, Report(**header["report"]))
+            header, outbox = self.ask(order.client, order.inbox, do="turn", number=this.number, stage=this.stage)
+            report = header["report"]
+            outcome = report["outcome"] and Outcome(**report["outcome"])
+            yield order.client, Reply(outbox, Report(**{**report, "outcome": outcome}))
 
     def run(self, algorithm: str) -> dict[str, Any]:
         """One algorithm to its end."""
@@ -183,11 +183,13 @@ class Server:
         for _ in range(ROUNDS):
             state = run_round(federation, state, self, uploads.append)
         state = finalize(federation, state, self, uploads.append)
+        outcomes = {name: asdict(report.outcome) for name, report in ask(federation, self, "test").items()}
         server = {f"{label}/{key}": tensor for label, held in state.server.items() for key, tensor in held.items()}
         return {
             "algorithm": algorithm,
             "clients": {name: self.ask(name, do="digest")[0]["digest"] for name in self.sites},
             "server": digest_of_tensors(server),
+            "outcomes": outcomes,
             "rows": [{**asdict(row), "seconds": 0} for row in state.rows],
             "refused": [upload.refused for upload in uploads if upload.refused],
         }

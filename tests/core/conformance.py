@@ -25,9 +25,8 @@ from hetfed.context import ClientContext, Work
 from hetfed.data import Batch, Examples, Spec
 from hetfed.engines.local import Failure, Order, Reply
 from hetfed.evaluation import evaluate
-from hetfed.federation import Upload
 from hetfed.participation import Participation
-from hetfed.payload import Payload
+from hetfed.payload import Payload, Upload
 from hetfed.plan import named_algorithm
 from hetfed.results.ledger import Ledger
 from hetfed.seeding import isolated
@@ -372,7 +371,7 @@ def loss_function(context: ClientContext, views: Sequence[View], *given: *Given)
     """The loss as a function."""
     parameters, seen, batch, drawn = {**given[0], **given[1]}, *seen_by(views, given)
     output = functional_call(context.model, parameters, (batch.inputs,))
-    return total_loss(context, seen, parameters, batch, drawn, output)
+    return total_loss(context, seen, parameters, batch, drawn=drawn, output=output)
 
 
 def seen_by(views: Sequence[View], given: Given) -> tuple[list[View], Batch, dict[str, Batch]]:
@@ -389,7 +388,7 @@ def plain_loss(context: ClientContext, views: Sequence[View], given: Given) -> t
             context.tensors[key].copy_(tensor)
     seen, batch, drawn = seen_by(views, given)
     context.model.zero_grad()
-    value = total_loss(context, seen, context.tensors, batch, drawn, context.model(batch.inputs))
+    value = total_loss(context, seen, context.tensors, batch, drawn=drawn, output=context.model(batch.inputs))
     torch.autograd.backward(value)
     found = {key: context.tensors[key].grad for key in given[0]}
     return {key: torch.zeros_like(given[0][key]) if g is None else g.clone() for key, g in found.items()}, value.detach()

@@ -16,9 +16,9 @@ from whole import Engine, Federation, State, enrol, init, local, run_round
 
 from hetfed.client import Client, Tensors
 from hetfed.data import ClientData, Examples, Spec
-from hetfed.federation import Upload
 from hetfed.model import Output
 from hetfed.participation import Participation
+from hetfed.payload import Upload
 from hetfed.plan import named_algorithm
 from hetfed.seeding import generator
 from hetfed.tasks import Classification, Regression, Task

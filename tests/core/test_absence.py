@@ -14,9 +14,8 @@ from hetfed.client import Client
 from hetfed.composition import Composition, Step, compose
 from hetfed.engines.local import Failure
 from hetfed.exchanges import SharedParameters, TeacherDistillation
-from hetfed.federation import Upload
 from hetfed.participation import Participation
-from hetfed.payload import Payload
+from hetfed.payload import Payload, Upload
 from hetfed.turn import Job, Round, Turn
 
 LABEL = "shared-parameters"

@@ -17,8 +17,10 @@ from conformance import clients
 from test_conformance import ROWS
 from whole import Federation, enrol, finalize, init, run_round
 
+from hetfed.engines.local import Sites
 from hetfed.participation import Participation
 from hetfed.plan import named_algorithm
+from hetfed.rounds import ask
 
 SCRIPT = Path(__file__).parent / "apart.py"
 HARMLESS = (sys.prefix, sys.base_prefix, str(Path(__file__).parent.parent.parent), "/proc", "/sys", "/dev", "/usr", "/etc")
@@ -55,6 +57,9 @@ def test_sites_apart_end_with_the_same_bits(algorithm: str, lines: dict[str, Any
     assert found["server"] == digest_of_tensors(server)
     assert found["rows"] == json.loads(json.dumps([{**asdict(row), "seconds": 0} for row in state.rows]))
     assert found["refused"] == []
+    sites = Sites({client.name: client for client in federation.clients}, state.clients)
+    tested = {name: asdict(report.outcome) for name, report in ask(federation.server, sites, "test").items()}
+    assert found["outcomes"] == json.loads(json.dumps(tested))
 
 
 def test_the_server_opens_no_data_file(lines: dict[str, Any]) -> None:

@@ -21,11 +21,10 @@ from hetfed.algorithms import fedavg, fedmd, fedproto, heterofl
 from hetfed.client import Client
 from hetfed.composition import Composition
 from hetfed.exchanges import Slices
-from hetfed.exchanges.groups import of_group
-from hetfed.federation import Upload
 from hetfed.launch.launcher import Launcher
 from hetfed.participation import Participation, Presence
-from hetfed.payload import Payload
+from hetfed.parts import of_group
+from hetfed.payload import Payload, Upload
 from hetfed.plan import read_plan
 
 NOT_WAITING = Participation(time_limit=0.1, asynchronous=True)

@@ -28,7 +28,8 @@ from hetfed.client import ClientState, Tensors
 from hetfed.composition import compose, every
 from hetfed.errors import RunError, RunFolderError
 from hetfed.exchanges import Prototypes, SharedParameters
-from hetfed.federation import InFlight, Row
+from hetfed.federation import Row
+from hetfed.payload import InFlight
 
 DYING = """
 import resource, signal, sys

@@ -65,8 +65,8 @@ def test_all_promised_commands_are_there() -> None:
 @pytest.mark.parametrize(
     "words", [["--help"], ["medical", "run", "--help"], ["traffic", "plans"], ["--version"], ["export", "--help"]]
 )
-def test_help_imports_nothing_heavy(words: str) -> None:
-    done = subprocess.run([sys.executable, "-c", IMPORTED, *words.split()], capture_output=True, text=True, check=True)
+def test_help_imports_nothing_heavy(words: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-c", IMPORTED, *words], capture_output=True, text=True, check=True)
     assert done.stdout.strip()
     loaded = set(done.stderr.split())
     assert "hetfed" in loaded

@@ -19,9 +19,9 @@ from hetfed.data import Batch
 from hetfed.engines.local import Failure
 from hetfed.errors import RunError
 from hetfed.exchanges import TeacherDistillation
-from hetfed.federation import Upload
 from hetfed.model import Output
 from hetfed.participation import Participation
+from hetfed.payload import Upload
 from hetfed.pooled import train_pooled
 from hetfed.training import Training
 from hetfed.turn import Job, Round, Turn

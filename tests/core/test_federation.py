@@ -16,14 +16,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from whole import Engine, Federation, State, enrol, init, local, run_round
 
-from hetfed.aggregation import Merged, weighted_mean
+from hetfed.aggregation import weighted_mean
 from hetfed.algorithms import alone, fedavg, fedper
 from hetfed.client import Client, Tensors
 from hetfed.composition import Composition, Step, compose, every
 from hetfed.context import ClientContext, ServerContext
 from hetfed.errors import PlanError, RunError
 from hetfed.exchanges import Exchange, LogitDistillation, Prototypes, SharedParameters, TeacherDistillation
-from hetfed.payload import Declaration, Payload, TensorRule
+from hetfed.payload import Declaration, Merged, Payload, TensorRule
 from hetfed.profile import Profile
 from hetfed.seeding import generator, isolated
 from hetfed.training import Training

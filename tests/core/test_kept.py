@@ -20,10 +20,11 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import Ridge
 from torch import nn
+from whole import enrol
 
 from hetfed.algorithms import apfl, fedavg, fedmrl, heterofl
 from hetfed.client import Client, new_state
-from hetfed.composition import Composition, Step, enrol
+from hetfed.composition import Composition, Step
 from hetfed.data import ClientData, Examples
 from hetfed.errors import DataError, RunFolderError
 from hetfed.evaluation import predict
@@ -35,6 +36,7 @@ from hetfed.kept.save import save_model
 from hetfed.kept.values import pack, unpack
 from hetfed.learner import Learner
 from hetfed.model import Output
+from hetfed.profile import Profile
 from hetfed.tasks import Classification, Forecasting, Regression, Survival, WithFurther
 from hetfed_medical.learners import LEARNERS, new_learner
 
@@ -107,7 +109,7 @@ def test_a_function_that_builds_another_model_is_refused(tmp_path) -> None:
 
 def extended(client: Client, composition: Composition) -> tuple[Client, Composition, list[Client]]:
     """A client as a composition extends it, beside another one; the settled composition; both as they were before."""
-    before = [client, replace(toy.client("b"), common=client.common)]
+    before = [client, replace(toy.client("b"), common_fn=client.common_fn)]
     enrolment = enrol(composition, before)
     return enrolment.clients[0], enrolment.composition, before
 
@@ -125,7 +127,9 @@ def test_a_composition_that_adds_nothing_leaves_no_trace_of_other_clients(toy_bu
 
 
 def test_a_common_model_that_no_builder_makes_is_kept_as_a_program_alone(tmp_path) -> None:
-    client, composition, before = extended(replace(toy.client("a"), common=lambda facts: toy.Net(facts["inputs"], 3)), fedmrl())
+    client, composition, before = extended(
+        replace(toy.client("a"), common_fn=lambda spec: toy.Net(spec["inputs"], 3)), fedmrl()
+    )
     more = {"composition": composition, "before": before}
     with pytest.raises(RunFolderError, match="common: nothing builds the small common model beside it"):
         load_model(kept(client, tmp_path / "model", **more), model_fn=net)
@@ -153,8 +157,9 @@ def said_by(client: Client, other: Client) -> torch.Tensor:
 class Peeking(SharedParameters):
     """Adds to a model what follows from the client's data, and not from its sizes."""
 
-    def extend(self, client: Client, model: nn.Module, members: Any) -> None:
-        shift = float(client.data.train.inputs["point"].sum())
+    def extend(self, profile: Profile, model: nn.Module, members: Any) -> None:
+        # A profile of a client has their number; that of a kept model has not.
+        shift = float(profile.examples)
         model.register_forward_hook(lambda module, inputs, output: replace(output, logits=output.logits + shift))
 
 
@@ -310,7 +315,13 @@ def learning(name: str, classes: int = 2) -> Client:
 
 def with_estimator(client: Client, estimator: Any) -> Client:
     """The client, with an estimator in place of its network."""
-    return replace(client, blueprint=lambda facts: Learner(estimator, client.task, client.data.train, client.public))
+    train, public = client.data.train, 0 if client.public is None else len(client.public)
+    shapes = {name: tensor.shape[1:] for name, tensor in train.inputs.items()}
+
+    def model_fn(spec: Any) -> nn.Module:
+        return Learner(estimator, client.task, shapes, target=train.target.shape[1:], public=public)
+
+    return replace(client, model_fn=model_fn)
 
 
 @pytest.mark.parametrize("name", LEARNERS)

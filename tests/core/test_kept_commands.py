@@ -25,9 +25,9 @@ from hetfed.kept.export import as_onnx, export
 from hetfed.kept.load import load_model
 from hetfed.kept.program import session
 from hetfed.kept.save import save_model
+from hetfed.launch.launcher import Launcher
 from hetfed.model import Output
 from hetfed.plan import read_plan
-from hetfed.run.launch import Launcher
 from hetfed_medical import vertical
 
 PLAN = """
@@ -178,7 +178,7 @@ class Branching(nn.Module):
 @pytest.mark.parametrize("kind", ["onnx", "torch-export", "torchscript"])
 def test_a_model_that_cannot_be_exported_is_refused_and_leaves_no_file(kind, tmp_path) -> None:
     """torch.export says so by itself; a trace follows one branch, and differs where the other is taken."""
-    client = replace(toy.client("a"), blueprint=lambda facts: Branching())
+    client = replace(toy.client("a"), model_fn=lambda spec: Branching())
     save_model(tmp_path / "kept", client, new_state(client, 0).model)
     points = {"point": torch.tensor([[3.0, 3.0], [-1.0, -1.0], [1.0, 1.0], [1.0, 1.0], [-9.0, -9.0]])}
     kept = load_model(tmp_path / "kept", model_fn=lambda spec: Branching())

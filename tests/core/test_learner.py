@@ -41,8 +41,19 @@ def numbers(target: Tensor) -> Examples:
     return Examples({"point": torch.cat([x, x**2], dim=1)}, target, [str(i) for i in range(len(target))])
 
 
+def unbound(estimator: Any, task: Any, train: Examples, public: Examples | None = None) -> Learner:
+    """A learner for data of this shape, that has not seen them."""
+    shapes = {name: tensor.shape[1:] for name, tensor in train.inputs.items()}
+    return Learner(estimator, task, shapes, target=train.target.shape[1:], public=0 if public is None else len(public))
+
+
+def bound(estimator: Any, task: Any, train: Examples, public: Examples | None = None) -> Learner:
+    """A learner at the site of its data."""
+    return unbound(estimator, task, train, public).bind(train, public)
+
+
 def learner(train: Examples | None = None, estimator: Any = None, public: Examples | None = PUBLIC) -> Learner:
-    return Learner(GaussianNB() if estimator is None else estimator, TASK, train or toy.examples(24, "x"), public)
+    return bound(GaussianNB() if estimator is None else estimator, TASK, train or toy.examples(24, "x"), public)
 
 
 def forest(name: str, **options: Any) -> Client:
@@ -50,8 +61,8 @@ def forest(name: str, **options: Any) -> Client:
     client = toy.client(name, **options)
     estimator = RandomForestClassifier(20, random_state=len(name))
 
-    def model_fn(facts: object) -> Learner:
-        return Learner(clone(estimator), client.task, client.data.train, client.public)
+    def model_fn(spec: object) -> Learner:
+        return Learner(clone(estimator), client.task, {"point": (2,)}, public=len(PUBLIC))
 
     return replace(client, model_fn=model_fn, kind="forest")
 
@@ -103,7 +114,7 @@ def test_a_classifier_with_one_class_expects_nothing_else(only: int) -> None:
 
 def test_a_class_that_nobody_has_shown_it_is_improbable() -> None:
     task = Classification(("a", "b", "c"))
-    model = Learner(GaussianNB(), task, points([[0.0, 0.0], [0.1, 0.0], [5.0, 5.0], [5.1, 5.0]], [0, 0, 2, 2]))
+    model = bound(GaussianNB(), task, points([[0.0, 0.0], [0.1, 0.0], [5.0, 5.0], [5.1, 5.0]], [0, 0, 2, 2]))
     said = probability(model, points([[0.0, 0.0], [5.0, 5.0]], [0, 2]))
     assert said.argmax(dim=1).tolist() == [0, 2]
     assert said[:, 1].tolist() == pytest.approx([SURE, SURE])
@@ -138,7 +149,7 @@ def test_a_missing_value_is_zero_and_so_is_an_absent_modality() -> None:
 def test_a_regressor_answers_in_scaled_units() -> None:
     task = Regression(mean=10.0, scale=4.0)
     train = numbers(torch.tensor([3.0, 5.0, 7.0, 9.0]))
-    model = Learner(LinearRegression(), task, train)
+    model = bound(LinearRegression(), task, train)
     output = predict(model, train)
     assert output.logits.tolist() == pytest.approx([-1.75, -1.25, -0.75, -0.25])
     assert task.metrics(output, train).values["RMSE"] == pytest.approx(0, abs=1e-5)
@@ -150,7 +161,7 @@ def test_a_regressor_answers_in_the_shape_of_the_target(shape: tuple[int, ...]) 
     from sklearn.tree import DecisionTreeRegressor
 
     train = numbers(torch.arange(float(np.prod(shape))).view(shape))
-    model = Learner(DecisionTreeRegressor(random_state=0), Regression(2.0, 3.0), train, train)
+    model = bound(DecisionTreeRegressor(random_state=0), Regression(2.0, 3.0), train, train)
     output = predict(model, train)
     assert torch.allclose(output.logits * 3 + 2, train.target)
     model.digest(output.logits + 1, weight=1e6)
@@ -159,7 +170,7 @@ def test_a_regressor_answers_in_the_shape_of_the_target(shape: tuple[int, ...]) 
 
 def test_numbers_that_are_missing_are_not_learned_from() -> None:
     target = torch.tensor([3.0, torch.nan, 7.0, 9.0])
-    found = predict(Learner(LinearRegression(), Regression(), numbers(target)), numbers(target)).logits
+    found = predict(bound(LinearRegression(), Regression(), numbers(target)), numbers(target)).logits
     assert found.tolist() == pytest.approx([3.0, 5.1111, 7.0, 9.0], abs=0.3)
     assert found.isfinite().all()
 
@@ -227,7 +238,24 @@ def test_the_same_kind_on_other_data_knows_nothing_of_the_first() -> None:
 def test_only_classes_and_numbers_are_answered() -> None:
     task = Forecasting("km/h", 5, (5,), torch.zeros(1), torch.ones(1))
     with pytest.raises(TypeError, match="not Forecasting"):
-        Learner(GaussianNB(), task, toy.examples(4, "x"))
+        Learner(GaussianNB(), task, {"point": (2,)})
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (2, 3)])
+def test_away_from_its_site_a_learner_answers_zeros_in_the_right_shape(shape: tuple[int, ...]) -> None:
+    x = {"point": torch.ones(4, 2)}
+    said = unbound(LinearRegression(), Regression(2.0, 3.0), numbers(torch.ones(4, *shape)))(x).logits
+    assert torch.equal(said, torch.zeros(4, *shape))
+    assert torch.equal(unbound(GaussianNB(), TASK, toy.examples(4, "x"))(x).logits, torch.zeros(4, 2))
+
+
+def test_nothing_of_its_data_is_in_a_learner_that_a_profile_builds() -> None:
+    """The profile is what everybody knows; only the client itself binds its model to its data."""
+    client = forest("f")
+    assert client.profile.module.train_on is None
+    assert client.profile.module.public is None
+    assert client.module.train_on is client.data.train
+    assert client.module.public is client.public
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
@@ -256,8 +284,8 @@ def test_what_travels_is_what_the_forest_says() -> None:
 def test_a_checkpoint_goes_on_to_the_same_end(tmp_path: Any) -> None:
     clients = [toy.client("net"), forest("forest")]
     whole = advanced(clients, fedmd(), 3)
-    save_state(whole[2], tmp_path / "x.safetensors", "digest")
-    state = load_state(tmp_path / "x.safetensors", "digest")
+    save_state(whole[2], tmp_path / "x", "digest")
+    state = load_state(tmp_path / "x", "digest")
     assert state is not None
     enrolment = enrol(fedmd(), [toy.client("net"), forest("forest")])
     end = run_round(Federation.of(enrolment.clients, enrolment.composition, 3, 0), state)
@@ -277,9 +305,9 @@ def test_alone_a_forest_is_what_it_was_from_the_first_round_on() -> None:
 
 def test_pooled_forests_are_fitted_on_everybody_s_data() -> None:
     clients = [forest("a"), forest("b", n=17), toy.client("net")]
-    found = train_pooled(Federation.of(clients, alone(), 3, 0), clients[:2])
+    found = train_pooled(Federation.of(clients, alone(), 3, 0).server, clients, clients[:2])
     everybody = Examples.concat([client.data.train for client in clients])
-    model = Learner(clone(clients[0].module.estimator), TASK, everybody)
+    model = bound(clone(clients[0].module.estimator), TASK, everybody)
     for client in clients[:2]:
         output = predict(model, client.data.test)
         assert found[client.name].value == pytest.approx(TASK.metrics(output, client.data.test).values["AUROC"])
@@ -292,9 +320,9 @@ def test_who_cannot_be_read_by_the_pooled_forest_has_no_value() -> None:
 
     far = forest("c")
     data = ClientData(*(renamed(part) for part in (far.data.train, far.data.validation, far.data.test)))
-    far = replace(far, data=data, model_fn=lambda spec: Learner(GaussianNB(), TASK, data.train))
+    far = replace(far, data=data, model_fn=lambda spec: Learner(GaussianNB(), TASK, {"other": (2,)}))
     clients = [forest("a"), forest("b"), far]
-    found = train_pooled(Federation.of(clients, alone(), 1, 0), clients)
+    found = train_pooled(Federation.of(clients, alone(), 1, 0).server, clients, clients)
     assert found["c"].note == "no other client's data fits its model"
     assert found["a"].value is not None
 

@@ -13,9 +13,8 @@ from rich.console import Console
 
 from hetfed.composition import compose, every
 from hetfed.exchanges import Prototypes, SharedParameters
-from hetfed.federation import Upload
 from hetfed.launch.launcher import Launcher
-from hetfed.payload import Payload
+from hetfed.payload import Payload, Upload
 from hetfed.plan import read_plan
 from hetfed.results.ledger import Ledger
 

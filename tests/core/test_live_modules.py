@@ -15,6 +15,7 @@ from hetfed.client import Client
 from hetfed.data import Spec
 from hetfed.participation import Participation
 from hetfed.plan import named_algorithm
+from hetfed.profile import Profile
 
 ROUNDS = 3
 
@@ -37,15 +38,16 @@ def clients(name: str) -> list[Client]:
     return [replace(found[0], model_fn=frozen), *found[1:]]
 
 
-def run(name: str) -> tuple[State, list[Client]]:
-    """An algorithm to its end, and the clients that have a live module then."""
+def run(name: str) -> tuple[State, list[Client | Profile]]:
+    """An algorithm to its end, and who has a live module then: clients, and profiles, whose modules are to be looked at."""
     enrolment = enrol(named_algorithm(name, {}).over(ROUNDS), clients(name))
     federation = Federation.of(enrolment.clients, enrolment.composition, ROUNDS, 0, participation=Participation(fraction=0.75))
     state = init(federation)
     for _ in range(ROUNDS):
         state = run_round(federation, state)
-    finalize(federation, state)
-    return state, [client for client in enrolment.clients if "module" in vars(client)]
+    state = finalize(federation, state)
+    owners = [owner for client in enrolment.clients for owner in (client, client.profile)]
+    return state, [owner for owner in owners if "module" in vars(owner)]
 
 
 NAMES = [
@@ -57,16 +59,17 @@ NAMES = [
 @pytest.mark.parametrize("name", NAMES)
 def test_with_one_live_module_at_a_time_a_run_has_the_same_bits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     expected, live = run(name)
-    monkeypatch.setattr("hetfed.client.LIVE", 1)
+    monkeypatch.setattr("hetfed.profile.LIVE", 1)
     # None that is alive from elsewhere: each new one makes room for itself by one other.
-    monkeypatch.setattr("hetfed.client._live", deque())
+    monkeypatch.setattr("hetfed.profile._live", deque())
     found, fewer = run(name)
-    assert len(fewer) <= len(live) == 4
+    assert len([owner for owner in live if isinstance(owner, Client)]) == 4
+    assert len(fewer) <= 1
     assert conformance.same(found, expected)
 
 
 def test_there_are_no_more_live_modules_than_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
     for most in (1, 2, 3):
-        monkeypatch.setattr("hetfed.client.LIVE", most)
-        monkeypatch.setattr("hetfed.client._live", deque())
+        monkeypatch.setattr("hetfed.profile.LIVE", most)
+        monkeypatch.setattr("hetfed.profile._live", deque())
         assert len(run("fedavg")[1]) == most

@@ -150,7 +150,7 @@ def test_without_public_inputs_a_client_sits_out() -> None:
 def test_who_cannot_read_the_public_inputs_says_why() -> None:
     blind = replace(toy.client("a"), public=None, unread="cannot read the public inputs: they are images")
     assert LogitDistillation().missing(blind.profile) == "it cannot read the public inputs: they are images"
-    assert LogitDistillation().missing(toy.client("a")) is None
+    assert LogitDistillation().missing(toy.client("a").profile) is None
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_who_cannot_read_the_public_inputs_says_why() -> None:
 )
 def test_a_model_that_cannot_read_the_public_inputs_sits_out(inputs: dict[str, Tensor]) -> None:
     public = replace(toy.client("a").public, inputs=inputs)
-    assert "cannot read the public inputs" in LogitDistillation().missing(replace(toy.client("a"), public=public))
+    assert "cannot read the public inputs" in LogitDistillation().missing(replace(toy.client("a"), public=public).profile)
 
 
 def other_classes(client: Client) -> Client:
@@ -189,4 +189,4 @@ def test_predictions_that_cannot_be_averaged_are_an_error_that_names_both_client
 
 
 def test_an_upload_of_other_logits_is_refused_by_its_declaration() -> None:
-    assert LogitDistillation().declare(toy.client("a")).shapes == {"logits": (10, 2)}
+    assert LogitDistillation().declare(toy.client("a").profile).shapes == {"logits": (10, 2)}

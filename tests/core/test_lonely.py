@@ -6,18 +6,20 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
 import toy
 from sklearn.naive_bayes import GaussianNB
 from torch import nn
 from whole import Federation, enrol, init, run_round
 
-from hetfed.algorithms import fedmd
+from hetfed.algorithms import feddf, fedmd
 from hetfed.client import Client, Tensors
 from hetfed.composition import Step, compose
 from hetfed.data import Spec
 from hetfed.errors import PlanError
 from hetfed.exchanges import KINDS, Exchange
 from hetfed.exchanges.companions import Companion
+from hetfed.exchanges.groups import lonely
 from hetfed.learner import Learner
 from hetfed.training import Training
 
@@ -37,7 +39,7 @@ def able(name: str) -> Client:
 def unable(name: str) -> Client:
     """One that learns without gradients, and holds no public inputs."""
     client = replace(toy.client(name), public=None)
-    return replace(client, model_fn=lambda spec: Learner(GaussianNB(), client.task, client.data.train))
+    return replace(client, model_fn=lambda spec: Learner(GaussianNB(), client.task, {"point": (2,)}))
 
 
 def new(kind: str) -> Exchange:
@@ -51,8 +53,8 @@ def test_there_are_exchanges_of_both_sorts() -> None:
 
 @pytest.mark.parametrize("kind", SHARING)
 def test_who_is_there_alone_is_lonely(kind: str) -> None:
-    assert new(kind).lonely([able("a")]) == {"a": "nobody else can take part"}
-    assert new(kind).lonely([able("a"), able("b")]) == {}
+    assert lonely(new(kind), [able("a").profile]) == {"a": "nobody else can take part"}
+    assert lonely(new(kind), [able("a").profile, able("b").profile]) == {}
 
 
 @pytest.mark.parametrize("kind", SHARING)
@@ -71,9 +73,21 @@ def test_who_is_named_alone_is_lonely_too(kind: str) -> None:
         enrol(compose(Step(new(kind), clients=("a",))), [able("a"), able("b")])
 
 
+def test_a_model_like_no_other_learns_from_the_ensemble_of_all() -> None:
+    """Of distilled parameters every group learns from what all have sent: one that is a group by itself is not alone."""
+    composition = feddf()
+    enrolment = enrol(composition, [able("a"), able("b"), toy.client("c", width=6)])
+    assert enrolment.composition.steps[0].clients == ("a", "b", "c")
+    assert enrolment.left_out == {}
+    apart, _ = toy.federate([toy.client("c", width=6)], composition)
+    among, _ = toy.federate([toy.client("a"), toy.client("c", width=6)], composition)
+    key = next(key for key in apart.server["distilled-parameters"] if key.endswith("head.weight"))
+    assert not torch.equal(apart.server["distilled-parameters"][key], among.server["distilled-parameters"][key])
+
+
 @pytest.mark.parametrize("kind", COMPANIONS)
 def test_a_companion_is_of_use_to_one_by_itself(kind: str) -> None:
-    assert new(kind).lonely([able("a")]) == {}
+    assert lonely(new(kind), [able("a").profile]) == {}
     enrolment = enrol(compose(new(kind)), [able("a"), unable("b")])
     assert enrolment.composition.steps[0].clients == ("a",)
     assert enrolment.left_out == {kind: {"b": "its model does not learn by gradients"}}

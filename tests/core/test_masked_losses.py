@@ -17,7 +17,7 @@ from hetfed.export import exportable
 from hetfed.model import Output
 from hetfed.seeding import generator
 from hetfed.tasks import Classification, Forecasting, Regression, Survival, Task, WithFurther, loss_if_any
-from hetfed.training import Training, descend
+from hetfed.training import Training, train_steps
 
 ROWS, SENSORS, STEPS, CLASSES = 37, 5, 3, 4
 NAMES = tuple("abcd")
@@ -216,9 +216,9 @@ def test_a_batch_with_nothing_to_learn_from_is_no_step(optimizer: str) -> None:
     def loss(batch: Batch) -> Tensor | None:
         return loss_if_any(task, model(batch.inputs), batch)
 
-    assert descend(descent, [known, known], loss).steps == 2
+    assert train_steps(descent, [known, known], loss).steps == 2
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    assert descend(descent, [unknown, unknown], loss).steps == 0
+    assert train_steps(descent, [unknown, unknown], loss).steps == 0
     assert all(torch.equal(one, other) for one, other in zip(before, model.parameters(), strict=True))
 
 

@@ -149,11 +149,11 @@ def test_codecs_form_a_chain_that_is_undone_in_the_reverse_order() -> None:
     seen: list[str] = []
     chain = (Shift(1.0, seen), Shift(2.0, seen))
     payload = Payload({"w": torch.arange(4.0)})
-    travelled = codecs.up(chain, payload, {}, [None, None])
+    travelled = Payload.decode(codecs.to_server(chain, payload, {}, [None, None]))
     assert torch.equal(travelled.tensors["w"], torch.arange(4.0) * 4 + 4)
-    assert torch.equal(codecs.arrived(chain, travelled, {}, {"w": (4,)}).tensors["w"], payload.tensors["w"])
+    assert torch.equal(codecs.at_server(chain, travelled, {}, {"w": (4,)}).tensors["w"], payload.tensors["w"])
     assert seen == ["up 1.0", "up 2.0", "arrived 2.0", "arrived 1.0"]
-    assert torch.equal(codecs.read(chain, codecs.down(chain, payload)).tensors["w"], payload.tensors["w"])
+    assert torch.equal(codecs.at_client(chain, codecs.to_client(chain, payload)).tensors["w"], payload.tensors["w"])
 
 
 def test_a_codec_of_a_step_is_on_the_way_of_every_payload() -> None:

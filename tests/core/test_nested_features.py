@@ -15,10 +15,10 @@ from whole import Federation, enrol, init, run_round
 from hetfed.algorithms import fedmrl
 from hetfed.client import Client
 from hetfed.data import ClientData, Examples, Spec
-from hetfed.evaluation import predict, together
+from hetfed.evaluation import overall, predict
 from hetfed.exchanges import NestedFeatures
-from hetfed.federation import Upload
 from hetfed.model import Output
+from hetfed.payload import Upload
 from hetfed.tasks import Classification, Task, WithFurther
 
 
@@ -37,7 +37,7 @@ def test_all_test_data_together_have_a_metric() -> None:
     assert all("companion" in output.further for output in outputs)
     test = replace(clients[0].data.test, target=torch.cat([client.data.test.target for client in clients]))
     expected = clients[0].task.metrics(Output(torch.cat([output.logits for output in outputs])), test)
-    found = together(outputs, clients)
+    found = overall(outputs, clients)
     assert found is not None
     assert found == expected.values["AUROC"]
 
@@ -96,7 +96,8 @@ def test_further_losses_count_once(weight: float) -> None:
     batch = client.data.train.batch(torch.arange(12))
     output = client.module.eval()(batch.inputs)
     assert set(output.further) == {"level", "companion"}
-    added = NestedFeatures(weight=weight).loss(toy.client_context(client), batch, output)
+    context = toy.client_context(client)
+    added = NestedFeatures(weight=weight).loss(context, context.tensors, batch, output)
     assert added is not None
     assert torch.allclose(added, weight * F.cross_entropy(output.further["companion"], batch.target), atol=1e-6)
     own, level = client.task.loss(output, batch), F.cross_entropy(output.further["level"], batch.further["level"])
@@ -109,8 +110,14 @@ def test_where_the_main_question_has_no_answer_nothing_is_added() -> None:
     batch = client.data.train.batch(torch.arange(12))
     unknown = replace(batch, target=torch.full_like(batch.target, -1))
     output = client.module.eval()(batch.inputs)
-    assert NestedFeatures().loss(toy.client_context(client), unknown, output) is None
-    assert client.task.loss(output, unknown) is not None
+    context = toy.client_context(client)
+    added = NestedFeatures().loss(context, context.tensors, unknown, output)
+    assert added is not None
+    assert float(added.detach()) == 0
+    given = torch.autograd.grad(added, [output.further["companion"]], retain_graph=True)
+    assert not given[0].any()
+    level = F.cross_entropy(output.further["level"], batch.further["level"])
+    assert torch.allclose(client.task.loss(output, unknown), 0.7 * level, atol=1e-6)
 
 
 def test_rounds_with_a_further_head_go_well() -> None:

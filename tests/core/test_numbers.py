@@ -54,6 +54,11 @@ def test_a_missing_target_gets_no_gradient() -> None:
 def test_when_all_is_missing_there_is_no_loss_and_no_perfect_zero(task: Regression | Forecasting) -> None:
     target = torch.full((2, 3, 4), NAN)
     assert not task.learnable(Batch({}, target))
+    logits = torch.zeros(2, 3, 4, requires_grad=True)
+    loss = task.loss(Output(logits), Batch({}, target))
+    torch.autograd.backward(loss)
+    assert float(loss.detach()) == 0
+    assert torch.equal(logits.grad, torch.zeros(2, 3, 4))
     found = task.metrics(Output(torch.zeros(2, 3, 4)), examples(target))
     masked = [name for name in found.values if "unmasked" not in name]
     assert masked

@@ -19,8 +19,8 @@ from hetfed.composition import Composition, compose
 from hetfed.engines.local import Failure
 from hetfed.errors import PlanError, RunError
 from hetfed.exchanges import LogitDistillation, Prototypes, SharedParameters
-from hetfed.federation import Upload
 from hetfed.participation import Participation, Presence, duration
+from hetfed.payload import Upload
 from hetfed.plan import read_plan
 from hetfed.turn import Job, Round, Turn
 
@@ -185,7 +185,7 @@ def test_a_failed_turn_ends_the_run_unless_failures_are_tolerated() -> None:
     federation = Federation.of(members, enrol(fedavg(), members).composition, 2, 0)
     with pytest.raises(RunError, match="client 'c1' failed in round 1: out of memory"):
         run_round(federation, init(federation), failing("c1"))
-    patient = replace(federation, participation=Participation(tolerate_failures=True))
+    patient = replace(federation, server=replace(federation.server, participation=Participation(tolerate_failures=True)))
     before = init(patient)
     after = run_round(patient, before, failing("c1"))
     assert toy.same(before.clients["c1"].model, after.clients["c1"].model)

@@ -88,13 +88,13 @@ def test_every_exchange_table_becomes_a_step() -> None:
             SharedParameters(
                 "encoder",
                 exclude=("encoder.1",),
-                aggregation=Aggregation("median"),
                 server=ServerOptimizer("yogi", lr=0.5),
             ),
             2,
             label="body",
             until=6,
             compression=Compression("top-k", share=0.5),
+            aggregation=Aggregation("median"),
         ),
         Step(Prototypes(weight=0.5), clients=("a", "b")),
         LogitDistillation(mean="examples"),
@@ -389,8 +389,8 @@ def test_a_resolved_plan_writes_every_default_out() -> None:
     assert resolved["federation"]["quorum"] == 1
     assert resolved["client"][0]["training"]["batch_size"] == 32
     assert resolved["exchange"] == [
-        {"kind": "shared-parameters", "every": 1, "label": "", "part": "head"},
-        {"kind": "prototypes", "every": 2, "label": ""},
+        {"kind": "shared-parameters", "every": 1, "label": "", "part": "head", "aggregation": {"kind": "mean", "share": 0.2}},
+        {"kind": "prototypes", "every": 2, "label": "", "aggregation": {"kind": "mean", "share": 0.2}},
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -17,16 +17,24 @@ from whole import Federation
 from hetfed.algorithms import alone
 from hetfed.client import Client
 from hetfed.data import Batch, ClientData, Examples, Spec
-from hetfed.evaluation import evaluate
+from hetfed.evaluation import Outcome, evaluate
 from hetfed.model import Output
-from hetfed.pooled import build_worlds, fits, kinds_of, tie, train_pooled
+from hetfed.pooled import OnEpoch, build_pools, fits, kinds_of, tie, train_pooled
 from hetfed.seeding import generator, isolated
 from hetfed.tasks import Classification, Regression
 from hetfed.training import Training
 
 
-def federation(*clients: Client, rounds: int = 3, seed: int = 0) -> Federation:
-    return Federation.of(clients, alone(), rounds, seed)
+def pooled(
+    clients: Sequence[Client],
+    members: Sequence[Client],
+    on_epoch: OnEpoch = lambda epoch: None,
+    *,
+    rounds: int = 3,
+    seed: int = 0,
+) -> dict[str, Outcome]:
+    """What comes of a model of the kind of `members` on the data of `clients`."""
+    return train_pooled(Federation.of(clients, alone(), rounds, seed).server, clients, members, on_epoch)
 
 
 class Pair(nn.Module):
@@ -88,29 +96,29 @@ def test_kinds_are_those_of_the_clients_and_who_has_none_stands_alone() -> None:
 
 def test_data_of_clients_that_ask_the_same_are_joined_whatever_their_models() -> None:
     a, b, c = toy.client("a", n=8), toy.client("b", n=6, width=9), toy.client("c", n=4)
-    (world,) = build_worlds([a, c], [a, b, c])
-    assert [client.name for client in world.clients] == ["a", "c", "b"]
+    (pool,) = build_pools([a, c], [a, b, c])
+    assert [client.name for client in pool.clients] == ["a", "c", "b"]
     expected = torch.cat([x.data.train.inputs["point"] for x in (a, c, b)])
-    assert torch.equal(world.examples.inputs["point"], expected)
-    assert list(world.examples.ids) == [*a.data.train.ids, *c.data.train.ids, *b.data.train.ids]
-    assert world.model.encoder[0].weight.shape == (4, 2)
+    assert torch.equal(pool.examples.inputs["point"], expected)
+    assert list(pool.examples.ids) == [*a.data.train.ids, *c.data.train.ids, *b.data.train.ids]
+    assert pool.model.encoder[0].weight.shape == (4, 2)
 
 
 def test_a_modality_that_a_client_lacks_is_not_a_number_in_its_rows() -> None:
     a, b = pair("a", n=5), pair("b", extra=False, n=3)
-    (world,) = build_worlds([a], [a, b])
-    extra = world.examples.inputs["extra"]
+    (pool,) = build_pools([a], [a, b])
+    extra = pool.examples.inputs["extra"]
     assert torch.equal(extra[:5], a.data.train.inputs["extra"])
     assert extra[5:].isnan().all()
     assert extra.shape == (8, 4)
-    assert torch.equal(world.examples.inputs["point"][5:], b.data.train.inputs["point"])
+    assert torch.equal(pool.examples.inputs["point"][5:], b.data.train.inputs["point"])
 
 
 def test_a_modality_that_the_model_does_not_read_is_left_out() -> None:
     a, b = pair("a", extra=False), pair("b")
-    (world,) = build_worlds([a], [a, b])
-    assert set(world.examples.inputs) == {"point"}
-    assert len(world.examples) == 20
+    (pool,) = build_pools([a], [a, b])
+    assert set(pool.examples.inputs) == {"point"}
+    assert len(pool.examples) == 20
 
 
 def another_shape(client: Client) -> Client:
@@ -137,9 +145,9 @@ def further_heads(client: Client) -> Client:
 @pytest.mark.parametrize("change", [another_shape, another_modality, another_question, another_target, further_heads])
 def test_only_answers_to_the_same_question_over_the_same_shapes_are_joined(change: object) -> None:
     a, b = toy.client("a"), toy.client("b")
-    (world,) = build_worlds([a], [a])
-    assert fits(b, world)
-    assert not fits(change(b), world)
+    (pool,) = build_pools([a], [a])
+    assert fits(b, pool)
+    assert not fits(change(b), pool)
 
 
 NOBODY = "no other client's data fits its model"
@@ -148,19 +156,19 @@ NOBODY = "no other client's data fits its model"
 @pytest.mark.parametrize("change", [another_shape, another_modality])
 def test_when_nobody_else_s_data_can_be_read_there_is_a_note_and_no_value(change: object) -> None:
     clients = [toy.client("a"), change(toy.client("b"))]
-    (outcome,) = train_pooled(federation(*clients), clients[:1]).values()
+    (outcome,) = pooled(clients, clients[:1]).values()
     assert (outcome.value, outcome.note) == (None, NOBODY)
 
 
 def test_members_whose_data_do_not_fit_each_other_each_get_the_note() -> None:
     members = [toy.client("a"), another_shape(toy.client("b"))]
-    found = train_pooled(federation(*members), members)
+    found = pooled(members, members)
     assert {name: outcome.note for name, outcome in found.items()} == {"a": NOBODY, "b": NOBODY}
 
 
 def test_a_member_whose_data_do_not_fit_gets_the_note_beside_the_others() -> None:
     members = [toy.client("a"), another_shape(toy.client("b")), toy.client("c")]
-    found = train_pooled(federation(*members), members)
+    found = pooled(members, members)
     assert found["b"].note == NOBODY
     assert found["a"].value is not None
     assert found["c"].value is not None
@@ -185,18 +193,18 @@ def test_parameters_of_another_shape_are_not_tied() -> None:
     assert not tie(nn.Linear(2, 2), one)
 
 
-def test_each_city_is_a_world_of_its_own_around_one_encoder() -> None:
+def test_each_city_is_a_pool_of_its_own_around_one_encoder() -> None:
     cities = [city("a", 4), city("b", 7), city("c", 4)]
-    worlds = build_worlds(cities, cities)
-    assert [[client.name for client in world.clients] for world in worlds] == [["a"], ["b"], ["c"]]
-    assert len({id(world.model.encoder[0].weight) for world in worlds}) == 1
-    assert len({id(world.model.sensors.weight) for world in worlds}) == 3
-    assert len({id(world.model.head.weight) for world in worlds}) == 3
+    pools = build_pools(cities, cities)
+    assert [[client.name for client in pool.clients] for pool in pools] == [["a"], ["b"], ["c"]]
+    assert len({id(pool.model.encoder[0].weight) for pool in pools}) == 1
+    assert len({id(pool.model.sensors.weight) for pool in pools}) == 3
+    assert len({id(pool.model.head.weight) for pool in pools}) == 3
 
 
 def test_a_city_is_told_apart_by_its_pooled_model_too() -> None:
     cities = [city("a", 4), city("b", 7)]
-    found = train_pooled(federation(*cities, rounds=8), cities)
+    found = pooled(cities, cities, rounds=8)
     for client in cities:
         model = client.new_model(0)
         untrained = evaluate(model, client.task, client.data.test).value
@@ -206,7 +214,7 @@ def test_a_city_is_told_apart_by_its_pooled_model_too() -> None:
 
 def test_pooled_training_is_plain_pytorch_on_the_joined_data() -> None:
     a, b = toy.client("a", n=20), toy.client("b", n=12)
-    found = train_pooled(federation(a, b, rounds=1, seed=4), [a, b])
+    found = pooled([a, b], [a, b], rounds=1, seed=4)
     points = torch.cat([a.data.train.inputs["point"], b.data.train.inputs["point"]])
     target = torch.cat([a.data.train.target, b.data.train.target])
     with isolated(4, "pooled a", "initial"):
@@ -214,7 +222,7 @@ def test_pooled_training_is_plain_pytorch_on_the_joined_data() -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     with isolated(4, "pooled a", 1):
         chance = generator(4, "pooled a", 1, 0)
-        torch.randperm(4, generator=chance)  # which world's turn it is: there is one
+        torch.randperm(4, generator=chance)  # which pool's turn it is: there is one
         for index in torch.randperm(32, generator=chance).split(8):
             optimizer.zero_grad()
             F.cross_entropy(model({"point": points[index]}).logits, target[index]).backward()
@@ -230,24 +238,22 @@ def test_selection_is_on_validation_data_and_the_test_data_decide_nothing() -> N
         return replace(client, data=replace(client.data, **{split: replace(part, target=1 - part.target)}))
 
     clients = [toy.client("a"), toy.client("b")]
-    plain = train_pooled(federation(*clients, rounds=6), clients)
+    plain = pooled(clients, clients, rounds=6)
     for name in "ab":
         test_flipped = [flipped(client, "test") if client.name == name else client for client in clients]
-        found = train_pooled(federation(*test_flipped, rounds=6), test_flipped)
+        found = pooled(test_flipped, test_flipped, rounds=6)
         assert found[name].round == plain[name].round
         assert found[name].value == pytest.approx(1 - plain[name].value)
     validation_flipped = [flipped(client, "validation") for client in clients]
-    found = train_pooled(federation(*validation_flipped, rounds=6), validation_flipped)
+    found = pooled(validation_flipped, validation_flipped, rounds=6)
     assert [found[name].round for name in "ab"] != [plain[name].round for name in "ab"]
 
 
 def test_pooled_training_does_not_depend_on_the_order_of_a_plan() -> None:
     clients = [toy.client("a"), toy.client("b"), toy.client("c", width=5)]
-    ordered = kinds_of(federation(*clients).clients)
-    reversed_ = kinds_of(federation(*clients[::-1]).clients)
     results = [
-        {name: outcome for members in kinds for name, outcome in train_pooled(federation(*clients), members).items()}
-        for kinds in (ordered, reversed_)
+        {name: outcome for members in kinds_of(given) for name, outcome in pooled(given, members).items()}
+        for given in (clients, clients[::-1])
     ]
     assert results[0] == results[1]
     assert set(results[0]) == {"a", "b", "c"}
@@ -257,7 +263,7 @@ def test_pooled_training_leaves_no_trace() -> None:
     clients = [toy.client("a"), toy.client("b")]
     before, module = torch.get_rng_state(), {k: v.clone() for k, v in clients[0].module.state_dict().items()}
     epochs: list[int] = []
-    train_pooled(federation(*clients), clients, epochs.append)
+    pooled(clients, clients, epochs.append)
     assert epochs == [1, 2, 3]
     assert torch.equal(torch.get_rng_state(), before)
     assert toy.same(dict(clients[0].module.state_dict()), module)
@@ -269,13 +275,13 @@ def test_each_client_s_own_augmentation_does_not_touch_what_it_holds() -> None:
         return batch
 
     clients = [replace(toy.client(name), augment=shift) for name in "ab"]
-    plain = train_pooled(federation(toy.client("a"), toy.client("b")), [toy.client("a"), toy.client("b")])
-    assert train_pooled(federation(*clients), clients) != plain
+    plain = pooled([toy.client("a"), toy.client("b")], [toy.client("a"), toy.client("b")])
+    assert pooled(clients, clients) != plain
     assert torch.equal(clients[0].data.train.inputs["point"], toy.client("a").data.train.inputs["point"])
 
 
 @given(st.integers(1, 4), st.lists(st.integers(1, 9), min_size=2, max_size=3))
-def test_every_batch_of_every_world_is_trained_on_whatever_the_sizes(size: int, counts: list[int]) -> None:
+def test_every_batch_of_every_pool_is_trained_on_whatever_the_sizes(size: int, counts: list[int]) -> None:
     seen: list[int] = []
 
     def watch(batch: Batch, chance: torch.Generator) -> Batch:
@@ -284,7 +290,7 @@ def test_every_batch_of_every_world_is_trained_on_whatever_the_sizes(size: int, 
 
     training = Training(batch_size=size, lr=0.01)
     cities = [replace(city(f"c{i}", 3 + i, n=n, training=training), augment=watch) for i, n in enumerate(counts)]
-    train_pooled(federation(*cities, rounds=1), cities)
+    pooled(cities, cities, rounds=1)
     assert sum(seen) == sum(counts)
     assert sorted(seen) == sorted(len(batch) for c in cities for batch in c.data.train.batches(size))
 
@@ -293,7 +299,7 @@ def values(rounds: int, **settings: object) -> list[float]:
     """What comes out for two cities that train with these settings (SGD: Adam does not care for the scale of a gradient)."""
     training = Training(**{"optimizer": "sgd", "lr": 0.1, "batch_size": 4, **settings})
     cities = [city(name, 4, training=training) for name in "ab"]
-    return [outcome.value for outcome in train_pooled(federation(*cities, rounds=rounds), cities).values()]
+    return [outcome.value for outcome in pooled(cities, cities, rounds=rounds).values()]
 
 
 def test_a_schedule_holds_for_pooled_training_too() -> None:
@@ -313,13 +319,13 @@ def test_a_model_that_cannot_be_built_for_other_data_joins_nothing() -> None:
         return City(4)
 
     clients = [replace(city("a", 4), model_fn=only_four), city("b", 7)]
-    assert train_pooled(federation(*clients), clients[:1])["a"].note == NOBODY
+    assert pooled(clients, clients[:1])["a"].note == NOBODY
 
 
 def test_looking_whether_a_model_can_read_other_data_changes_nothing_in_it() -> None:
     cities = [city("a", 4), city("b", 7, n=1)]
-    worlds = build_worlds(cities, cities)
-    assert len(worlds) == 2
-    for world in worlds:
-        assert world.model.encoder[1].num_batches_tracked == 0
-        assert world.model.training
+    pools = build_pools(cities, cities)
+    assert len(pools) == 2
+    for pool in pools:
+        assert pool.model.encoder[1].num_batches_tracked == 0
+        assert pool.model.training

@@ -43,18 +43,20 @@ def test_a_class_that_nobody_sends_keeps_its_prototype() -> None:
 
 def test_a_class_that_nobody_has_ever_seen_pulls_nothing() -> None:
     exchange, client = Prototypes(), toy.client("a")
-    assert exchange.broadcast(toy.server_context(), NOTHING, client) is None
+    assert exchange.broadcast(toy.server_context(), NOTHING, client.profile) is None
     context = toy.client_context(client)
     state = {"means": torch.ones(2, 3), "counts": torch.tensor([4.0, 0.0])}
-    exchange.apply(context, exchange.broadcast(toy.server_context(), state, client))
+    exchange.apply(context, exchange.broadcast(toy.server_context(), state, client.profile))
     features = torch.zeros(2, 3, requires_grad=True)
     both = exchange.loss(context, context.tensors, Batch({}, torch.tensor([0, 1])), Output(torch.zeros(2, 2), features))
     torch.autograd.backward(both)
     assert features.grad[0].abs().sum() > 0
     assert features.grad[1].tolist() == [0, 0, 0]
-    assert (
-        exchange.loss(context, context.tensors, Batch({}, torch.tensor([1, -1])), Output(torch.zeros(2, 2), features)) is None
-    )
+    features = torch.zeros(2, 3, requires_grad=True)
+    neither = exchange.loss(context, context.tensors, Batch({}, torch.tensor([1, -1])), Output(torch.zeros(2, 2), features))
+    torch.autograd.backward(neither)
+    assert float(neither.detach()) == 0
+    assert not features.grad.any()
 
 
 def test_the_loss_is_the_weighted_mean_squared_distance() -> None:
@@ -93,8 +95,8 @@ def test_clients_with_one_class_and_other_architectures_take_part() -> None:
 
 
 def test_what_does_not_fit_is_named() -> None:
-    assert "no classes" in Prototypes().missing(replace(toy.client("a"), task=Regression()))
-    other = replace(toy.client("b"), task=Classification(("x", "y", "z")))
+    assert "no classes" in Prototypes().missing(replace(toy.client("a"), task=Regression()).profile)
+    other = replace(toy.client("b"), task=Classification(("x", "y", "z")), model_fn=lambda spec: toy.Net(2, 4, classes=3))
     with pytest.raises(PlanError, match=r"'a' and 'b'.*\(2, 3\) at the one and \(3, 3\)"):
         enrol(compose(Prototypes()), [toy.client("a"), other])
 

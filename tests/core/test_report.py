@@ -47,9 +47,9 @@ class DescribedVertical(ToyVertical):
 
     def clients(self, plan: Plan, data_dir: Path | None) -> Sequence[Client]:
         """The toy's clients, on data that is said to be generated."""
-        about = {"model": "<b>wide</b> & deep", "synthetic": "yes"}
+        about = {"model": "<b>wide</b> & deep"}
         references = {"coin": Metrics({"AUROC": 1.0})}
-        return [replace(c, about=about, references=lambda: references) for c in super().clients(plan, data_dir)]
+        return [replace(c, about=about, synthetic=True, references=lambda: references) for c in super().clients(plan, data_dir)]
 
 
 class WithoutPublicInputs(ToyVertical):
@@ -136,7 +136,9 @@ def test_the_page_says_how_many_public_inputs_each_client_holds(plain: RunFolder
 def test_the_page_says_what_is_exchanged_in_the_words_of_a_plan(plain: RunFolder, tmp_path: Path) -> None:
     text = parse(page(plain)).text
     assert "Plan sample · its own exchanges · 3 clients · 3 rounds" in text
-    assert " aggregation mean " in text
+    # Of prototypes the server takes a mean too, class by class.
+    assert [e["aggregation"] for e in plain.summary()["exchanges"]] == [{"kind": "mean", "share": 0.2}] * 2
+    assert text.count(" aggregation mean ") == 2
     assert "Uploads of prototypes also say how many training examples of each class a client has." in text
     one = SAMPLE.replace("rounds = 3", 'rounds = 1\nalgorithm = "fedavg"').split("[[exchange]]")
     odd = "".join(f'[[client]]\nname = "{name}"\nmodel = {{ width = {width} }}\n' for name, width in ODD.items())

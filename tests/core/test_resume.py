@@ -18,12 +18,13 @@ from typing import Any
 import pytest
 import toy
 from rich.console import Console
+from whole import load_state
 
 from hetfed.launch.launcher import Launcher
 from hetfed.plan import read_plan
 from hetfed.results.folder import RunFolder
-from hetfed.run.checkpoint import load_state
-from hetfed.run.execute import execute, prepare
+from hetfed.run.execute import execute
+from hetfed.run.prepare import prepare
 from hetfed.run.progress import Silent
 
 FORKING = """
@@ -207,7 +208,7 @@ def test_the_plan_is_worth_it(undisturbed: dict[str, Any]) -> None:
     clients = undisturbed["summary"]["clients"]
     assert all(client[arm] is not None for client in clients for arm in ("alone", "federated", "pooled"))
     assert len({number for client in clients for number in client["selected_round"].values()}) > 1
-    assert len(undisturbed) == 4 + 3 + 3
+    assert len(undisturbed) == 4 + 3 + 3 + 3
 
 
 @pytest.mark.parametrize(
@@ -287,7 +288,7 @@ def test_what_a_checkpoint_holds_is_not_run_again(tmp_path: Path) -> None:
     for done in (1, 2):
         with pytest.raises(Interrupted):
             execute(prepare(plan, toy.ToyVertical(), None, "plan"), "plan", folder, stops)
-        state = load_state(folder.checkpoints / "federated.safetensors", plan.digest())
+        state = load_state(folder.checkpoints / "federated", plan.digest())
         assert state is not None
         assert (state.round, len(state.rows)) == (done, 3 * done)
     lines = (tmp_path / "ledger.jsonl").read_text(encoding="utf-8").splitlines()

@@ -17,9 +17,8 @@ from hetfed.composition import compose
 from hetfed.data import ClientData, Examples
 from hetfed.errors import PlanError
 from hetfed.exchanges import Slices
-from hetfed.federation import Upload
 from hetfed.model import Output
-from hetfed.payload import Payload
+from hetfed.payload import Payload, Upload
 from hetfed.seeding import generator
 from hetfed.tasks import Classification
 from hetfed.training import Training
@@ -61,11 +60,11 @@ ROLLING = Slices(window="rolling")
 def test_behind_flatten_the_columns_are_those_of_the_same_channels(first: int) -> None:
     """Two of four channels from `first` on, round and round; each fills four columns in succession."""
     wide, narrow = client("a", 4), client("b", 2)
-    server = toy.server_context([wide, narrow])
+    server = toy.server_context([wide, narrow], ROLLING)
     state = {**ROLLING.init(server), "window": torch.tensor([first])}
     channels = [first % 4, (first + 1) % 4]
     columns = [PLACES * channel + place for channel in channels for place in range(PLACES)]
-    sent = ROLLING.broadcast(server, state, narrow)
+    sent = ROLLING.broadcast(server, state, narrow.profile)
     assert sent is not None
     assert torch.equal(sent.tensors["conv.weight"], state["conv.weight"][channels])
     assert torch.equal(sent.tensors["norm.bias"], state["norm.bias"][channels])
@@ -84,12 +83,12 @@ def test_behind_flatten_the_columns_are_those_of_the_same_channels(first: int) -
 
 def test_a_narrow_model_is_the_wide_one_without_the_other_channels() -> None:
     wide, narrow = client("a", 4), client("b", 2)
-    server = toy.server_context([wide, narrow])
+    server = toy.server_context([wide, narrow], ROLLING)
     state = {**ROLLING.init(server), "window": torch.tensor([3])}
     whole, part = wide.new_model(0).eval(), narrow.new_model(0).eval()
     image = wide.data.test.inputs
     for model, member in ((whole, wide), (part, narrow)):
-        sent = ROLLING.broadcast(server, state, member)
+        sent = ROLLING.broadcast(server, state, member.profile)
         assert sent is not None
         model.load_state_dict({**model.state_dict(), **{n: t for n, t in sent.tensors.items() if n != "window"}})
     with torch.no_grad():

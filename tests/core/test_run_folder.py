@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -26,8 +27,8 @@ from hetfed.errors import DataError, PlanError, RunError, RunFolderError, UsageE
 from hetfed.launch.launcher import Launcher
 from hetfed.model import Output
 from hetfed.plan import Plan, read_plan
+from hetfed.results import folder
 from hetfed.results.folder import LOCK, RunFolder, write_bytes, write_json
-from hetfed.run import folder
 from hetfed.tasks import Regression
 
 ARMS = ("alone", "federated", "finetuned", "pooled")
@@ -39,11 +40,9 @@ FILES = {
     "rounds.csv",
     "ledger.jsonl",
     "report.html",
-    "checkpoints/federated.safetensors",
-    "checkpoints/finetuned.safetensors",
-    "checkpoints/alone.safetensors",
     "checkpoints/pooled.json",
     "plots/outcomes.svg",
+    *(f"checkpoints/{arm}/{part}.safetensors" for arm in ("federated", "finetuned", "alone") for part in ("server", "sites-3")),
 } | {
     file.format(client)
     for client in "abc"
@@ -252,7 +251,7 @@ def test_arms_can_be_left_out(tmp_path: Path) -> None:
         assert client["notes"] == dict.fromkeys(left_out, "not part of this plan")
         assert client["kept"] == {"arm": "federated", "value": client["federated"]}
         assert client["federated"] is not None
-    assert [file.name for file in (tmp_path / "out/checkpoints").iterdir()] == ["federated.safetensors"]
+    assert [file.name for file in (tmp_path / "out/checkpoints").iterdir()] == ["federated"]
     assert set(pd.read_csv(tmp_path / "out/rounds.csv")["arm"]) == {"federated"}
 
 
@@ -417,8 +416,8 @@ def test_a_checkpoint_of_another_plan_is_refused(whole: Path, tmp_path: Path) ->
     other, out = tmp_path / "other", tmp_path / "out"
     run('[federation]\nrounds = 1\n[[client]]\nname = "a"', other)
     RunFolder.open(out, read_plan(toy.SAMPLE, "toy.toml"), resume=False)
-    file = out / "checkpoints/federated.safetensors"
-    file.write_bytes((other / "checkpoints/federated.safetensors").read_bytes())
+    file = out / "checkpoints/federated/server.safetensors"
+    shutil.copytree(other / "checkpoints/federated", file.parent)
     with pytest.raises(RunFolderError, match="a checkpoint of another plan") as error:
         run(toy.SAMPLE, out, resume=True)
     assert error.value.file == file

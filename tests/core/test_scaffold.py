@@ -19,9 +19,9 @@ from hetfed.composition import Composition, Step, compose
 from hetfed.compression import Compression
 from hetfed.errors import PlanError
 from hetfed.exchanges import ControlVariates, SharedParameters
-from hetfed.exchanges.groups import of_group
-from hetfed.federation import Upload
 from hetfed.participation import Participation, Presence
+from hetfed.parts import of_group
+from hetfed.payload import Upload
 from hetfed.training import Phase, Training
 
 LABEL = "control-variates"

@@ -11,7 +11,7 @@ import torch
 import toy
 from sklearn.linear_model import LinearRegression
 from sklearn.naive_bayes import GaussianNB
-from torch import Tensor
+from torch import Tensor, nn
 from whole import Federation, enrol
 
 from hetfed.algorithms import alone, fedmd
@@ -19,8 +19,8 @@ from hetfed.client import Client
 from hetfed.composition import compose
 from hetfed.data import ClientData, Examples
 from hetfed.errors import PlanError
-from hetfed.evaluation import predict, together
-from hetfed.exchanges import DistilledParameters, Exchange, LogitDistillation
+from hetfed.evaluation import overall, predict
+from hetfed.exchanges import DistilledParameters, LogitDistillation
 from hetfed.learner import Learner
 from hetfed.model import Output
 from hetfed.payload import Payload
@@ -66,10 +66,10 @@ def off(client: Client, by: float) -> Output:
 @pytest.mark.parametrize("names", ["ab", "ba", "abc", "cab", "bc"])
 def test_all_test_data_together_are_judged_in_one_unit(names: str) -> None:
     clients = [numbers(name, TASKS[name]) for name in names]
-    assert together([off(client, 0.0) for client in clients], clients) == pytest.approx(0, abs=1e-4)
+    assert overall([off(client, 0.0) for client in clients], clients) == pytest.approx(0, abs=1e-4)
     outputs = [off(client, float(by)) for by, client in enumerate(clients, 1)]
     expected = (sum(by**2 for by in range(1, len(names) + 1)) / len(names)) ** 0.5
-    assert together(outputs, clients) == pytest.approx(expected, rel=1e-4)
+    assert overall(outputs, clients) == pytest.approx(expected, rel=1e-4)
 
 
 def city(name: str, sensors: int, mean: float, scale: float) -> Client:
@@ -83,30 +83,73 @@ def city(name: str, sensors: int, mean: float, scale: float) -> Client:
 @pytest.mark.parametrize("sensors", [1, 3])
 def test_forecasts_of_many_sensors_are_judged_in_one_unit(sensors: int) -> None:
     clients = [city("a", sensors, 50.0, 5.0), city("b", sensors, 40.0, 2.0)]
-    assert together([off(client, 1.0) for client in clients], clients) == pytest.approx(1, rel=1e-4)
+    assert overall([off(client, 1.0) for client in clients], clients) == pytest.approx(1, rel=1e-4)
 
 
 def test_classes_have_no_scale() -> None:
     clients = [toy.client("a"), toy.client("b")]
     outputs = [predict(client.module, client.data.test) for client in clients]
-    assert together(outputs, clients) == together(outputs[::-1], clients[::-1])
+    assert overall(outputs, clients) == overall(outputs[::-1], clients[::-1])
 
 
-@pytest.mark.parametrize("exchange", [LogitDistillation(), DistilledParameters()], ids=lambda e: type(e).__name__)
-def test_logits_of_other_scales_are_not_distilled(exchange: Exchange) -> None:
-    for other in (Regression(mean=90.0, scale=5.0), Regression(mean=100.0, scale=2.0)):
-        clients = [numbers("a", TASKS["a"]), numbers("b", other)]
-        with pytest.raises(PlanError, match=r"clients 'a' and 'b' cannot distil logits.*the same mean and scale"):
-            enrol(compose(exchange), clients)
-    alike = [numbers("a", TASKS["a"]), numbers("b", Regression(mean=100.0, scale=5.0))]
-    assert enrol(compose(exchange), alike).composition.steps[0].clients == ("a", "b")
+OTHER_SCALES = [Regression(mean=90.0, scale=5.0), Regression(mean=100.0, scale=2.0), TASKS["c"], TASKS["a"]]
+
+
+@pytest.mark.parametrize("other", OTHER_SCALES, ids=lambda task: f"{task.mean} {task.scale}")
+def test_answers_of_other_scales_are_distilled_in_the_unit_of_the_target(other: Regression) -> None:
+    clients = [numbers("a", TASKS["a"]), numbers("b", other)]
+    state, uploads = toy.federate(clients, compose(LogitDistillation()))
+    said = []
+    for client in clients:
+        client.module.load_state_dict(state.clients[client.name].model)
+        logits = predict(client.module, client.public).logits
+        said.append(logits * client.task.scale + client.task.mean)
+        (sent,) = [upload.contents for upload in uploads if upload.client == client.name]
+        assert torch.allclose(sent.tensors["logits"], said[-1], rtol=1e-5)
+    mean = torch.stack(said).mean(dim=0)
+    assert torch.allclose(state.server["logit-distillation"]["logits"], mean, rtol=1e-5)
+
+
+class Plane(nn.Module):
+    """A linear answer without a bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor([0.5, -1.0]))
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Output:
+        return Output(inputs["point"] @ self.slope)
+
+
+@pytest.mark.parametrize(("mean", "scale"), [(100.0, 5.0), (90.0, 2.0), (0.0, 1.0)])
+def test_a_lesson_in_the_unit_of_the_target_is_learnt_as_the_client_scales_it(mean: float, scale: float) -> None:
+    """One step of gradient descent on the mean squared distance to (lesson - mean) / scale, by hand."""
+    client = numbers("a", Regression(mean=mean, scale=scale), Training(optimizer="sgd", lr=0.01))
+    client = replace(client, model_fn=lambda spec: Plane())
+    lesson, points = torch.linspace(80, 120, 10), PUBLIC.inputs["point"]
+    slope = client.module.slope.detach().clone()
+    apart = points @ slope - (lesson - mean) / scale
+    LogitDistillation(batch_size=99).apply(toy.client_context(client), Payload({"logits": lesson}))
+    assert torch.allclose(client.module.slope, slope - 0.01 * 2 * points.T @ apart / 10, atol=1e-5)
+
+
+def test_who_scales_by_its_own_data_sits_out_what_is_distilled_at_the_server() -> None:
+    """The server does not know by what: in its models and forecasts there would be no telling what an answer means."""
+    scaled = [numbers("a", TASKS["a"]), numbers("b", TASKS["b"])]
+    plain = [numbers(name, TASKS["c"]) for name in "cd"]
+    enrolment = enrol(compose(DistilledParameters()), [*scaled, *plain])
+    assert enrolment.composition.steps[0].clients == ("c", "d")
+    reason = "its answers are scaled by its own data, which the server does not know"
+    assert enrolment.left_out == {"distilled-parameters": dict.fromkeys("ab", reason)}
+    with pytest.raises(PlanError, match=f"distilled-parameters: no client can take part.*a, b: {reason}"):
+        enrol(compose(DistilledParameters()), scaled)
 
 
 def test_a_pooled_model_is_judged_by_the_scale_that_it_was_trained_with() -> None:
     """Both tell numbers around 100; a's task scales them, and b's takes them as they are."""
     training = Training(lr=0.05, batch_size=8, epochs=8)
     clients = [numbers("a", TASKS["a"], training), numbers("b", TASKS["c"], training)]
-    outcomes = train_pooled(Federation.of(clients, alone(), 6, 0), clients)
+    outcomes = train_pooled(Federation.of(clients, alone(), 6, 0).server, clients, clients)
     for client in clients:
         deviation = float(client.data.test.target.std())
         value = outcomes[client.name].value
@@ -117,8 +160,9 @@ def learner(task: Classification | Regression, train: Examples, estimator: objec
     """A client whose model is a scikit-learn estimator."""
     client = toy.client("a")
     data = ClientData(train, train, train)
+    shape = tuple(train.target.shape[1:])
     return replace(client, data=data, task=task, public=public,
-                   model_fn=lambda spec: Learner(estimator, task, train, public))  # type: ignore[arg-type]  # fmt: skip
+                   model_fn=lambda spec: Learner(estimator, task, {"point": (2,)}, target=shape, public=len(public)))  # type: ignore[arg-type]  # fmt: skip
 
 
 PUBLIC = toy.examples(10, "public")
@@ -136,11 +180,11 @@ def test_a_temperature_softens_classes_and_divides_no_numbers() -> None:
     train = told(toy.examples(24, "x"))
     client = learner(task, train, LinearRegression(), PUBLIC)
     said = torch.linspace(-2, 2, 10)
-    assert torch.equal(lesson(client, said, 4.0).flatten(), said)
+    assert torch.allclose(lesson(client, said * 5 + 100, 4.0).flatten(), said, atol=1e-5)
     # What it has been taught is what it says then, where the lesson outweighs its own examples by far.
     points = PUBLIC.inputs["point"]
     plane = (points[:, 0] - points[:, 1]) / 2
-    LogitDistillation(temperature=4.0, weight=1e6).apply(toy.client_context(client), Payload({"logits": plane}))
+    LogitDistillation(temperature=4.0, weight=1e6).apply(toy.client_context(client), Payload({"logits": plane * 5 + 100}))
     assert torch.allclose(client.module({"point": points}).logits, plane, atol=1e-2)
     classes = learner(Classification(("low", "high")), toy.examples(24, "x"), GaussianNB(), PUBLIC)
     logits = torch.randn(10, 2, generator=torch.Generator().manual_seed(0))
@@ -160,10 +204,10 @@ def test_a_temperature_changes_nothing_where_everybody_tells_numbers() -> None:
 def test_learners_built_around_one_estimator_do_not_answer_for_each_other() -> None:
     estimator, test = GaussianNB(), toy.examples(20, "test")
     task = Classification(("low", "high"))
-    first = Learner(estimator, task, toy.examples(24, "x"))
+    first = Learner(estimator, task, {"point": (2,)}).bind(toy.examples(24, "x"))
     before = predict(first, test).logits
     swapped = toy.examples(24, "y")
-    second = Learner(estimator, task, replace(swapped, target=1 - swapped.target))
+    second = Learner(estimator, task, {"point": (2,)}).bind(replace(swapped, target=1 - swapped.target))
     other = predict(second, test).logits
     assert torch.equal(predict(first, test).logits, before)
     assert torch.equal(predict(second, test).logits, other)

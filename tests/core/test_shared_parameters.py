@@ -141,8 +141,9 @@ def test_clients_average_among_those_of_the_same_shape() -> None:
         held = {k: t for k, t in state.server["shared-parameters"].items() if t.shape == expected["encoder.0.weight"].shape}
         assert any(torch.equal(tensor, expected["encoder.0.weight"]) for tensor in held.values())
     exchange, step = composition.steps[0].exchange, state.server["shared-parameters"]
-    assert exchange.broadcast(toy.server_context(clients), step, clients[0]).tensors["encoder.0.weight"].shape == (4, 2)
-    assert exchange.broadcast(toy.server_context(clients), step, clients[3]).tensors["encoder.0.weight"].shape == (5, 2)
+    server = toy.server_context(clients, exchange)
+    assert exchange.broadcast(server, step, clients[0].profile).tensors["encoder.0.weight"].shape == (4, 2)
+    assert exchange.broadcast(server, step, clients[3].profile).tensors["encoder.0.weight"].shape == (5, 2)
 
 
 def test_everybody_starts_from_the_same_initialisation() -> None:
@@ -151,7 +152,8 @@ def test_everybody_starts_from_the_same_initialisation() -> None:
     server = toy.server_context(clients)
     state = exchange.init(server)
     assert toy.same(
-        exchange.broadcast(server, state, clients[0]).tensors, exchange.broadcast(server, state, clients[1]).tensors
+        exchange.broadcast(server, state, clients[0].profile).tensors,
+        exchange.broadcast(server, state, clients[1].profile).tensors,
     )
     assert not toy.same(state, exchange.init(toy.server_context(clients, seed=1)))
 

@@ -45,6 +45,11 @@ def test_large_risks_do_not_overflow() -> None:
 
 def test_without_an_event_there_is_nothing_to_learn() -> None:
     assert not TASK.learnable(batch((0, 1.0), (0, 2.0)))
+    said = torch.tensor([[1.0], [2.0]], requires_grad=True)
+    loss = TASK.loss(Output(said), batch((0, 1.0), (0, 2.0)))
+    torch.autograd.backward(loss)
+    assert float(loss.detach()) == 0
+    assert said.grad.tolist() == [[0], [0]]
     assert TASK.learnable(batch((0, 1.0), (1, 2.0))) == 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from whole import Engine, enrol, local
 from hetfed.algorithms import alone
 from hetfed.client import Client
 from hetfed.composition import Step, compose
+from hetfed.data import ClientData, Examples
 from hetfed.errors import PlanError
 from hetfed.exchanges import TeacherDistillation
 from hetfed.model import Output
@@ -135,14 +137,25 @@ def test_a_student_declares_nothing_and_a_teacher_all_of_its_model() -> None:
 
 
 class Picture(nn.Module):
-    """Reads another modality, in several shapes of trouble."""
+    """Reads an input of one shape, and no other."""
 
     def __init__(self, name: str, shape: tuple[int, ...]) -> None:
         super().__init__()
-        self.name, self.shape, self.norm, self.head = name, shape, nn.BatchNorm1d(2), nn.Linear(2, 2)
+        norm = nn.BatchNorm2d if len(shape) == 3 else nn.BatchNorm1d
+        self.name, self.norm, self.head = name, norm(shape[0]), nn.Linear(math.prod(shape), 2)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Output:
-        return Output(self.head(self.norm(inputs[self.name].view(-1, *self.shape))))
+        return Output(self.head(self.norm(inputs[self.name]).flatten(1)))
+
+
+def with_picture(client: Client, name: str, shape: tuple[int, ...]) -> Client:
+    """The client with another input, and a model that reads it."""
+
+    def other(examples: Examples) -> Examples:
+        return replace(examples, inputs={name: torch.zeros(len(examples), *shape)})
+
+    parts = (other(part) for part in (client.data.train, client.data.validation, client.data.test))
+    return replace(client, data=ClientData(*parts, client.data.spec), model_fn=lambda spec: Picture(name, shape))
 
 
 @pytest.mark.parametrize(
@@ -151,7 +164,7 @@ class Picture(nn.Module):
     ids=["no such modality", "another width", "another number of axes"],
 )
 def test_a_teacher_that_cannot_read_its_students_data_is_refused(name: str, shape: tuple[int, ...]) -> None:
-    teacher = replace(toy.client("t"), model_fn=lambda spec: Picture(name, shape))
+    teacher = with_picture(toy.client("t"), name, shape)
     with pytest.raises(PlanError, match=r"teacher 't' cannot read the data of student 'a'.*Choose a teacher"):
         enrol(compose(TeacherDistillation(("t",))), [teacher, toy.client("a")])
 
@@ -164,7 +177,7 @@ def test_a_teacher_that_answers_in_another_shape_is_refused() -> None:
 
 
 def test_a_teacher_needs_to_read_its_students_only() -> None:
-    picture = replace(toy.client("p"), model_fn=lambda spec: Picture("image", (2,)))
+    picture = with_picture(toy.client("p"), "image", (2,))
     exchange = TeacherDistillation(("t",))
     clients = [toy.client("a"), picture, toy.client("t")]
     assert enrol(compose(Step(exchange, clients=("t", "a"))), clients).composition.steps[0].clients == ("a", "t")
@@ -216,6 +229,6 @@ def test_the_hint_pulls_features_towards_the_teachers_and_the_projector_stays_at
     output = client.module.eval()(batch.inputs)
     teacher = TeacherDistillation(("t",))._teachers(context).modules["t"]
     plain = TeacherDistillation(("t",)).loss(context, context.tensors, batch, output)
-    hinted = TeacherDistillation(("t",), hint=5.0).loss(replace(context, scratch={}), batch, output)
+    hinted = TeacherDistillation(("t",), hint=5.0).loss(replace(context, scratch={}), context.tensors, batch, output)
     projected = client.module.projectors["t"](output.features)
     assert torch.allclose(hinted - plain, 5.0 * (projected - teacher(batch.inputs).features).square().mean(), atol=1e-5)

@@ -24,6 +24,7 @@ from hetfed.training import (
     optimizer_tensors,
     set_training_mode,
     shuffled,
+    train_steps,
 )
 
 OPTIMIZERS = {

@@ -13,7 +13,6 @@ import toy
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from hetfed.aggregation import Merged
 from hetfed.client import Client
 from hetfed.composition import Step, compose, enrol
 from hetfed.context import ClientContext, ServerContext
@@ -21,7 +20,7 @@ from hetfed.engines.local import Sites
 from hetfed.errors import RunError
 from hetfed.exchanges import Exchange
 from hetfed.federation import Federation
-from hetfed.payload import Declaration, Payload, TensorRule
+from hetfed.payload import Declaration, Merged, Payload, TensorRule
 from hetfed.profile import Profile
 from hetfed.rounds import init, run_round
 

@@ -30,7 +30,7 @@ from hetfed.exchanges import (
     TrainedPrototypes,
 )
 from hetfed.learner import Learner
-from hetfed.parts import answers
+from hetfed.parts import Signature
 from hetfed.tasks import Classification
 
 
@@ -73,7 +73,9 @@ def test_a_body_is_shared_whatever_is_asked(exchange: Exchange) -> None:
 def sent_to(state: object, composition: object, client: str, label: str) -> dict[str, torch.Tensor]:
     clients = mixed()
     (step,) = [step for step in composition if step.label == label]
-    return step.exchange.broadcast(toy.server_context(clients), state.server[label], clients["abc".index(client)]).tensors
+    return step.exchange.broadcast(
+        toy.server_context(clients, step.exchange), state.server[label], clients["abc".index(client)].profile
+    ).tensors
 
 
 @pytest.mark.parametrize("composition", [fedavg(), scaffold()], ids=["fedavg", "scaffold"])
@@ -117,16 +119,16 @@ class Nameless(nn.Module):
 
 def test_a_model_that_names_no_head_answers_with_all_of_it() -> None:
     names = ["layers.0.bias", "layers.0.weight", "layers.1.bias", "layers.1.weight"]
-    assert answers(Nameless(), names)
-    assert not answers(Nameless(), names[:2])
-    assert not answers(toy.Net(2, 4), ["encoder.0.weight"])
-    assert not answers(toy.Net(2, 4), ["headless.weight"])
+    assert Signature.of(Nameless()).answers(names)
+    assert not Signature.of(Nameless()).answers(names[:2])
+    assert not Signature.of(toy.Net(2, 4)).answers(["encoder.0.weight"])
+    assert not Signature.of(toy.Net(2, 4)).answers(["headless.weight"])
 
 
 def forest(name: str) -> Client:
     client = toy.client(name)
     estimator = RandomForestClassifier(n_estimators=5, random_state=0)
-    return replace(client, model_fn=lambda spec: Learner(estimator, client.task, client.data.train, client.public))
+    return replace(client, model_fn=lambda spec: Learner(estimator, client.task, {"point": (2,)}, public=len(client.public)))
 
 
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - {"logit-distillation"}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -131,7 +132,7 @@ def test_what_a_library_prints_does_not_disturb(loud: Vertical, tmp_path: Path, 
 
 
 def test_a_failed_run_is_named_and_stops_those_that_wait(toy_installed: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"^bad: client 'b' failed in round 1: out of memory$"):
+    with pytest.raises(RunError, match=r"^bad: client 'b' failed in round 1, in the training: out of memory$"):
         list(Workers(1, paper())([job(tmp_path / "good"), job(tmp_path / "bad", BROKEN), job(tmp_path / "late")], done=0))
     assert (tmp_path / "good/summary.json").exists()
     assert not (tmp_path / "late").exists()
@@ -140,7 +141,7 @@ def test_a_failed_run_is_named_and_stops_those_that_wait(toy_installed: Path, tm
 
 def test_one_by_one_too(toy_installed: Path, tmp_path: Path) -> None:
     jobs = [job(tmp_path / "good"), job(tmp_path / "bad", BROKEN), job(tmp_path / "late")]
-    with pytest.raises(RunError, match=r"^bad: client 'b' failed in round 1: out of memory$"):
+    with pytest.raises(RunError, match=r"^bad: client 'b' failed in round 1, in the training: out of memory$"):
         list(OneByOne(verticals()["toy"], paper())(jobs, done=0))
     assert not (tmp_path / "late").exists()
 
@@ -166,7 +167,7 @@ def test_a_begun_run_is_gone_on_with(toy_installed: Path, tmp_path: Path) -> Non
     run_job(one, verticals()["toy"], Silent())
     before = numbers(tmp_path / "x")
     (tmp_path / "x/summary.json").unlink()
-    (tmp_path / "x/checkpoints/alone.safetensors").unlink()
+    shutil.rmtree(tmp_path / "x/checkpoints/alone")
     ledger = (tmp_path / "x/ledger.jsonl").read_bytes()
     run_job(one, verticals()["toy"], Silent())
     assert numbers(tmp_path / "x") == before
@@ -206,5 +207,5 @@ def test_a_worker_speaks_in_lines_of_json_and_ends_with_its_input(
         {"event": "round", "arm": "federated", "number": 1},
         {"event": "done"},
         {"event": "begin", "arm": "federated", "rounds": 1, "done": 0},
-        {"event": "error", "message": "client 'b' failed in round 1: out of memory"},
+        {"event": "error", "message": "client 'b' failed in round 1, in the training: out of memory"},
     ]

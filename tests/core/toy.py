@@ -11,17 +11,16 @@ import torch
 from torch import Tensor, nn
 from whole import Engine, Federation, State, enrol, init, local, run_round
 
-from hetfed.aggregation import Aggregation, Merged
+from hetfed.aggregation import Aggregation
 from hetfed.client import Client, Tensors
 from hetfed.composition import Composition
 from hetfed.context import ClientContext, ServerContext, Work
 from hetfed.data import ClientData, Examples, Spec
 from hetfed.exchanges import Exchange
-from hetfed.federation import Upload
 from hetfed.merging import Merging
 from hetfed.model import Output
 from hetfed.parts import live_tensors
-from hetfed.payload import Payload
+from hetfed.payload import Merged, Payload, Upload
 from hetfed.plan import Plan
 from hetfed.profile import Profile
 from hetfed.seeding import generator

@@ -12,7 +12,6 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
-from hetfed.aggregation import Merged
 from hetfed.algorithms import algorithm
 from hetfed.client import Client, Tensors
 from hetfed.composition import Composition, compose
@@ -20,7 +19,7 @@ from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch
 from hetfed.exchanges import Exchange, exchange
 from hetfed.model import Output
-from hetfed.payload import Declaration, Payload, TensorRule
+from hetfed.payload import Declaration, Merged, Payload, TensorRule
 from hetfed.profile import Profile
 
 

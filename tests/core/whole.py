@@ -1,7 +1,8 @@
 """A federation with everybody in one value: clients, server and all their states, so that a test can look at any of them.
 
-It is the library's own round over the library's own turns; only the states, which on real sites lie apart, are held together. A round
-leaves the state before it as it was. An engine, here, is given whole jobs, and may lose, change or reorder what comes of them.
+It is the library's own round over the library's own turns; only the states, which on real sites lie apart, are held together.
+A round leaves the state before it as it was. An engine, here, is given whole jobs, and may lose, change or reorder what comes
+of them.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from hetfed.composition import Composition
 from hetfed.engines.local import Failure, Order, Reply, Sites
 from hetfed.errors import HetfedError
 from hetfed.federation import Federation as ServerSide
-from hetfed.federation import FederationState, InFlight, Row, Upload
+from hetfed.federation import FederationState, Row
 from hetfed.participation import Participation
+from hetfed.payload import InFlight, Upload
 from hetfed.run.checkpoint import Checkpoint
 from hetfed.training import Select
 from hetfed.turn import Job, Round, Turn, take_turn

@@ -33,8 +33,8 @@ def test_a_hospital_says_what_it_is():
         "data": "sample-hospitals (north)",
         "question": "subtype A or subtype B",
         "modalities": "image, genes",
-        "synthetic": "yes",
     }
+    assert client.synthetic and client.profile.synthetic and not client.unit
     assert client.profile.probe.features.shape == (2, 8) and client.profile.probe.logits.shape == (2, 2)
     assert client.public is None and client.augment is None and not client.task.balanced
 

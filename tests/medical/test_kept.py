@@ -12,20 +12,20 @@ import pytest
 import tomli_w
 import torch
 import wards
+from hetfed_medical.cohort_data import _own_samples
 from rich.console import Console
 
 from hetfed.errors import DataError
 from hetfed.kept.export import export
 from hetfed.kept.load import load_model
+from hetfed.launch.launcher import Launcher
 from hetfed.plan import Plan, read_plan, validate
-from hetfed.run.launch import Launcher
 from hetfed.vertical import plan_text
 from hetfed_datasets import sample_hospitals
 from hetfed_datasets.records import Cohort
 from hetfed_datasets.registry import load
 from hetfed_medical import vertical
-from hetfed_medical.cohort_data import _own_samples
-from hetfed_medical.tables import HospitalData
+from hetfed_medical.plan_schema import HospitalData
 
 IMAGES = {
     "federation": {"rounds": 2, "finetune": 0, "alone": False, "pooled": False},
@@ -212,7 +212,7 @@ def test_the_description_holds_no_data_of_the_hospital_but_its_scales(whole) -> 
 def test_a_table_of_a_ward_with_empty_cells_is_scaled_as_in_training() -> None:
     home = wards.admit(wards.ward(), "clinical")
     from hetfed_medical.kept import cohort_form, described
-    from hetfed_medical.tables import HospitalModel
+    from hetfed_medical.plan_schema import HospitalModel
 
     about = described(home, HospitalModel(), HospitalModel())
     cohort, rows = wards.ward(), wards.rows(home.data.test)

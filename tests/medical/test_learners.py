@@ -14,10 +14,10 @@ from sklearn.model_selection import StratifiedKFold
 from hetfed.data import Examples
 from hetfed.errors import PlanError
 from hetfed.evaluation import predict
-from hetfed.learner import Learner
+from hetfed.learner import Estimator, Learner
 from hetfed.plan import read_plan
 from hetfed.pooled import kinds_of
-from hetfed.run.execute import load_clients
+from hetfed.run.prepare import load_clients
 from hetfed.seeding import generator
 from hetfed.tasks import Classification
 from hetfed_medical import vertical
@@ -52,6 +52,11 @@ def examples(n: int) -> Examples:
     return Examples({"genes": x}, target, [str(i) for i in range(n)])
 
 
+def learner(estimator: Estimator, train: Examples, public: Examples | None = None) -> Learner:
+    """A classifier that is fitted on these examples, at its own site."""
+    return Learner(estimator, TASK, {"genes": (4,)}, public=0 if public is None else len(public)).bind(train, public)
+
+
 def test_a_plan_may_name_each_and_no_other() -> None:
     assert set(get_args(LearnerName)) == set(LEARNERS)
 
@@ -59,7 +64,7 @@ def test_a_plan_may_name_each_and_no_other() -> None:
 @pytest.mark.parametrize("name", LEARNERS)
 def test_each_learns_answers_with_probabilities_and_takes_a_lesson(name: str) -> None:
     public = examples(12)
-    model = Learner(new_learner(name, {}, "client 'x'", 0), TASK, examples(60), public)
+    model = learner(new_learner(name, {}, "client 'x'", 0), examples(60), public)
     test = examples(33)
     logits = predict(model, test).logits
     assert (logits.argmax(dim=1) == test.target).float().mean() > 0.7
@@ -76,7 +81,7 @@ def test_each_makes_do_with_as_few_examples_as_there_are(name: str, classes: str
     target = torch.tensor(["abc".index(each) for each in classes])
     x = torch.randn(len(target), 4, generator=generator(classes)) + 3 * torch.nn.functional.one_hot(target, 4)
     own, public = Examples({"genes": x}, target, list(map(str, range(len(target))))), examples(12)
-    model = Learner(new_learner(name, {}, "client 'x'", 0), TASK, own, public)
+    model = learner(new_learner(name, {}, "client 'x'", 0), own, public)
     if lesson:
         model.digest(torch.nn.functional.one_hot(public.target, 3) * 2.0, weight=0.5)
     logits = predict(model, public).logits
@@ -97,12 +102,12 @@ def test_of_three_examples_of_each_class_or_more_three_folds_are_made() -> None:
 def test_each_learns_where_a_class_is_rare(name: str, rarest: int) -> None:
     few = examples(60)
     own = few.take(torch.cat([torch.nonzero(few.target == c).flatten()[:count] for c, count in enumerate((rarest, 9, 9))]))
-    assert predict(Learner(new_learner(name, {}, "x", 0), TASK, own), few).logits.isfinite().all()
+    assert predict(learner(new_learner(name, {}, "x", 0), own), few).logits.isfinite().all()
 
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_chance_is_that_of_the_seed(name: str) -> None:
-    same = [Learner(new_learner(name, {}, "x", 0, "north"), TASK, examples(60)) for _ in range(2)]
+    same = [learner(new_learner(name, {}, "x", 0, "north"), examples(60)) for _ in range(2)]
     one, other = (predict(model, examples(33)).logits for model in same)
     assert torch.equal(one, other)
 
@@ -123,7 +128,7 @@ def test_hospitals_with_other_settings_are_of_another_kind() -> None:
         "learner: random-forest, n_estimators: 7",
         "learner: random-forest",
     ]
-    assert all(client.common is None for client in clients)
+    assert all(client.common_fn is None for client in clients)
 
 
 def test_two_hospitals_do_not_draw_the_same_trees() -> None:

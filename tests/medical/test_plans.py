@@ -10,7 +10,7 @@ from wards import layers
 from hetfed.client import Client
 from hetfed.learner import Learner
 from hetfed.plan import read_plan
-from hetfed.run.execute import Prepared, prepare
+from hetfed.run.prepare import Prepared, prepare
 from hetfed.vertical import shipped, verticals
 from hetfed_medical import vertical
 
@@ -50,7 +50,7 @@ def prepared(real_data):
 def shared(prepared: Prepared, label: str) -> tuple[dict[str, dict[str, tuple[int, ...]]], set[str]]:
     """What each enrolled client would send in an exchange, and who is left out of it."""
     (step,) = [step for step in prepared.enrolment.composition if step.label == label]
-    clients = [client for client in prepared.clients if step.includes(client)]
+    clients = [client for client in prepared.clients if step.includes(client.name)]
     return {client.name: step.exchange.declare(client.profile).shapes for client in clients}, set(
         prepared.enrolment.left_out.get(label, {})
     )
@@ -68,7 +68,7 @@ def test_the_vertical_is_found():
 
 def test_the_sample_needs_no_data(tmp_path: Path):
     prepared = prepare(read_plan(PLANS["sample"].read_text(), "sample"), vertical, tmp_path, "sample")
-    assert all(client.about["synthetic"] == "yes" for client in prepared.clients)
+    assert all(client.synthetic for client in prepared.clients)
     genes, without_genes = shared(prepared, "genes")
     assert set(genes) == {"north", "south", "west"} and without_genes == {"east"}
     image, without_image = shared(prepared, "image")
@@ -163,7 +163,7 @@ def test_study_has_the_article_s_layers(real_data, study, variant):
     assert len(found.clients) >= 2
     for client in found.clients:
         assert layers(client.module) == LAYERS[study], client.name
-        assert client.about["synthetic"] == ("yes" if variant == "random" else "no")
+        assert client.synthetic == (variant == "random")
         assert client.profile.probe.logits.shape == (2, 2)
 
 

@@ -354,7 +354,7 @@ LEGITIMATE: dict[str, Cohort] = {
 @pytest.mark.parametrize("cohort", LEGITIMATE.values(), ids=LEGITIMATE)
 def test_a_cohort_that_is_odd_and_legitimate_gives_numbers_to_learn_from(cohort):
     home = admit(cohort, "image", "clinical")
-    model = net(home.data.facts["shapes"], classes=home.data.facts["outputs"], image="conv", features=4)
+    model = net(home.data.spec["shapes"], classes=home.data.spec["outputs"], image="conv", features=4)
     for part in parts(home.data):
         assert len(part) and part.inputs["clinical"].isfinite().all()
         assert part.inputs["image"].isfinite().all() or part.inputs["image"].isnan().all()

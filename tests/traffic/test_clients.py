@@ -30,12 +30,11 @@ def test_a_city_says_what_it_is():
     assert city.about == {
         "model": "gru",
         "data": "sample-cities: camera",
-        "unit": "vehicles/15 min",
         "interval": "15 min",
         "sensors": "1",
         "channels": "car, bike, bus, truck",
-        "synthetic": "yes",
     }
+    assert city.unit == city.profile.unit == "vehicles/15 min" and city.synthetic and city.profile.synthetic
     assert city.profile.probe.logits.shape == (2, 4, 1) and city.profile.probe.further["level"].shape == (2, 1, 4)
 
 
@@ -73,8 +72,8 @@ def test_metrics_are_in_the_city_s_own_unit(city):
     test, interval = client.data.test, int(client.about["interval"].split()[0])
     output = predict(client.module, test)
     metrics = client.task.metrics(output, test)
-    facts = client.data.spec
-    forecast = (output.logits * spec["target_scale"] + spec["target_mean"]).numpy()
+    own = client.statistics
+    forecast = (output.logits * own["city.target_scale"] + own["city.target_mean"]).numpy()
     for minutes in (15, 60):
         steps = minutes // interval
         error, target = forecast[:, :steps] - test.target[:, :steps].numpy(), test.target[:, :steps].numpy()

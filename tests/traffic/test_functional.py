@@ -15,8 +15,8 @@ from hetfed.tasks import Classification, Forecasting, WithFurther
 from hetfed_datasets.records import Series
 from hetfed_traffic.encoders import ENCODERS
 from hetfed_traffic.model import CongestionModel
-from hetfed_traffic.tables import CityModelTable
-from hetfed_traffic.windows import forecasting_data
+from hetfed_traffic.plan_schema import CityModelTable
+from hetfed_traffic.preprocessing import forecasting_data, statistics_of
 
 ROWS = 6
 LEVELS = ("low", "normal", "high", "heavy")
@@ -42,8 +42,8 @@ def batches(loss: str) -> tuple[list[Batch], WithFurther]:
     silent = [torch.full_like(level, -1) for level in (found[1].further["level"], found[2].further["level"])]
     found[1] = Batch(found[1].inputs, found[1].target, {"level": silent[0]})
     found[2] = Batch(found[2].inputs, torch.full_like(found[2].target, torch.nan), {"level": silent[1]})
-    facts = data[0].facts
-    forecasting = Forecasting("km/h", 15, (15, 30), facts["target_mean"], facts["target_scale"], loss)
+    own = statistics_of(city(0), asking())
+    forecasting = Forecasting("km/h", 15, (15, 30), own["target_mean"], own["target_scale"], loss)
     return found, WithFurther(forecasting, {"level": (Classification(LEVELS), 0.3)})
 
 

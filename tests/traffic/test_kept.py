@@ -14,13 +14,13 @@ from rich.console import Console
 from hetfed.errors import DataError
 from hetfed.kept.export import export
 from hetfed.kept.load import load_model
+from hetfed.launch.launcher import Launcher
 from hetfed.plan import Plan, read_plan, validate
-from hetfed.run.launch import Launcher
 from hetfed.vertical import plan_text
 from hetfed_datasets.records import Series
 from hetfed_traffic import vertical
 from hetfed_traffic.clients import _series
-from hetfed_traffic.tables import CityData
+from hetfed_traffic.plan_schema import CityData
 
 CONGESTION = """
 [federation]

@@ -15,7 +15,7 @@ from hetfed.tasks import Forecasting
 from hetfed_traffic.encoders import ENCODERS
 from hetfed_traffic.model import SLOTS_PER_DAY, City, CongestionModel
 from hetfed_traffic.plan_schema import CityModelTable
-from hetfed_traffic.preprocessing import clock_of, forecasting_data
+from hetfed_traffic.preprocessing import clock_of, forecasting_data, statistics_of
 from hetfed_traffic.references import last_value
 
 GENTLE = settings(deadline=None, max_examples=60)
@@ -98,7 +98,8 @@ def forecast_of(series, **keys: object) -> tuple[torch.Tensor, Output]:
     data, model = forecasting_data(series, asking()), model_of(series, **keys)
     nn.init.zeros_(model.head.weight)
     nn.init.zeros_(model.head.bias)
-    task = Forecasting(series.unit, series.interval, (15, 30), data.spec["target_mean"], data.spec["target_scale"])
+    own = statistics_of(series, asking())
+    task = Forecasting(series.unit, series.interval, (15, 30), own["target_mean"], own["target_scale"])
     output = model(data.test.inputs)
     return task.in_unit(output.logits).detach(), output
 
@@ -116,12 +117,12 @@ def test_without_a_head_a_silent_sensor_is_forecast_as_the_mean():
     series = noisy()
     series.values[192:, 1] = np.nan
     forecast, _ = forecast_of(series)
-    assert torch.allclose(forecast[..., 1], forecasting_data(series, asking()).spec["target_mean"], rtol=1e-5)
+    assert torch.allclose(forecast[..., 1], statistics_of(series, asking())["target_mean"], rtol=1e-5)
 
 
 def test_without_residual_and_head_the_forecast_is_the_mean():
     forecast, output = forecast_of(noisy(), residual=False)
-    assert not output.logits.any() and torch.allclose(forecast, forecasting_data(noisy(), asking()).spec["target_mean"])
+    assert not output.logits.any() and torch.allclose(forecast, statistics_of(noisy(), asking())["target_mean"])
 
 
 def test_management_is_a_head_of_its_own():

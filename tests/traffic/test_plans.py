@@ -9,7 +9,7 @@ from torch import nn
 
 from hetfed.exchanges import SharedParameters
 from hetfed.plan import read_plan
-from hetfed.run.execute import Prepared, prepare
+from hetfed.run.prepare import Prepared, prepare
 from hetfed.vertical import shipped, verticals
 from hetfed_traffic import vertical
 
@@ -41,16 +41,16 @@ def test_the_vertical_is_found():
 
 def test_the_sample_needs_no_data(tmp_path: Path):
     prepared = prepared_plan("sample", tmp_path)
-    assert {client.name: client.about["unit"] for client in prepared.clients} == CITIES["sample"]
-    assert all(client.about["synthetic"] == "yes" for client in prepared.clients)
+    assert {client.name: client.unit for client in prepared.clients} == CITIES["sample"]
+    assert all(client.synthetic for client in prepared.clients)
     assert_encoder_is_shared(prepared)
 
 
 def test_real_cities_share_their_encoder(real_data):
     prepared = prepared_plan("cities", real_data)
-    assert {client.name: client.about["unit"] for client in prepared.clients} == CITIES["cities"]
+    assert {client.name: client.unit for client in prepared.clients} == CITIES["cities"]
     assert {client.name: int(client.about["sensors"]) for client in prepared.clients} == SENSORS
-    assert all(client.about["synthetic"] == "no" for client in prepared.clients)
+    assert all(not client.synthetic for client in prepared.clients)
     assert len({client.profile.probe.logits.shape for client in prepared.clients}) == 4
     assert_encoder_is_shared(prepared)
 
@@ -72,7 +72,7 @@ def test_study_has_the_article_s_layers(real_data, variant):
         assert all(isinstance(leaf, nn.Linear) for leaf in leaves)
         assert [(leaf.in_features, leaf.out_features) for leaf in leaves] == [(10, 128), (128, 2)]
         assert client.task.names == ("free", "congested") and set(client.data.train.target.tolist()) == {0, 1}
-        assert client.about["synthetic"] == ("yes" if variant == "random" else "no")
+        assert client.synthetic == (variant == "random")
     assert_encoder_is_shared(prepared)
     assert [step.every for step in prepared.enrolment.composition] == [2]
 

@@ -17,7 +17,16 @@ from towns import MONDAY, asking, counting, model_of, noisy, parts, ring, town
 from hetfed.errors import DataError, PlanError
 from hetfed_datasets import sample_cities
 from hetfed_datasets.records import MISSING_LABEL, Measure, Series
-from hetfed_traffic.preprocessing import Parts, clock_of, congestion_data, forecasting_data, levels_of, steps_ahead, target_of
+from hetfed_traffic.preprocessing import (
+    Parts,
+    clock_of,
+    congestion_data,
+    forecasting_data,
+    levels_of,
+    statistics_of,
+    steps_ahead,
+    target_of,
+)
 
 GENTLE = settings(deadline=None, max_examples=50)
 
@@ -103,11 +112,11 @@ def test_vehicles_of_all_classes_together_are_forecast():
 @pytest.mark.parametrize("gaps", [0.0, 0.2])
 def test_scales_are_those_of_the_training_part(gaps):
     series, asked = noisy(channels=2, gaps=gaps), asking()
-    facts, train = forecasting_data(series, asked).facts, series.values[:168].astype(np.float64)
-    assert np.allclose(spec["mean"], np.nanmean(train, axis=(0, 1)), rtol=1e-4)
-    assert np.allclose(spec["scale"], np.nanstd(train, axis=(0, 1)), rtol=1e-4)
-    assert np.allclose(spec["target_mean"], np.nanmean(train.sum(axis=2)), rtol=1e-4)
-    assert np.allclose(spec["target_scale"], np.nanstd(train.sum(axis=2)), rtol=1e-4)
+    own, train = statistics_of(series, asked), series.values[:168].astype(np.float64)
+    assert np.allclose(own["mean"], np.nanmean(train, axis=(0, 1)), rtol=1e-4)
+    assert np.allclose(own["scale"], np.nanstd(train, axis=(0, 1)), rtol=1e-4)
+    assert np.allclose(own["target_mean"], np.nanmean(train.sum(axis=2)), rtol=1e-4)
+    assert np.allclose(own["target_scale"], np.nanstd(train.sum(axis=2)), rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", get_args(Measure))
@@ -116,8 +125,9 @@ def test_what_comes_later_changes_nothing_in_training(kind, changed, alike):
     before, after = noisy(kind=kind), noisy(kind=kind)
     after.values[changed] *= 3
     one, other = (forecasting_data(series, asking()) for series in (before, after))
+    own = [statistics_of(series, asking()) for series in (before, after)]
     for name in ("mean", "scale", "target_mean", "target_scale"):
-        assert torch.equal(one.spec[name], other.spec[name]) == alike
+        assert torch.equal(own[0][name], own[1][name]) == alike
     assert torch.equal(one.train.further["level"], other.train.further["level"]) == alike
     assert torch.equal(one.train.target, other.train.target) == alike
     pair = [congestion_data(series, asking(), 0).train for series in (before, after)]
@@ -127,18 +137,18 @@ def test_what_comes_later_changes_nothing_in_training(kind, changed, alike):
 def test_a_channel_that_never_varies_in_training_does_no_harm():
     values = np.random.default_rng(0).normal(50, 10, (240, 2, 2))
     values[:168, :, 1], values[168:, :, 1] = 0, 3
-    assert forecasting_data(town(values), asking()).spec["scale"][1] == 1
+    assert statistics_of(town(values), asking())["scale"][1] == 1
     still = town(np.full((240, 2), 7.0))
-    assert forecasting_data(still, asking()).spec["target_scale"] == 1
+    assert statistics_of(still, asking())["target_scale"] == 1
     assert not congestion_data(still, asking(), 0).train.inputs["history"].any()
 
 
 def test_rows_of_the_adjacency_sum_to_one():
     links = ring(3) * 2
     links[2] = 0
-    adjacency = forecasting_data(noisy(adjacency=links), asking()).spec["adjacency"]
+    adjacency = statistics_of(noisy(adjacency=links), asking())["adjacency"]
     assert torch.allclose(adjacency, torch.tensor([[0.5, 0.5, 0], [0, 0.5, 0.5], [0, 0, 0]]))
-    assert torch.equal(forecasting_data(noisy(), asking()).spec["adjacency"], torch.eye(3))
+    assert torch.equal(statistics_of(noisy(), asking())["adjacency"], torch.eye(3))
 
 
 def test_clock_is_the_fraction_of_the_day_and_the_weekday():
@@ -152,7 +162,7 @@ def test_clock_is_the_fraction_of_the_day_and_the_weekday():
 def test_a_publisher_s_level_is_that_of_the_nearest_horizon():
     series = counting(level=np.arange(240) % 4, levels=("low", "normal", "high", "heavy"))
     data = forecasting_data(series, asking(horizons=(45, 30)))
-    assert data.spec["levels"] == ("low", "normal", "high", "heavy")
+    assert data.spec["levels"] == ["low", "normal", "high", "heavy"]
     for part in parts(data):
         origin = part.inputs["readings"][:, -1, 0, 0].long()
         assert torch.equal(part.further["level"], ((origin + 2) % 4)[:, None].expand(-1, 2))

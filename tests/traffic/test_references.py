@@ -12,7 +12,7 @@ from towns import asking, noisy, parts, town
 from hetfed.data import ClientData, Examples
 from hetfed.tasks import Forecasting
 from hetfed_datasets.records import Series
-from hetfed_traffic.preprocessing import forecasting_data
+from hetfed_traffic.preprocessing import forecasting_data, statistics_of
 from hetfed_traffic.references import autoregression, historical_average, last_value, reference_metrics
 
 ASKED = asking(horizons=(60, 180))
@@ -31,8 +31,9 @@ def hourly(days: int = 16, start: str = "2024-03-04", seed: int = 0) -> Series:
 
 
 def data_of(series: Series, **keys: object) -> tuple[ClientData, Forecasting]:
-    data = forecasting_data(series, ASKED.model_copy(update=keys))
-    mean, scale = data.spec["target_mean"], data.spec["target_scale"]
+    asked = ASKED.model_copy(update=keys)
+    data, own = forecasting_data(series, asked), statistics_of(series, asked)
+    mean, scale = own["target_mean"], own["target_scale"]
     return data, Forecasting(series.unit, series.interval, ASKED.horizons, mean, scale)
 
 

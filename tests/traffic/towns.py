@@ -10,11 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from hetfed.data import ClientData, Examples
+from hetfed.parts import write_tensors
 from hetfed.seeding import isolated
 from hetfed_datasets.records import Measure, Series
 from hetfed_traffic.model import CityModel
 from hetfed_traffic.plan_schema import CityData, CityModelTable
-from hetfed_traffic.preprocessing import forecasting_data
+from hetfed_traffic.preprocessing import forecasting_data, statistics_of
 
 MONDAY = "2024-03-04"
 STEPS = 240
@@ -71,8 +72,12 @@ def parts(data: ClientData) -> tuple[Examples, Examples, Examples]:
 def model_of(series: Series, data: CityData | None = None, **keys: Any) -> CityModel:
     """A city's model in evaluation mode, the same each time; small unless `keys` say otherwise."""
     table = CityModelTable(**{"features": 24, "layers": 2, "sensor_embedding": 4, "time_embedding": 3, **keys})
+    asked = data or asking()
     with isolated("city"):
-        return CityModel(forecasting_data(series, data or asking()).facts, table).eval()
+        model = CityModel(forecasting_data(series, asked).spec, table).eval()
+    # As a client does it where its model is built at home.
+    write_tensors(model, {f"city.{name}": tensor for name, tensor in statistics_of(series, asked).items()})
+    return model
 
 
 def some(series: Series, count: int = 5, data: CityData | None = None) -> dict[str, torch.Tensor]:

@@ -34,20 +34,26 @@ def build_clients(plan: Plan, data_dir: Path | None) -> Sequence[Client]:
     """
     if plan.public is not None:
         raise PlanError("cities have no public inputs", key="public", remedy="Remove the [public] table.")
-    clients = []
-    for table in plan.client:
-        try:
-            clients.append(_client(table, plan.federation.seed, data_dir))
-        except PlanError as error:
-            raise error.seen_from(key=f"client {table.name!r}") from error
-    return clients
+    return [client_of(table, plan.federation.seed, data_dir) for table in plan.client]
 
 
-def _client(table: ClientTable, seed: int, data_dir: Path | None) -> Client:
+def client_of(table: ClientTable, seed: int, data_dir: Path | None, series: Series | None = None) -> Client:
+    """The city that a `[[client]]` table asks for; a `series` that is given stands in place of the data set that it names.
+
+    Raises:
+        PlanError, DataError: what the table or a file lacks.
+    """
+    try:
+        return _client(table, seed, data_dir, series)
+    except PlanError as error:
+        raise error.seen_from(key=f"client {table.name!r}") from error
+
+
+def _client(table: ClientTable, seed: int, data_dir: Path | None, given: Series | None) -> Client:
     data_table = validate(CityData, table.data, key="data")
     model_table = validate(CityModelTable, table.model, key="model")
     try:
-        series = _series(data_table, data_dir)
+        series = _series(data_table, data_dir, given)
     except PlanError as error:
         raise error.seen_from(key="data") from error
     about = {
@@ -113,13 +119,15 @@ def _check_encoder(table: CityModelTable, history: int) -> None:
         )
 
 
-def _series(table: CityData, data_dir: Path | None) -> Series:
-    source = SOURCES.find(table.dataset, key="dataset")
-    if source.kind != "series":
+def _series(table: CityData, data_dir: Path | None, given: Series | None) -> Series:
+    source = None if given else SOURCES.find(table.dataset, key="dataset")
+    if source and source.kind != "series":
         raise PlanError("not a traffic data set", key="dataset", value=table.dataset, remedy="Name a series.")
     options = {} if table.city is None else {"city": table.city}
-    if options and "city" not in source.options:
+    if options and (source is None or "city" not in source.options):
         raise PlanError("this data set has one city", key="city", value=table.city, remedy="Remove the key.")
+    if given:
+        return given
     series = load(table.dataset, data_dir, **options)
     assert isinstance(series, Series)  # its source says so
     return series

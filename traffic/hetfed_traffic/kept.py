@@ -28,14 +28,27 @@ Windows = tuple[NDArray[np.float32], pd.DatetimeIndex]
 
 
 def described_city(series: Series, table: CityModelTable, history: int) -> Description:
-    """What a kept model of a city's readings needs: sensors and channels by name, and how they are spaced in time."""
+    """What a kept model of a city's readings needs: sensors and channels by name, and how they are spaced in time.
+
+    Args:
+        series: the city's readings, of which only names, interval and unit are described.
+        table: the model table of the plan.
+        history: past steps that the model reads.
+    """
     return Description(
         Architecture(CITY, table.model_dump(mode="json")), None, {}, CITY, _about(series, history), {}, series.sensors
     )
 
 
 def described_congestion(series: Series, table: CityModelTable, history: int, scale: Mapping[str, Tensor]) -> Description:
-    """What a kept model of congestion needs: the same, and the `mean` and `deviation` by which readings are scaled."""
+    """What a kept model of congestion needs: the same, and the `mean` and `deviation` by which readings are scaled.
+
+    Args:
+        series: the city's readings, of which only names, interval and unit are described.
+        table: the model table of the plan.
+        history: past steps that the model reads.
+        scale: `mean` and `deviation` of the training part, as `reading_scale` gives them.
+    """
     architecture = Architecture(CONGESTION, table.model_dump(mode="json"))
     return Description(architecture, form=CONGESTION, preprocessing=_about(series, history), statistics=scale)
 
@@ -46,12 +59,24 @@ def _about(series: Series, history: int) -> dict[str, Any]:
 
 
 def build_city(settings: Mapping[str, Any], spec: Mapping[str, Any]) -> nn.Module:
-    """The model of a city for its data spec; what is the city's own (scales, road graph) comes with the weights."""
+    """The model of a city for its data spec; what is the city's own (scales, road graph) comes with the weights.
+
+    >>> spec = {"sensors": 5, "channels": 1, "history": 12, "steps": 4, "levels": ["free", "congested"]}
+    >>> build_city({"encoder": "graph", "layers": 1}, spec).head.out_features
+    4
+    """
     return CityModel(spec, CityModelTable(**settings))
 
 
 def build_congestion(settings: Mapping[str, Any], spec: Mapping[str, Any]) -> nn.Module:
-    """The model of congestion at one sensor for its data spec."""
+    """The model of congestion at one sensor for its data spec.
+
+    >>> build_congestion({"features": 8}, {"history": 12, "classes": 2})
+    CongestionModel(
+      (encoder): Linear(in_features=12, out_features=8, bias=True)
+      (head): Linear(in_features=8, out_features=2, bias=True)
+    )
+    """
     return CongestionModel(spec, CityModelTable(**settings))
 
 
@@ -62,23 +87,46 @@ class CityForm:
     (`<sensor>:<channel>` where there are several channels), or an array (time, sensors) or (time, sensors, channels). Or it is
     an array of windows (n, history, sensors, channels), each of which gives one. `time` has the stamp of each step, or of the
     last step of each window; a DataFrame may have it as its index or as a column.
+
+    >>> about = {"sensors": ["a", "b"], "channels": ["speed"], "interval": 15, "history": 2}
+    >>> time = pd.date_range("2024-03-04 08:00", periods=3, freq="15min")
+    >>> table = pd.DataFrame({"b": [30.0, 31.0, 32.0], "a": [48.0, np.nan, 50.0]}, index=time)  # columns go by their names
+    >>> found = CityForm().prepare(about, {}, {"readings": table})
+    >>> found.inputs["readings"].shape, found.ids
+    (torch.Size([1, 2, 2, 1]), ['2024-03-04 08:30:00'])
     """
 
     def prepare(self, settings: Mapping[str, Any], statistics: Mapping[str, Tensor], inputs: Mapping[str, Any]) -> Prepared:
-        """Windows of readings (n, history, sensors, channels) and the clock (n, 2)."""
+        """Windows of readings (n, history, sensors, channels) and the clock (n, 2).
+
+        Args:
+            settings: `sensors` and `channels` by name, `interval` in minutes, `history` in steps.
+            statistics: none; a city's scales are among the weights of its model.
+            inputs: `readings` and `time`.
+
+        Raises:
+            DataError: a sensor, a step or a stamp is missing or not as the model reads it.
+        """
         windows, stamps = _windows(settings, inputs)
         tensors = {READINGS: torch.from_numpy(windows), "clock": clock_of(stamps)}
         return Prepared(tensors, [str(stamp) for stamp in stamps])
 
     def trial(self, inputs: Mapping[str, Blank], count: int, chance: torch.Generator) -> dict[str, Tensor]:
-        """Readings up to 60, one of them missing, at any time of the week."""
+        """Readings up to 60, one of them missing, at any time of the week.
+
+        Exporters compare a model with its exported form on these inputs.
+        """
         readings = torch.rand(count, *inputs[READINGS].shape, generator=chance) * 60
         readings[-1, -1, 0] = torch.nan
         day = torch.randint(7, (count,), generator=chance)
         return {READINGS: readings, "clock": torch.stack([torch.rand(count, generator=chance), day.float()], dim=1)}
 
     def read(self, settings: Mapping[str, Any], files: Sequence[Path]) -> Mapping[str, Any]:
-        """A CSV file with a column `time` and one per sensor, or an .npz file with `readings` and `time`."""
+        """A CSV file with a column `time` and one per sensor, or an .npz file with `readings` and `time`.
+
+        Raises:
+            DataError: there is more than one file, or it cannot be read.
+        """
         if len(files) != 1:
             raise DataError("a city's readings are one file", value=[str(file) for file in files], remedy="Give one.")
         (file,) = files
@@ -88,7 +136,16 @@ class CityForm:
 
 
 class CongestionForm:
-    """As `CityForm`, but each sensor is an example of its own."""
+    """As `CityForm`, but each sensor is an example of its own.
+
+    >>> about = {"sensors": ["a", "b"], "channels": ["speed"], "interval": 15, "history": 2}
+    >>> scale = {"mean": torch.tensor(40.0), "deviation": torch.tensor(10.0)}
+    >>> time = pd.date_range("2024-03-04 08:00", periods=2, freq="15min")
+    >>> found = CongestionForm().prepare(about, scale, {"readings": np.array([[50.0, 30.0], [40.0, 20.0]]), "time": time})
+    >>> found.inputs["history"], found.ids
+    (tensor([[ 1.,  0.],
+            [-1., -2.]]), ['2024-03-04 08:30:00 a', '2024-03-04 08:30:00 b'])
+    """
 
     read = CityForm.read
     trial = TENSOR_FORM.trial

@@ -22,6 +22,11 @@ class City(nn.Module):
 
     Readings are (batch, steps, sensors, channels) in the city's unit, NaN where missing; the clock (batch, 2) holds the
     fraction of the day gone by and the day of the week.
+
+    Args:
+        spec: `sensors`, `channels` and `history`, all of them counts.
+        table: the model table of the plan.
+        reads: what the encoder wants, as `reads_of` says.
     """
 
     mean: Tensor
@@ -73,7 +78,10 @@ class City(nn.Module):
         return torch.cat(parts, dim=2)
 
     def latest(self, readings: Tensor) -> Tensor:
-        """The last reading of each sensor, over all channels, as a scaled target (batch, sensors); 0 (the mean) if missing."""
+        """The last reading of each sensor, over all channels, as a scaled target (batch, sensors); 0 (the mean) if missing.
+
+        A forecast that says "as now" is what this alone would give.
+        """
         return self._together(readings[:, -1:])[:, 0]
 
     def _together(self, readings: Tensor) -> Tensor:
@@ -82,7 +90,18 @@ class City(nn.Module):
 
 
 class CityModel(nn.Module):
-    """Forecasts every sensor of one city, and its congestion level."""
+    """Forecasts every sensor of one city, and its congestion level.
+
+    Args:
+        spec: `sensors`, `channels`, `history` and `steps` as counts, and `levels` by name.
+        table: the model table of the plan.
+
+    >>> spec = {"sensors": 5, "channels": 1, "history": 12, "steps": 4, "levels": ["free", "congested"]}
+    >>> model = CityModel(spec, CityModelTable(encoder="mlp"))
+    >>> output = model({"readings": torch.zeros(2, 12, 5, 1), "clock": torch.zeros(2, 2)})
+    >>> output.logits.shape, output.further["level"].shape
+    (torch.Size([2, 4, 5]), torch.Size([2, 5, 2]))
+    """
 
     # The levels of congestion differ from city to city: their head stays out of every exchange and of pooled training, as the
     # city itself does.
@@ -99,7 +118,14 @@ class CityModel(nn.Module):
         self.residual = table.residual
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Output:
-        """Logits (batch, steps, sensors); `further["level"]` (batch, sensors, levels)."""
+        """Logits (batch, steps, sensors); `further["level"]` (batch, sensors, levels).
+
+        Args:
+            inputs: `readings` (batch, history, sensors, channels) in the city's unit, and `clock` (batch, 2).
+
+        Returns:
+            Forecasts in deviations of the target from its mean, for the task to scale back; without `management`, no level.
+        """
         readings = inputs["readings"]
         features = self.encoder(self.city(readings, inputs["clock"]), self.city.adjacency)
         logits = self.head(features).transpose(1, 2)
@@ -111,7 +137,13 @@ class CityModel(nn.Module):
 
 
 class CongestionModel(nn.Module):
-    """Congested or not, from the past readings of one sensor: a shared encoder and a personal head."""
+    """Congested or not, from the past readings of one sensor: a shared encoder and a personal head.
+
+    Each sensor is an example of its own, so that cities of any number of sensors share the encoder.
+
+    >>> CongestionModel({"history": 12, "classes": 2}, CityModelTable(features=8))({"history": torch.zeros(3, 12)}).logits.shape
+    torch.Size([3, 2])
+    """
 
     def __init__(self, spec: Spec, table: CityModelTable) -> None:
         super().__init__()

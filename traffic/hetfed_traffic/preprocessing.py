@@ -21,7 +21,11 @@ CONGESTION = ("free", "congested")
 
 @dataclass(frozen=True)
 class Parts:
-    """Where the training part and the validation part end (time steps); what comes after is for testing."""
+    """Where the training part and the validation part end (time steps); what comes after is for testing.
+
+    >>> Parts(train=70, validation=80, end=100).spans()
+    (slice(0, 70, None), slice(70, 80, None), slice(80, 100, None))
+    """
 
     train: int
     validation: int
@@ -29,7 +33,13 @@ class Parts:
 
     @staticmethod
     def of(steps: int, data: CityData) -> Parts:
-        """The parts of a series of `steps`."""
+        """The parts of a series of `steps`.
+
+        Splits follow time: a random split would train on steps that lie between those it is tested on.
+
+        >>> Parts.of(1000, CityData(dataset="sample-cities"))
+        Parts(train=700, validation=800, end=1000)
+        """
         # Whole steps, rounded down; 0.7 + 0.1 is a little less than 0.8 in binary.
         return Parts(int(steps * data.train + 1e-9), int(steps * (data.train + data.validation) + 1e-9), steps)
 
@@ -43,6 +53,10 @@ def steps_ahead(series: Series, data: CityData) -> int:
 
     Raises:
         PlanError: a horizon that is not a whole number of the city's steps.
+
+    >>> from hetfed_datasets.random_input import readings
+    >>> steps_ahead(readings(), CityData(dataset="random-readings", horizons=(15, 60)))  # one every 15 min
+    4
     """
     for minutes in data.horizons:
         if minutes % series.interval:
@@ -52,12 +66,28 @@ def steps_ahead(series: Series, data: CityData) -> int:
 
 
 def target_of(series: Series) -> NDArray[np.float32]:
-    """What is forecast (time, sensor): the reading, or where vehicles are counted by class, all of them together."""
+    """What is forecast (time, sensor): the reading, or where vehicles are counted by class, all of them together.
+
+    >>> from hetfed_datasets.sample_cities import generate
+    >>> target_of(generate("camera")).shape  # four classes of vehicles, one sensor
+    (1344, 1)
+    """
     return np.asarray(series.values.sum(axis=2))
 
 
 def levels_of(series: Series, data: CityData, train: slice) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """The congestion level (time, sensor) and the names of the levels: the publisher's, or one taken from the readings."""
+    """The congestion level (time, sensor) and the names of the levels: the publisher's, or one taken from the readings.
+
+    Args:
+        series: the city's readings.
+        data: the `data` table, which says from where on a road counts as congested.
+        train: the training part, by which what is usual is measured.
+
+    >>> from hetfed_datasets.sample_cities import generate
+    >>> level, names = levels_of(generate("loops"), CityData(dataset="sample-cities"), slice(0, 2016))
+    >>> level.shape, names
+    ((2880, 12), ('free', 'congested'))
+    """
     if series.level is not None:
         return np.repeat(series.level[:, np.newaxis], len(series.sensors), axis=1), series.levels
     readings = target_of(series)
@@ -101,6 +131,19 @@ def forecasting_data(series: Series, data: CityData) -> ClientData:
 
     Inputs: `readings` (n, history, sensors, channels) and `clock` (n, 2); target (n, steps, sensors) in the city's unit;
     `further["level"]` (n, sensors): the congestion level at the nearest horizon.
+
+    Args:
+        series: the city's readings.
+        data: the `data` table of the plan.
+
+    Raises:
+        PlanError: a horizon does not fit the interval, or a part is too short for a window.
+        DataError: the series is not what `Series` promises.
+
+    >>> from hetfed_datasets.sample_cities import generate
+    >>> found = forecasting_data(generate("loops"), CityData(dataset="sample-cities"))
+    >>> found.train.inputs["readings"].shape, found.train.target.shape
+    (torch.Size([1993, 12, 12, 1]), torch.Size([1993, 12, 12]))
     """
     steps = steps_ahead(checked(series), data)
     spans = Parts.of(len(series.values), data).spans()
@@ -137,7 +180,11 @@ def _no_window(series: Series, steps: int, history: int) -> PlanError:
 
 
 def clock_of(time: pd.DatetimeIndex) -> Tensor:
-    """The fraction of the day gone by, and the day of the week from Monday = 0 (n, 2)."""
+    """The fraction of the day gone by, and the day of the week from Monday = 0 (n, 2).
+
+    >>> clock_of(pd.DatetimeIndex(["2024-03-04 06:00"]))  # a Monday
+    tensor([[0.2500, 0.0000]])
+    """
     fraction = (time.hour * 60 + time.minute) / (24 * 60)
     return torch.tensor(np.stack([fraction, time.dayofweek], axis=1), dtype=torch.float32)
 
@@ -149,7 +196,17 @@ def _spec(series: Series, data: CityData, steps: int, levels: tuple[str, ...]) -
 
 
 def statistics_of(series: Series, data: CityData) -> dict[str, Tensor]:
-    """What only the city knows of itself: means and scales of its training part, and the links of its road graph."""
+    """What only the city knows of itself: means and scales of its training part, and the links of its road graph.
+
+    Returns:
+        `mean` and `scale` (channels,) of the readings, `target_mean` and `target_scale` (1,) of their sum, and `adjacency`
+        (sensors, sensors).
+
+    >>> from hetfed_datasets.random_input import readings
+    >>> found = statistics_of(readings(sensors=3), CityData(dataset="random-readings"))
+    >>> {name: tuple(tensor.shape) for name, tensor in found.items()}
+    {'mean': (1,), 'scale': (1,), 'target_mean': (1,), 'target_scale': (1,), 'adjacency': (3, 3)}
+    """
     train = Parts.of(len(series.values), data).spans()[0]
     values, target = series.values[train], target_of(series)[train]
     sensors = len(series.sensors)
@@ -175,6 +232,20 @@ def congestion_data(series: Series, data: CityData, seed: int) -> ClientData:
     """One example per time and sensor: `history` (n, steps) scaled readings in, congested at the next step or not out.
 
     With `examples`, at most so many are drawn at random from each part.
+
+    Args:
+        series: the city's readings.
+        data: the `data` table of the plan.
+        seed: of the draw.
+
+    Raises:
+        PlanError: a part is too short for a window.
+        DataError: the series is not what `Series` promises.
+
+    >>> from hetfed_datasets.random_input import readings
+    >>> found = congestion_data(readings(), CityData(dataset="random-readings", predict="congestion", examples=100), seed=0)
+    >>> found.train.inputs["history"].shape, found.spec
+    (torch.Size([100, 12]), {'history': 12, 'classes': 2})
     """
     spans = Parts.of(len(checked(series).values), data).spans()
     congested = _congested(series, data, spans[0])
@@ -187,7 +258,11 @@ def congestion_data(series: Series, data: CityData, seed: int) -> ClientData:
 
 
 def reading_scale(series: Series, data: CityData) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The mean and the deviation of the training part's readings, over all sensors."""
+    """The mean and the deviation of the training part's readings, over all sensors.
+
+    Returns:
+        Two arrays without axes.
+    """
     readings = target_of(series)[Parts.of(len(series.values), data).spans()[0]]
     return np.asarray(np.nanmean(readings)), _deviation(readings, (0, 1))
 
@@ -195,7 +270,11 @@ def reading_scale(series: Series, data: CityData) -> tuple[NDArray[np.float32], 
 def scaled_readings(
     readings: NDArray[np.float32], mean: NDArray[np.float32], deviation: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Readings less the mean, in deviations; a missing one becomes 0, which is the mean."""
+    """Readings less the mean, in deviations; a missing one becomes 0, which is the mean.
+
+    >>> scaled_readings(np.array([50.0, np.nan]), np.array(40.0), np.array(10.0))
+    array([1., 0.], dtype=float32)
+    """
     return np.asarray(np.nan_to_num((readings - mean) / deviation).astype(np.float32))
 
 

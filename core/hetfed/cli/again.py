@@ -10,7 +10,11 @@ from hetfed.errors import RunError, Stopped, WorkerDied
 
 
 def command(*words: object, **options: object) -> str:
-    """A command of `hetfed` to be copied to a shell; options that are None are left out."""
+    """A command of `hetfed` to be copied to a shell; options that are None are left out.
+
+    >>> command("medical", "run", "my plan.toml", seed=1, data_dir=None)
+    "hetfed medical run 'my plan.toml' --seed 1"
+    """
     given = [word for name, value in options.items() if value is not None for word in (f"--{name.replace('_', '-')}", value)]
     return shlex.join(["hetfed", *map(str, words), *map(str, given)])
 
@@ -21,6 +25,11 @@ def stoppable(how_to_go_on: Callable[[], str]) -> Iterator[None]:
 
     Raises:
         Stopped: instead of KeyboardInterrupt.
+
+    >>> with stoppable(lambda: "go on with: hetfed medical run --resume"):
+    ...     raise KeyboardInterrupt
+    Traceback (most recent call last):
+    hetfed.errors.Stopped: go on with: hetfed medical run --resume
     """
     try:
         yield
@@ -31,6 +40,8 @@ def stoppable(how_to_go_on: Callable[[], str]) -> Iterator[None]:
 @contextmanager
 def outliving(again: str) -> Iterator[None]:
     """Say of a worker that has died that `again` goes on from there.
+
+    A worker that was killed leaves no message of its own: most often the machine ran out of memory.
 
     Raises:
         RunError: instead of WorkerDied.

@@ -64,6 +64,10 @@ def export(run: Run, client: Name, format: As, out: File = None) -> None:
 def kept_model(run: Path, client: str) -> KeptModel:
     """The model that a client of a run keeps.
 
+    Args:
+        run: the folder of a run.
+        client: its name.
+
     Raises:
         RunFolderError: there is no such client, or its folder is damaged.
     """

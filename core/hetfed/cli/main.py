@@ -24,7 +24,10 @@ Start here, no download needed:  hetfed medical run  |  hetfed traffic run
 
 
 def build_app() -> typer.Typer:
-    """The whole command line."""
+    """The whole command line.
+
+    Entry points are looked up each time: a package that was installed just now is there.
+    """
     app = typer.Typer(
         name="hetfed",
         help=HELP,

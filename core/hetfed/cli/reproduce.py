@@ -54,7 +54,11 @@ def reproduce(
 
 
 def studies() -> dict[str, tuple[Vertical, Traversable]]:
-    """Every case study that an installed vertical ships, by name."""
+    """Every case study that an installed vertical ships, by name.
+
+    >>> "medical" in studies()
+    True
+    """
     folders = [
         (vertical, folder) for vertical in verticals().values() for folder in vertical.studies.iterdir() if folder.is_dir()
     ]

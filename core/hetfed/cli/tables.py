@@ -24,17 +24,30 @@ UNBOUNDED = 10_000
 
 
 def number(value: float | None) -> str:
-    """A metric in four figures, a dash where it is undefined."""
+    """A metric in four figures, a dash where it is undefined.
+
+    >>> number(0.87654), number(None)
+    ('0.8765', '-')
+    """
     return "-" if value is None or isnan(value) else f"{value:.4g}"
 
 
 def signed(value: float) -> str:
-    """A difference with its sign, a dash where it is undefined."""
+    """A difference with its sign, a dash where it is undefined.
+
+    >>> signed(0.0312), signed(float("nan"))
+    ('+0.0312', '-')
+    """
     return "-" if isnan(value) else f"{value:+.4f}"
 
 
 def outcome_table(summary: Mapping[str, Any], console: Console) -> Table:
-    """The test metric of every client alone, federated and pooled."""
+    """The test metric of every client alone, federated and pooled.
+
+    Args:
+        summary: summary.json.
+        console: whose width decides which columns stay.
+    """
     clients = summary["clients"]
     columns = {
         "client": [client["name"] for client in clients],
@@ -58,7 +71,11 @@ def _judged_by(clients: Sequence[Mapping[str, Any]]) -> str:
 
 
 def gain(client: Mapping[str, Any]) -> str:
-    """Whether the client does better federated than alone."""
+    """Whether the client does better federated than alone.
+
+    >>> gain({"alone": 4.0, "federated": 3.5, "higher_is_better": False})  # an error that became smaller
+    'yes'
+    """
     alone, federated = client["alone"], client["federated"]
     if alone is None or federated is None:
         return "-"
@@ -68,12 +85,22 @@ def gain(client: Mapping[str, Any]) -> str:
 
 
 def kept(client: Mapping[str, Any]) -> str:
-    """The arm whose model the client keeps, by its own validation data."""
+    """The arm whose model the client keeps, by its own validation data.
+
+    >>> kept({"kept": {"arm": "finetuned", "value": 0.8}})
+    'finetuned'
+    """
     return "-" if client["kept"] is None else str(client["kept"]["arm"])
 
 
 def comparison_table(results: Sequence[AlgorithmResult], console: Console, *, relative: bool) -> Table:
-    """One row per algorithm, the best first; intervals are 95 % of the mean over seeds (Student's t)."""
+    """One row per algorithm, the best first; intervals are 95 % of the mean over seeds (Student's t).
+
+    Args:
+        results: as `analyse` gives them, the best first.
+        console: whose width decides which columns stay.
+        relative: whether clients differ in metric or unit, so that means are of gains in per cent.
+    """
     return _fitted(_columns(results, relative=relative), console, "comparison.md")
 
 

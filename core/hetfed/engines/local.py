@@ -1,4 +1,4 @@
-"""Engines: where turns run. The engine of a single process holds every client and its state, and runs turns one after another."""
+"""Engines: where turns run. That of a single process holds every client and its state, and runs turns one after another."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ from hetfed.turn import Job, Report, Round, take_turn
 
 @dataclass(frozen=True)
 class Order:
-    """What the server asks of one client in a round: to take its turn with what is sent, payload bytes by step label."""
+    """The server's order to one client in a round: to take its turn with what is sent.
+
+    Args:
+        client: its name.
+        inbox: payload bytes by step label.
+    """
 
     client: str
     inbox: Mapping[str, bytes]
@@ -22,7 +27,12 @@ class Order:
 
 @dataclass(frozen=True)
 class Reply:
-    """What comes back of a turn: payload bytes by step label, and figures. The client's state stays where it is."""
+    """The result of a turn that came to an end. The client's state stays where it is.
+
+    Args:
+        outbox: payload bytes by step label.
+        report: figures alone: losses, seconds.
+    """
 
     outbox: Mapping[str, bytes]
     report: Report
@@ -30,7 +40,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Failure:
-    """A turn that came to nothing, and why."""
+    """A turn that came to nothing, and the error that ended it."""
 
     error: Exception
 
@@ -41,20 +51,31 @@ Engine = Callable[[Iterable[Order], Round], Iterator[tuple[str, Reply | Failure]
 
 @dataclass
 class Sites:
-    """The clients of one process, by name, with their states: the engine that everything else is held against."""
+    """The clients of one process, by name, with their states: the engine that everything else is held against.
+
+    Args:
+        clients: by name, each with its settled model.
+        states: what each carries from round to round, by name; `__call__` replaces them.
+    """
 
     clients: Mapping[str, Client]
     states: dict[str, ClientState] = field(default_factory=dict)
 
     @staticmethod
     def of(clients: Iterable[Client], enrolment: Enrolment, seed: int) -> Sites:
-        """The clients of an enrolment, each with the model that was settled there, before the first round."""
+        """The clients of an enrolment, each with the model that was settled there, before the first round.
+
+        Args:
+            clients: those of this process, in any order.
+            enrolment: of all clients.
+            seed: from which their first weights are drawn.
+        """
         held = {client.name: client for client in clients}
         settled = {profile.name: held[profile.name].settled(profile) for profile in enrolment.profiles}
         return Sites(settled, {name: new_state(client, seed) for name, client in settled.items()})
 
     def public(self, composition: Composition) -> dict[str, Examples]:
-        """The public inputs as clients read them, where an exchange works on them at the server."""
+        """The public inputs as each client reads them, by name, where an exchange works on them at the server; else none."""
         steps = [step for step in composition if step.exchange.public_at_server]
         names = {name for step in steps for name in self.clients if step.includes(name)}
         return {name: public for name in sorted(names) if (public := self.clients[name].public) is not None}
@@ -65,6 +86,7 @@ class Sites:
             job = Job(self.clients[order.client], self.states[order.client], order.inbox)
             try:
                 turn = take_turn(job, this)
+            # An error of the plan's or of the folder's ends the run for everybody: it is no failure of this one client.
             except HetfedError:
                 raise
             except Exception as error:

@@ -15,6 +15,7 @@ from hetfed.exchanges.slices import Slices
 from hetfed.exchanges.teacher_distillation import TeacherDistillation
 from hetfed.exchanges.trained_head import TrainedHead
 from hetfed.exchanges.trained_prototypes import TrainedPrototypes
+from hetfed.registry import same_definition
 
 KINDS: dict[str, type[Exchange]] = {
     "control-variates": ControlVariates,
@@ -38,20 +39,23 @@ AnyExchange = TypeVar("AnyExchange", bound=type[Exchange])
 
 def kind_of(exchange: Exchange) -> str:
     """The `kind` of an exchange; the name of its class where it has not been registered."""
-    words = {found: word for word, found in KINDS.items()}
-    return words.get(type(exchange), type(exchange).__name__)
+    own = type(exchange)
+    return next((word for word, found in KINDS.items() if same_definition(found, own)), own.__name__)
 
 
 def exchange(kind: str) -> Callable[[AnyExchange], AnyExchange]:
     """Register an exchange that is written outside of this package, so that plans know it as `kind`.
+
+    A class that is defined anew, as a notebook's cell that is run again does, takes the place of its former self.
 
     Raises:
         ValueError: the kind is taken by another class.
     """
 
     def register(found: AnyExchange) -> AnyExchange:
-        if KINDS.setdefault(kind, found) is not found:
+        if not same_definition(KINDS.setdefault(kind, found), found):
             raise ValueError(f"the exchange {kind!r} is {KINDS[kind].__qualname__}, and cannot be {found.__qualname__} too")
+        KINDS[kind] = found
         return found
 
     return register

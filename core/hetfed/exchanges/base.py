@@ -9,12 +9,11 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from hetfed.aggregation import Merged
 from hetfed.client import Tensors
 from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch
 from hetfed.model import Output
-from hetfed.payload import Declaration, Payload
+from hetfed.payload import Declaration, Merged, Payload
 from hetfed.profile import Profile
 
 Merge = Literal["mean", "sum", "each"]
@@ -34,18 +33,21 @@ class Exchange(ABC):
 
     The order in a round: the server's `broadcast` for every exchange; at the client, `apply` of what arrived, exchange after
     exchange, then `begin` of every one; training, to which every batch adds `loss`; `upload` of every one; at the server, each
-    payload is checked against `declare`, those that keep to it are merged as `merge` and `group` say, and `update` gets the result.
-    What an exchange does not need, it leaves as it is here.
+    payload is checked against `declare`, those that keep to it are merged as `merge` and `group` say, and `update` gets the
+    result. What an exchange does not need, it leaves as it is here.
 
-    Methods at the client see a `ClientContext`: its own training data and the profiles of the others. Methods at the server see
-    profiles only. The `memory` of a client's context lasts between rounds and is saved, its `scratch` is empty at the start of each
-    turn. Methods keep nothing in `self`, and change no tensor of `state` or of a payload in place. They draw from the `generator` of
-    their context alone; where initialisation or dropout draws for them, they are `isolated` by a seed of their own.
+    Methods at the client see a `ClientContext`: its own training data and the profiles of the others. Methods at the server
+    see profiles only. The `memory` of a client's context lasts between rounds and is saved, its `scratch` is empty at the
+    start of each turn. Methods keep nothing in `self`, and change no tensor of `state` or of a payload in place. They draw
+    from the `generator` of their context alone; where initialisation or dropout draws for them, they are `isolated` by a seed
+    of their own.
     """
 
     merge: ClassVar[Merge] = "each"
     robust: ClassVar[bool] = False
     """Whether `update` itself merges by the rule of the step (`ServerContext.aggregation`), though `merge` is not "mean"."""
+    groups_apart: ClassVar[bool] = True
+    """Whether a group gets nothing of what the others send, so that a client that is a group by itself shares with nobody."""
     public_at_server: ClassVar[bool] = False
     """Whether the server works on the public inputs, as each member reads them."""
 

@@ -17,14 +17,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from hetfed.aggregation import Merged
 from hetfed.client import Tensors
 from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch
 from hetfed.exchanges.base import Exchange, without_gradients
 from hetfed.model import Output
 from hetfed.parts import COMPANION, HEAD, INNER_HEAD, below, write_tensors
-from hetfed.payload import Declaration, Payload
+from hetfed.payload import Declaration, Merged, Payload
 from hetfed.plan_schema import STRICT
 from hetfed.profile import Profile
 from hetfed.tasks import WithFurther

@@ -9,15 +9,14 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from hetfed.aggregation import Merged
 from hetfed.client import Tensors
 from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch
 from hetfed.exchanges.base import EVERYBODY, Exchange, Merge, without_gradients
-from hetfed.exchanges.groups import Among, check_question, check_same, declared_part, of_group, within
+from hetfed.exchanges.groups import Among, check_question, check_same, declared_part
 from hetfed.model import Output
-from hetfed.parts import WHOLE, read_tensors
-from hetfed.payload import Declaration, Payload
+from hetfed.parts import WHOLE, of_group, read_tensors, within
+from hetfed.payload import Declaration, Merged, Payload
 from hetfed.plan_schema import STRICT
 from hetfed.profile import Profile
 from hetfed.tasks import loss_if_any

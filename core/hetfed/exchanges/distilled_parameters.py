@@ -11,17 +11,16 @@ from pydantic import PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from hetfed.aggregation import Merged
 from hetfed.client import Tensors
 from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch, Examples
 from hetfed.evaluation import predict
 from hetfed.exchanges.base import Exchange, without_gradients
-from hetfed.exchanges.groups import of_group, seed_of, within
+from hetfed.exchanges.groups import seed_of
 from hetfed.exchanges.logit_distillation import LogitDistillation
 from hetfed.exchanges.shared_parameters import SharedParameters
-from hetfed.parts import copy_of, read_tensors, write_tensors
-from hetfed.payload import Declaration, Payload
+from hetfed.parts import copy_of, of_group, read_tensors, within, write_tensors
+from hetfed.payload import Declaration, Merged, Payload
 from hetfed.plan_schema import STRICT
 from hetfed.profile import Profile
 from hetfed.seeding import isolated
@@ -34,9 +33,9 @@ SHARED = SharedParameters(among="same-shape")
 class DistilledParameters(Exchange):
     """The mean model of each group of equal architectures learns from the ensemble of all models (FedDF, Lin et al. 2020).
 
-    The ensemble's mean logits on the public inputs are the distillation targets; no label is read. A fifth of the public inputs is
-    held back: distillation stops when the distance there has not fallen for `patience` passes, and the best pass is kept. The server
-    works on the public inputs as each client reads them, that is scaled as the client scales its own.
+    The ensemble's mean logits on the public inputs are the distillation targets; no label is read. A fifth of the public
+    inputs is held back: distillation stops when the distance there has not fallen for `patience` passes, and the best pass is
+    kept. The server works on the public inputs as each client reads them, that is scaled as the client scales its own.
 
     Args:
         temperature: softens both sides (classification).
@@ -47,6 +46,7 @@ class DistilledParameters(Exchange):
     """
 
     robust: ClassVar[bool] = True
+    groups_apart: ClassVar[bool] = False
     public_at_server: ClassVar[bool] = True
 
     temperature: PositiveFloat = 1.0

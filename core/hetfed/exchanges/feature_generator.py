@@ -11,7 +11,6 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hetfed.aggregation import Merged
 from hetfed.client import Tensors
 from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch
@@ -21,7 +20,7 @@ from hetfed.exchanges.groups import rule_of
 from hetfed.exchanges.prototypes import Prototypes, classes_and_features
 from hetfed.model import Output
 from hetfed.parts import HEAD, copy_of, read_tensors, write_tensors
-from hetfed.payload import CLASS_COUNTS, Declaration, Payload, TensorRule
+from hetfed.payload import CLASS_COUNTS, Declaration, Merged, Payload, TensorRule
 from hetfed.plan_schema import STRICT
 from hetfed.profile import Profile
 from hetfed.seeding import isolated

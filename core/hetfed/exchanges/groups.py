@@ -1,4 +1,7 @@
-"""Clients whose tensors agree in name, shape, columns and what they answer form a group: only within one can they be averaged."""
+"""Clients whose tensors agree in name, shape, columns and what they answer form a group.
+
+Only within a group can tensors be averaged.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,6 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import Literal
 
-from torch import Tensor
-
-from hetfed.client import Tensors
 from hetfed.errors import PlanError
 from hetfed.exchanges.base import EVERYBODY, Exchange
 from hetfed.parts import HEAD, TensorSpec, inside
@@ -59,7 +59,7 @@ def lonely(exchange: Exchange, profiles: Sequence[Profile]) -> dict[str, str]:
     declared = {profile.name: exchange.declare(profile) for profile in profiles}
     if not any(declaration.tensors for declaration in declared.values()):
         return {}
-    groups = {profile.name: exchange.group(profile) for profile in profiles}
+    groups = {profile.name: exchange.group(profile) if exchange.groups_apart else EVERYBODY for profile in profiles}
     sizes = Counter(groups.values())
     return {name: _reason(group, declared[name]) for name, group in groups.items() if sizes[group] == 1}
 
@@ -68,16 +68,6 @@ def _reason(group: str, declaration: Declaration) -> str:
     if group == EVERYBODY:
         return "nobody else can take part"
     return f"nobody else has the same tensors there{', to answer the same question' if declaration.question else ''}"
-
-
-def within(group: str, tensors: Mapping[str, Tensor]) -> Tensors:
-    """The tensors under the names by which the server's state, or a client's memory, keeps them."""
-    return {f"{group}/{name}": tensor for name, tensor in tensors.items()}
-
-
-def of_group(group: str, state: Tensors) -> Tensors:
-    """What is kept for a group, under the names it had."""
-    return {key.removeprefix(f"{group}/"): tensor for key, tensor in state.items() if key.startswith(f"{group}/")}
 
 
 def check_same(profiles: Sequence[Profile], declared: Mapping[str, Declaration], what: str) -> None:

@@ -10,7 +10,6 @@ from pydantic import PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from hetfed.aggregation import Merged
 from hetfed.client import Tensors
 from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch, Examples
@@ -19,7 +18,7 @@ from hetfed.evaluation import UNREADABLE, predict
 from hetfed.exchanges.base import EVERYBODY, Exchange, Merge
 from hetfed.exchanges.groups import check_question
 from hetfed.learner import Learner
-from hetfed.payload import Declaration, Payload, TensorRule
+from hetfed.payload import Declaration, Merged, Payload, TensorRule
 from hetfed.plan_schema import STRICT
 from hetfed.profile import Profile, blank
 from hetfed.tasks import in_unit, scaled
@@ -30,7 +29,8 @@ LOGITS = "logits"
 
 @dataclass(frozen=True, config=STRICT)
 class LogitDistillation(Exchange):
-    """Every client predicts the public inputs; the mean of their logits is what each then learns from (FedMD, Li and Wang 2019).
+    """Every client predicts the public inputs; the mean of their logits is what each then learns from (FedMD, Li and Wang
+    2019).
 
     The labels of the public set, if it has any, are never read. Raw logits travel, not probabilities: a mean of
     probabilities loses how sure each client was. Answers that a client scales by its own data travel in their unit.

@@ -12,7 +12,6 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
-from hetfed.aggregation import Merged
 from hetfed.client import Tensors
 from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch
@@ -20,7 +19,7 @@ from hetfed.errors import PlanError
 from hetfed.exchanges.base import EVERYBODY, Exchange, without_gradients
 from hetfed.exchanges.groups import check_question
 from hetfed.model import Output
-from hetfed.payload import CLASS_COUNTS, Declaration, Payload, TensorRule
+from hetfed.payload import CLASS_COUNTS, Declaration, Merged, Payload, TensorRule
 from hetfed.plan_schema import STRICT
 from hetfed.profile import Profile
 

@@ -10,16 +10,15 @@ from pydantic import NonNegativeFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from hetfed.aggregation import Merged
 from hetfed.client import Tensors
 from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch
 from hetfed.errors import PlanError
 from hetfed.exchanges.base import EVERYBODY, Exchange, Merge, without_gradients
-from hetfed.exchanges.groups import Among, check_question, check_same, declared_part, of_group, seed_of, within
+from hetfed.exchanges.groups import Among, check_question, check_same, declared_part, seed_of
 from hetfed.model import Output
-from hetfed.parts import WHOLE, part_words, read_tensors, write_tensors
-from hetfed.payload import Declaration, Payload
+from hetfed.parts import WHOLE, of_group, part_words, read_tensors, within, write_tensors
+from hetfed.payload import Declaration, Merged, Payload
 from hetfed.plan_schema import STRICT
 from hetfed.profile import Profile
 from hetfed.server_optimizer import ServerOptimizer

@@ -10,7 +10,6 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from hetfed.aggregation import Merged
 from hetfed.client import Tensors
 from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Examples
@@ -19,7 +18,7 @@ from hetfed.exchanges.base import EVERYBODY, Exchange, without_gradients
 from hetfed.exchanges.groups import check_question, declared_part
 from hetfed.model import Output
 from hetfed.parts import NORM_LAYERS, WHOLE, inside, read_tensors, write_tensors
-from hetfed.payload import Declaration, Payload, Relative, TensorRule
+from hetfed.payload import Declaration, Merged, Payload, Relative, TensorRule
 from hetfed.plan_schema import STRICT
 from hetfed.profile import Profile
 from hetfed.tasks import Task
@@ -99,8 +98,8 @@ class Slices(Exchange):
             for k, n in zip(shape, whole[name], strict=True):
                 if k < n and len(_blocks(k, n, channels)) != 1:
                     raise PlanError(
-                        f"a window cannot roll over tensor {name!r} of {profile.name!r}: it holds {k} of {n} rows, and which of "
-                        "them belong to one channel is not to be told",
+                        f"a window cannot roll over tensor {name!r} of {profile.name!r}: it holds {k} of {n} rows, and which "
+                        "of them belong to one channel is not to be told",
                         remedy='Set window = "first", or exclude that layer.',
                     )
 

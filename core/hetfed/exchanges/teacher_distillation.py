@@ -12,17 +12,16 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from hetfed.aggregation import Merged
 from hetfed.client import Tensors
 from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch
 from hetfed.errors import PlanError
 from hetfed.evaluation import UNREADABLE, predict
 from hetfed.exchanges.base import EVERYBODY, Exchange
-from hetfed.exchanges.groups import check_question, of_group, rule_of, within
+from hetfed.exchanges.groups import check_question, rule_of
 from hetfed.model import Output
-from hetfed.parts import inside, write_tensors
-from hetfed.payload import Declaration, Payload
+from hetfed.parts import inside, of_group, within, write_tensors
+from hetfed.payload import Declaration, Merged, Payload
 from hetfed.plan_schema import STRICT
 from hetfed.profile import Profile
 

@@ -10,14 +10,13 @@ from pydantic import PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch.nn import functional as F
 
-from hetfed.aggregation import Merged
 from hetfed.client import Tensors
 from hetfed.context import ClientContext, ServerContext
 from hetfed.errors import PlanError
 from hetfed.exchanges.base import EVERYBODY, Exchange
 from hetfed.exchanges.prototypes import Prototypes, class_means, class_points, declared_means
 from hetfed.parts import HEAD, copy_of, read_tensors, write_tensors
-from hetfed.payload import Declaration, Payload
+from hetfed.payload import Declaration, Merged, Payload
 from hetfed.plan_schema import STRICT
 from hetfed.profile import Profile
 

@@ -10,7 +10,6 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hetfed.aggregation import Merged
 from hetfed.client import Tensors
 from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch
@@ -18,7 +17,7 @@ from hetfed.exchanges.base import EVERYBODY, Exchange
 from hetfed.exchanges.prototypes import Prototypes, class_points, classes_and_features
 from hetfed.model import Output
 from hetfed.parts import write_tensors
-from hetfed.payload import Declaration, Payload
+from hetfed.payload import Declaration, Merged, Payload
 from hetfed.plan_schema import STRICT
 from hetfed.profile import Profile
 from hetfed.seeding import isolated

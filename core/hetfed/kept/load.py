@@ -23,7 +23,9 @@ from hetfed.parts import write_tensors
 from hetfed.tasks import Task
 
 
-def load_model(folder: Path | str, *, model_fn: ModelFn | None = None, task: Task | None = None) -> KeptModel:
+def load_model(
+    folder: Path | str, *, model_fn: ModelFn | None = None, common_fn: ModelFn | None = None, task: Task | None = None
+) -> KeptModel:
     """The model that a client keeps, from its folder `models/<client>/` alone.
 
     Nothing in the folder is run: weights are safetensors, an estimator holds trusted types only, and code is found by entry
@@ -32,6 +34,7 @@ def load_model(folder: Path | str, *, model_fn: ModelFn | None = None, task: Tas
     Args:
         folder: as a run leaves it, or a copy.
         model_fn: builds the model from its data spec, for a model that no registered builder makes.
+        common_fn: builds the small common model beside it, likewise, where the predictions are made with it.
         task: what the model answers, for a task of a class of one's own.
 
     Raises:
@@ -39,7 +42,7 @@ def load_model(folder: Path | str, *, model_fn: ModelFn | None = None, task: Tas
     """
     kept = Kept.open(Path(folder))
     try:
-        return _loaded(kept, model_fn, task)
+        return _loaded(kept, model_fn, common_fn, task)
     except RunFolderError as error:
         raise error.seen_from(file=kept.path / ABOUT) from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -47,7 +50,7 @@ def load_model(folder: Path | str, *, model_fn: ModelFn | None = None, task: Tas
         raise RunFolderError(problem, file=kept.path / ABOUT, remedy=AGAIN) from error
 
 
-def _loaded(kept: Kept, model_fn: ModelFn | None, task: Task | None) -> KeptModel:
+def _loaded(kept: Kept, model_fn: ModelFn | None, common_fn: ModelFn | None, task: Task | None) -> KeptModel:
     about, statistics = kept.about, kept.tensors(STATISTICS)
     if about.get("refused") and model_fn is None:
         remedy = "Give the model yourself: load_model(folder, model_fn=...)."
@@ -55,7 +58,7 @@ def _loaded(kept: Kept, model_fn: ModelFn | None, task: Task | None) -> KeptMode
     found, part = task or task_of(about["task"], statistics), _unpack_part(about)
     return KeptModel(
         about,
-        _module(kept, part, found, model_fn).eval(),
+        _module(kept, part, found, model_fn, common_fn).eval(),
         part,
         found,
         about["form"],
@@ -65,7 +68,7 @@ def _loaded(kept: Kept, model_fn: ModelFn | None, task: Task | None) -> KeptMode
     )
 
 
-def _module(kept: Kept, part: Part, task: Task | None, model_fn: ModelFn | None) -> nn.Module:
+def _module(kept: Kept, part: Part, task: Task | None, model_fn: ModelFn | None, common_fn: ModelFn | None) -> nn.Module:
     about = kept.about
     if about["learner"] is not None:
         if task is None:
@@ -76,7 +79,9 @@ def _module(kept: Kept, part: Part, task: Task | None, model_fn: ModelFn | None)
         return Program(kept.read(PROGRAM))
     parts = {name: _unpack_part(one) for name, one in about["members"].items()}
     extensions = [unpack_extension(one) for one in about["extensions"]]
-    module = rebuilt(about["client"], {**parts, about["client"]: part}, extensions, task, model_fn)
+    module = rebuilt(
+        about["client"], {**parts, about["client"]: part}, extensions, task, model_fn=model_fn, common_fn=common_fn
+    )
     _load_weights(module, kept)
     return module
 

@@ -94,7 +94,9 @@ def rebuilt(
     parts: Mapping[str, Part],
     extensions: Sequence[Extension],
     task: Task | None,
+    *,
     model_fn: ModelFn | None = None,
+    common_fn: ModelFn | None = None,
 ) -> nn.Module:
     """The module of the client `name`, with what the extensions add.
 
@@ -102,24 +104,27 @@ def rebuilt(
     """
     if not extensions:
         return build(parts[name].architecture, parts[name].spec, model_fn)
-    profiles = {one: _profile(one, part, task, model_fn if one == name else None) for one, part in parts.items()}
+    given = {name: (model_fn, common_fn)}
+    profiles = {one: _profile(one, part, task, *given.get(one, (None, None))) for one, part in parts.items()}
     for extension in extensions:
         members = [profiles[member] for member in extension.members]
         profiles |= {member.name: extended(member, extension.exchange, members) for member in members}
     return profiles[name].new_model("kept")
 
 
-def _profile(name: str, part: Part, task: Task | None, model_fn: ModelFn | None) -> Profile:
+def _profile(name: str, part: Part, task: Task | None, model_fn: ModelFn | None, common_fn: ModelFn | None) -> Profile:
     # An exchange asks a task for its classes at most; where it cannot be described, two will do.
     task = task or Classification(("no", "yes"))
     inputs = {key: TensorSpec(blank.shape, DTYPES[blank.dtype]) for key, blank in part.inputs.items()}
-    own, common = (lambda _: build(part.architecture, part.spec, model_fn)), (lambda _: _common(part))
+    own, common = (lambda _: build(part.architecture, part.spec, model_fn)), (lambda _: _common(part, common_fn))
     return Profile(name, task, part.spec, inputs, part.target.shape, 2, own, common_fn=common)
 
 
-def _common(part: Part) -> nn.Module:
+def _common(part: Part, common_fn: ModelFn | None) -> nn.Module:
+    if common_fn is not None:
+        return build(None, part.spec, common_fn)
     if part.common is None:
-        remedy = "Name a registered builder in the client's description, or keep a program: save_model(..., program=True)."
+        remedy = "Give what built it: load_model(folder, common_fn=...), or keep a program: save_model(..., program=True)."
         raise RunFolderError("nothing builds the small common model beside it", key="common", remedy=remedy)
     return build(part.common, part.common_spec)
 
@@ -141,7 +146,9 @@ def predicts_alike(base: nn.Module, model: nn.Module) -> bool:
 
 def _unchanged(one: nn.Module, other: nn.Module) -> bool:
     hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in (one, other)]
-    return type(one) is type(other) and hooks[0] == hooks[1] and ("forward" in vars(one)) == ("forward" in vars(other))
+    # Of a bound method the function: an exchange that replaces the forward puts another one in its place.
+    forwards = [getattr(found, "__func__", found) for found in (vars(m).get("forward") for m in (one, other))]
+    return type(one) is type(other) and hooks[0] == hooks[1] and forwards[0] is forwards[1]
 
 
 def pack_extension(extension: Extension) -> dict[str, Any]:

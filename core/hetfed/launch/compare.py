@@ -34,6 +34,14 @@ class Comparison:
 
     Training alone and pooled do not depend on the algorithm: `baseline`, in which nobody shares anything, runs them once a
     seed.
+
+    Args:
+        file: what messages call the plan.
+        plan: as it was read.
+        variants: the plan under each algorithm.
+        baseline: everybody training alone, and pooled training.
+        seeds: how many: 0, 1, ...
+        left_out: reasons by algorithm.
     """
 
     file: str
@@ -44,7 +52,13 @@ class Comparison:
     left_out: Mapping[str, str] = field(default_factory=dict)
 
     def jobs(self, vertical: str, data_dir: Path | None, out: Path) -> Iterator[Job]:
-        """Every run, the baseline of each seed first."""
+        """Every run, the baseline of each seed first.
+
+        Args:
+            vertical: its name.
+            data_dir: the folder of data sets.
+            out: the folder of the comparison; each run has a folder in it.
+        """
         for seed in range(self.seeds):
             for name, plan in {ALONE: self.baseline, **self.variants}.items():
                 text = plan.with_federation(seed=seed).resolved()
@@ -74,6 +88,13 @@ class Comparison:
 
 def settle(launcher: Launcher, plan: Plan, file: str, *, algorithms: Sequence[str], seeds: int) -> Comparison:
     """What there is to compare. Of "all" algorithms, those that do not suit the plan's clients are left out with the reason.
+
+    Args:
+        launcher: loads the data, to see which algorithms suit the clients.
+        plan: as it was read.
+        file: what messages call it.
+        algorithms: names; "plan" for its own exchanges, "all" for every algorithm that suits.
+        seeds: how many.
 
     Raises:
         UsageError: plan or data do not suit an algorithm that was named; that shows before the first run.
@@ -131,6 +152,12 @@ def compare_plan(launcher: Launcher, comparison: Comparison, out: Path, runner: 
 
     Returns one row per algorithm, seed and client, those of earlier comparisons in the same folder included.
 
+    Args:
+        launcher: of the vertical.
+        comparison: as `settle` gives it.
+        out: a new folder, or that of a comparison of the same plan.
+        runner: runs jobs one by one or several at a time.
+
     Raises:
         UsageError, RunError: a run came to nothing.
     """
@@ -184,6 +211,9 @@ def _free_checkpoints(job: Job) -> bool:
 def read_comparison(out: Path) -> tuple[pd.DataFrame, About]:
     """The rows of a comparison that has ended, and what was compared.
 
+    Returns:
+        A row per algorithm, seed and client; metrics read to the last bit, None as NaN.
+
     Raises:
         RunFolderError: there is none, or it is broken.
     """
@@ -202,6 +232,11 @@ def under(plan: Plan, algorithm: str) -> Plan:
 
     Raises:
         PlanError: there is none of that name.
+
+    >>> from hetfed.plan import read_plan
+    >>> plan = read_plan('[[client]]\\nname = "north"', "one.toml")
+    >>> under(plan, "fedavg").federation.algorithm.name, under(plan, "plan") == plan
+    ('fedavg', True)
     """
     return plan.model_copy(update={"variant": {}}) if algorithm == OWN else plan.under(algorithm)
 
@@ -215,7 +250,11 @@ def _leave_rows(comparison: Comparison, out: Path) -> pd.DataFrame:
 
 
 def collect(comparison: Comparison, out: Path) -> pd.DataFrame:
-    """The rows of the runs that have ended, and whose baseline has."""
+    """The rows of the runs that have ended, and whose baseline has.
+
+    Returns:
+        The columns of comparison.csv: names, the metric of each arm, the model that is kept, and what the run cost.
+    """
     rows: list[dict[str, Any]] = []
     for seed in range(comparison.seeds):
         baseline = _summary(folder_of(out, ALONE, seed))

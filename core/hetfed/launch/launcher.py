@@ -21,7 +21,13 @@ from hetfed.vertical import Vertical
 
 @dataclass(frozen=True)
 class Launcher:
-    """Runs plans of one vertical: where its data is, and where progress is told."""
+    """Runs plans of one vertical: where its data is, and where progress is told.
+
+    Args:
+        vertical: makes clients of plans.
+        console: where progress is told.
+        data_dir: the folder of data sets.
+    """
 
     vertical: Vertical
     console: Console
@@ -33,6 +39,13 @@ class Launcher:
         """Run `plan`, which `file` holds, to its end in the folder `out`; returns the summary.
 
         `listener` is told of progress; without one, the console is.
+
+        Args:
+            plan: as `read_plan` gives it.
+            file: what messages call it.
+            out: a new or an empty folder; with `resume` that of the interrupted run.
+            resume: go on from the last checkpoint of each arm.
+            listener: in place of the console.
 
         Raises:
             UsageError: what is wrong with the plan, the data or the folder, before anything is written.

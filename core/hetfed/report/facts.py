@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reference:
-    """A simple method and its test metric."""
+    """A simple method and its test metric.
+
+    >>> Reference("logistic regression", 0.81).value
+    0.81
+    """
 
     name: str
     value: float
@@ -31,7 +35,15 @@ class Reference:
 
 @dataclass(frozen=True)
 class ClientFacts:
-    """One client: its entry in the summary, and what follows from it."""
+    """One client: its entry in the summary, and what follows from it.
+
+    Args:
+        entry: one of the `clients` of summary.json.
+
+    >>> client = ClientFacts({"name": "north", "alone": 0.5, "federated": 0.75, "higher_is_better": True, "kept": None})
+    >>> client.gain, client.kept
+    (0.25, None)
+    """
 
     entry: Mapping[str, Any]
 
@@ -51,13 +63,20 @@ class ClientFacts:
         return str(self.entry["unit"])
 
     def value(self, arm: str) -> float | None:
-        """The test metric in one arm, None where it is undefined."""
+        """The test metric in one arm, None where it is undefined.
+
+        Args:
+            arm: "alone", "federated", "finetuned" or "pooled".
+        """
         value: float | None = self.entry[arm]
         return value
 
     @cached_property
     def best(self) -> float | None:
-        """The best value of all arms."""
+        """The best value of all arms.
+
+        The report marks it. It is the best on test data, and no advice on which model to keep.
+        """
         values = [value for arm in ARMS if (value := self.value(arm)) is not None]
         return (max(values) if self.higher_is_better else min(values)) if values else None
 
@@ -82,7 +101,10 @@ class ClientFacts:
 
     @cached_property
     def reference(self) -> Reference | None:
-        """The best of the simple methods, by the client's own metric."""
+        """The best of the simple methods, by the client's own metric.
+
+        A reference is, for instance, the last reading of a sensor, or a regression on a hospital's own table.
+        """
         metric = self.entry["metric"]
         found = [Reference(n, v) for n, values in self.entry["references"].items() if (v := values.get(metric)) is not None]
         best = max if self.higher_is_better else min
@@ -106,7 +128,13 @@ class ClientFacts:
 
 @dataclass(frozen=True)
 class Means:
-    """Means over the clients that have a value both alone and federated; an arm that lacks one of them has none."""
+    """Means over the clients that have a value both alone and federated; an arm that lacks one of them has none.
+
+    Args:
+        clients: how many the means are over.
+        values: by arm.
+        kept: the mean of the models that the clients keep.
+    """
 
     clients: int
     values: Mapping[str, float | None]
@@ -118,6 +146,16 @@ class Facts:
     """Everything that the report of one run says. `rounds` is rounds.csv, `sent` the ledger by exchange and client.
 
     `repeated` counts the uploads of rounds that were run again after an interruption.
+
+    Args:
+        summary: summary.json as it is.
+        clients: in the order of the plan.
+        rounds: a row per arm, round and client.
+        sent: what each client sent by each exchange.
+        repeated: uploads that were made twice.
+        environment: environment.json: versions and machine.
+        plan: the resolved plan in TOML.
+        digest: of the plan.
     """
 
     summary: Mapping[str, Any]
@@ -136,7 +174,10 @@ class Facts:
 
     @cached_property
     def one_metric(self) -> bool:
-        """Whether all clients are judged by the same metric in the same unit: only then does a mean over them say anything."""
+        """Whether all clients are judged by the same metric in the same unit: only then does a mean over them say anything.
+
+        A mean over an AUROC and an error in km/h would be a number without a meaning.
+        """
         return len({(client.entry["metric"], client.unit) for client in self.clients}) == 1
 
     @cached_property
@@ -164,7 +205,11 @@ class Facts:
 
     @cached_property
     def travelled(self) -> pd.DataFrame:
-        """Bytes up and down and uploads refused in the federation, by client."""
+        """Bytes up and down and uploads refused in the federation, by client.
+
+        Returns:
+            A row per client, in the order of rounds.csv; columns `bytes_up`, `bytes_down`, `refused`.
+        """
         federated = self.rounds[self.rounds["arm"] == "federated"]
         return federated.groupby("client", sort=False)[["bytes_up", "bytes_down", "refused"]].sum()
 

@@ -11,7 +11,15 @@ from hetfed.report.words import FORMATS
 
 
 def page(template: str, **facts: Any) -> str:
-    """The page of a template, which knows the functions of `words.FORMATS` by their names."""
+    """The page of a template, which knows the functions of `words.FORMATS` by their names.
+
+    Args:
+        template: the name of a file beside this one.
+        facts: what the template calls by name; one that is missing is an error.
+
+    Raises:
+        jinja2.UndefinedError: the template asks for a fact that it was not given.
+    """
     environment = Environment(
         loader=PackageLoader("hetfed.report", "."),
         # Names and titles come from plans, and may hold what HTML takes for a tag.
@@ -26,6 +34,10 @@ def page(template: str, **facts: Any) -> str:
 
 
 def data_uri(svg: str) -> str:
-    """A picture inside of a page."""
+    """A picture inside of a page.
+
+    >>> data_uri("<svg/>")
+    'data:image/svg+xml;base64,PHN2Zy8+'
+    """
     # In base64, since the page's quotes and angle brackets would end an attribute that holds SVG as it is.
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode("ascii")

@@ -18,7 +18,16 @@ def comparison_tables(
     sharing: Mapping[str, Collection[str]] | None = None,
 ) -> str:
     """What should be known before; a row per algorithm, the best first; how the plan sets those that it does set; then a row
-    per client under each of them."""
+    per client under each of them.
+
+    Args:
+        results: as `analyse` gives them, the best first.
+        label: the head of the column of means: the metric, or "mean gain, %".
+        relative: whether clients differ in metric or unit, so that means are of gains in per cent.
+        notes: sentences to stand above the tables.
+        variants: by algorithm, what the plan sets otherwise, in words.
+        sharing: by algorithm, the clients that take part in an exchange; None where that is not known.
+    """
     gain = [] if relative else ["gain over alone"]
     head = ["algorithm", label, *gain, "kept", "worst client", "clients that gain", "p", "all together", "MiB"]
     parts = [f"{note}\n" for note in notes]

@@ -15,7 +15,12 @@ TEMPLATE = "page.html.j2"
 
 
 def render(facts: Facts, plots: Mapping[str, str]) -> str:
-    """The report as one HTML page that needs no other file; `plots` are SVG texts by file name."""
+    """The report as one HTML page that needs no other file; `plots` are SVG texts by file name.
+
+    Args:
+        facts: as `read_facts` gives them.
+        plots: as `draw_all` gives them; the pictures become part of the page.
+    """
     images = {name: data_uri(svg) for name, svg in plots.items()}
     exchanges = facts.summary["exchanges"]
     revealed = [told for exchange in exchanges for told in exchange["reveals"]]

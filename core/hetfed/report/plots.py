@@ -28,7 +28,12 @@ OUTCOMES, CURVES = "outcomes.svg", "curve-{}.svg"
 
 
 def draw_all(facts: Facts, folder: Path) -> dict[str, str]:
-    """Draw every plot of the report into `folder`; returns the SVG texts by file name."""
+    """Draw every plot of the report into `folder`; returns the SVG texts by file name.
+
+    Args:
+        facts: as `read_facts` gives them.
+        folder: made unless it is there. Its pictures can go into an article; the page has its own copies.
+    """
     plots = {OUTCOMES: outcomes(facts)}
     plots |= {CURVES.format(client.name): curves(client, facts.rounds) for client in facts.clients}
     folder.mkdir(exist_ok=True)
@@ -41,6 +46,9 @@ def outcomes(facts: Facts) -> str:
     """A row per client, a dot per arm; a bar marks the best simple reference.
 
     Where clients differ in metric or unit one axis cannot hold them, so every value is divided by that of the client alone.
+
+    Returns:
+        SVG text.
     """
     clients = facts.clients
     scales = [_scale(client, facts) for client in clients]
@@ -68,7 +76,15 @@ def outcomes(facts: Facts) -> str:
 
 
 def curves(client: ClientFacts, rounds: pd.DataFrame) -> str:
-    """The validation metric of one client round by round, federated and alone; a dot marks the round that was selected."""
+    """The validation metric of one client round by round, federated and alone; a dot marks the round that was selected.
+
+    Args:
+        client: whose curves.
+        rounds: of all arms and clients; a round without a validation metric is a gap.
+
+    Returns:
+        SVG text.
+    """
     figure, axes = new_axes(3.3, 2.15)
     mine = rounds[rounds["client"] == client.name]
     drawn = False
@@ -100,7 +116,13 @@ def curves(client: ClientFacts, rounds: pd.DataFrame) -> str:
 
 
 def new_axes(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure of that many inches, and its quiet axes."""
+    """A figure of that many inches, and its quiet axes.
+
+    >>> figure, axes = new_axes(4, 2)
+    >>> _ = axes.plot([1, 2, 3], [0.5, 0.6, 0.65])
+    >>> "</svg>" in svg(figure)
+    True
+    """
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
@@ -136,7 +158,11 @@ def _axis_label(facts: Facts) -> str:
 
 
 def svg(figure: Figure) -> str:
-    """The figure as SVG text."""
+    """The figure as SVG text.
+
+    >>> svg(new_axes(4, 2)[0]) == svg(new_axes(4, 2)[0])  # no date, and no number drawn at random
+    True
+    """
     text = io.StringIO()
     # Without a date and with a salt of its own, the same run gives the same picture to the last byte.
     with rc_context({"svg.hashsalt": "hetfed"}):

@@ -15,6 +15,15 @@ class Sent:
 
     `tensors` are the (name, shape) pairs that were sent, each once; `refused` counts the reasons for refusal, and each
     reason comes with the rounds it was given in.
+
+    Args:
+        exchange: its label.
+        client: its name.
+        uploads: how many, the refused ones included.
+        bytes: of all of them.
+        tensors: name and shape of each.
+        numbers: the most that one upload held.
+        refused: rounds by reason.
     """
 
     exchange: str
@@ -27,7 +36,17 @@ class Sent:
 
 
 def by_exchange(entries: Sequence[Mapping[str, Any]]) -> list[Sent]:
-    """The ledger's entries, by exchange and client, in the order in which they first occur."""
+    """The ledger's entries, by exchange and client, in the order in which they first occur.
+
+    Args:
+        entries: lines of a ledger, as `Ledger.entries` gives them.
+
+    >>> entry = {"round": 1, "exchange": "head", "client": "north", "bytes": 40, "accepted": True}
+    >>> entry["tensors"] = {"bias": ["float32", [2]]}
+    >>> (sent,) = by_exchange([entry, {**entry, "round": 2}])
+    >>> sent.uploads, sent.bytes, sent.numbers
+    (2, 80, 2)
+    """
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for entry in entries:
         groups.setdefault((entry["exchange"], entry["client"]), []).append(entry)
@@ -35,7 +54,12 @@ def by_exchange(entries: Sequence[Mapping[str, Any]]) -> list[Sent]:
 
 
 def repeated(entries: Sequence[Mapping[str, Any]]) -> int:
-    """How many entries are repetitions of a round that was run again after an interruption."""
+    """How many entries are repetitions of a round that was run again after an interruption.
+
+    >>> entry = {"sent": 3, "exchange": "head", "client": "north"}
+    >>> repeated([entry, entry, {**entry, "sent": 4}])
+    1
+    """
     counts = Counter((entry["sent"], entry["exchange"], entry["client"]) for entry in entries)
     return sum(counts.values()) - len(counts)
 
@@ -52,5 +76,9 @@ def _sent(exchange: str, client: str, entries: Sequence[Mapping[str, Any]]) -> S
 
 
 def shape_words(shape: Sequence[int]) -> str:
-    """A shape as people write it: `2 x 3`, and `one number` for a scalar."""
+    """A shape as people write it: `2 x 3`, and `one number` for a scalar.
+
+    >>> shape_words([16, 3, 3]), shape_words([])
+    ('16 × 3 × 3', 'one number')
+    """
     return " × ".join(str(size) for size in shape) or "one number"

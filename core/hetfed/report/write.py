@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 def write_report(folder: RunFolder) -> Path:
     """Write `report.html` and the plots of a run that has ended; returns the page's path.
 
+    Args:
+        folder: of a run; the page goes to `report.html`, the pictures to `plots/`.
+
     Raises:
         RunFolderError: the folder holds no run that has ended.
     """

@@ -1,1 +1,1 @@
-"""Results: what a run or a comparison leaves behind, and what it comes to. Below `run` and `report`, which do not know each other."""
+"""Results: what a run or a comparison leaves behind, and what it comes to. `run` and `report` stand on it, side by side."""

@@ -113,7 +113,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """One file per arm, replaced as the run goes on."""
+        """A folder per arm: what the server and what the sites need to go on, replaced as the run goes on."""
         return self.path / "checkpoints"
 
     @property

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from hetfed.federation import Upload
+from hetfed.payload import Upload
 
 LEDGER_COLUMNS = ("round", "sent", "client", "exchange", "tensors", "bytes", "sha256", "accepted", "refused")
 """The keys of a line."""

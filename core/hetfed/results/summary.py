@@ -74,7 +74,7 @@ def _exchange(step: Step, enrolment: Enrolment) -> dict[str, Any]:
         "until": step.until,
         "compression": None if step.compression is None else asdict(step.compression),
         "settings": asdict(step.exchange),
-        "aggregation": asdict(step.aggregation),
+        "aggregation": asdict(step.aggregation) if step.follows_rule else None,
         "reveals": sorted({words for name in step.clients or () for words in declared[name].reveals}),
         "clients": list(step.clients or ()),
         "left_out": enrolment.left_out.get(step.label, {}),

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from hetfed.client import Client, Tensors
+from hetfed.client import Tensors
 from hetfed.composition import Composition
 from hetfed.engines.local import Sites
-from hetfed.evaluation import Outcome, evaluate, overall, predict
+from hetfed.evaluation import Outcome, overall, predict
 from hetfed.federation import Federation, FederationState
+from hetfed.rounds import ask
 
 
 @dataclass(frozen=True)
 class Arm:
     """An arm before it starts, or at its end; `sites` move on with it.
 
-    `extended_by` is the composition whose exchanges have added to the models of this arm, also where nothing is shared any more.
+    `extended_by` is the composition whose exchanges have added to the models of this arm, also where nothing is shared any
+    more.
+
+    Args:
+        name: "federated", "finetuned" or "alone".
+        federation: what is to be done in this arm.
+        sites: the clients and their states.
+        state: the server's.
+        extended_by: without it, models that an exchange has added a projector to could not be built again.
     """
 
     name: str
@@ -29,26 +38,26 @@ class Arm:
         return replace(self, state=state)
 
     def selected(self, name: str) -> Tensors:
-        """The model that a client has selected; its first one, where it never completed a round."""
+        """The model that a client has selected; its first one, where it never completed a round.
+
+        Returns:
+            The tensors of the model by name.
+        """
         state = self.sites.states[name]
         return state.best or state.model
 
     def outcomes(self) -> dict[str, Outcome]:
-        """How each client's selected model does on its own test data."""
-        return {name: self._outcome(client) for name, client in self.sites.clients.items()}
-
-    def _outcome(self, client: Client) -> Outcome:
-        state = self.sites.states[client.name]
-        if not state.best:
-            return Outcome(note="it never completed a round")
-        client.module.load_state_dict(state.best)
-        selection, test = (evaluate(client.module, client.task, part) for part in (client.data.validation, client.data.test))
-        return Outcome.of(test, state.best_round, selection)
+        """How each client's selected model does on its own test data; clients test at home and send figures."""
+        found = {name: report.outcome for name, report in ask(self.federation, self.sites, "test").items()}
+        return {name: outcome for name, outcome in found.items() if outcome is not None}
 
     def overall(self) -> float | None:
         """The metric on the test data of all clients together, each judged by its own model; None where that makes no sense.
 
         It needs everybody's predictions and targets in one place: only a simulation has it.
+
+        An example is the AUROC over the patients of all hospitals. Where hospitals score on scales of their own it is low,
+        though each hospital's own AUROC is high.
         """
         said, clients = [], list(self.sites.clients.values())
         for client in clients:

@@ -19,7 +19,8 @@ from safetensors.torch import save
 from hetfed.client import ClientState, Tensors
 from hetfed.engines.local import Sites
 from hetfed.errors import RunFolderError
-from hetfed.federation import FederationState, InFlight, Row
+from hetfed.federation import FederationState, Row
+from hetfed.payload import InFlight
 from hetfed.results.folder import write_bytes
 
 SEPARATOR = "\x1f"
@@ -29,13 +30,20 @@ SERVER = "server.safetensors"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The checkpoint of one arm in a folder of its own; `digest` is that of the plan that it belongs to."""
+    """The checkpoint of one arm in a folder of its own; `digest` is that of the plan that it belongs to.
+
+    Args:
+        folder: of this arm alone.
+        digest: as `Plan.digest` gives it. A checkpoint of another plan is not taken up.
+    """
 
     folder: Path
     digest: str
 
     def save(self, state: FederationState, sites: Sites) -> None:
         """Write the state after a round.
+
+        Checkpoints of earlier rounds are removed once the new one is whole.
 
         Raises:
             RunError: it cannot be written, as on a full disk.
@@ -64,7 +72,22 @@ class Checkpoint:
 
 
 def write_tensors(file: Path, tensors: Tensors, about: Mapping[str, Any], digest: str) -> None:
-    """Write tensors, and `about` as JSON in the same file."""
+    """Write tensors, and `about` as JSON in the same file.
+
+    Args:
+        file: replaced as a whole.
+        tensors: by name.
+        about: whatever JSON can hold.
+        digest: of the plan.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder, "state.safetensors")
+    ...     write_tensors(file, {"weight": torch.ones(2)}, {"round": 3}, digest="abc")
+    ...     tensors, about = read_tensors(file, digest="abc")
+    >>> tensors["weight"], about["round"]
+    (tensor([1., 1.]), 3)
+    """
     # Not `save_file`: it writes to a file of its own that only the user can read, and leaves it behind when it is killed.
     # Scores may be infinite and losses NaN, which Python's JSON writes and reads; nobody else reads this.
     held = {name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -73,6 +96,10 @@ def write_tensors(file: Path, tensors: Tensors, about: Mapping[str, Any], digest
 
 def read_tensors(file: Path, digest: str) -> tuple[Tensors, dict[str, Any]]:
     """What `write_tensors` wrote.
+
+    Args:
+        file: one that `write_tensors` wrote.
+        digest: of the plan that it must belong to.
 
     Raises:
         RunFolderError: the file is damaged or missing, or of a run of another plan.
@@ -90,7 +117,16 @@ def read_tensors(file: Path, digest: str) -> tuple[Tensors, dict[str, Any]]:
 
 
 def states_to_tensors(states: Mapping[str, ClientState]) -> tuple[Tensors, dict[str, Any]]:
-    """The states of clients as tensors with names of their own, and what is no tensor."""
+    """The states of clients as tensors with names of their own, and what is no tensor.
+
+    Returns:
+        Tensors under the names `<client> <where> <name>`, joined by a control character; scores and rounds as JSON holds them.
+
+    >>> states = {"north": ClientState({"weight": torch.ones(2)}, score=(0.8, -0.5), best_round=2)}
+    >>> back = states_from_tensors(*states_to_tensors(states))
+    >>> back["north"].model["weight"], back["north"].score
+    (tensor([1., 1.]), (0.8, -0.5))
+    """
     tensors: Tensors = {}
     for name, client in states.items():
         tensors |= _prefixed(client.model, name, "model")

@@ -8,17 +8,23 @@ from hetfed.client import Client
 from hetfed.composition import Composition, Enrolment, enrol
 from hetfed.device import resolve
 from hetfed.errors import PlanError
-from hetfed.plan import Plan
+from hetfed.plan import Plan, check_synchronous
 
 
 def enrolled(plan: Plan, clients: Sequence[Client], composition: Composition | None = None) -> Enrolment:
     """Who takes part in what, for as many rounds as the plan has; a `composition` stands in place of the plan's own.
+
+    Args:
+        plan: gives rounds, quorum and participation.
+        clients: with their data; only their profiles are looked at.
+        composition: in place of the plan's own.
 
     Raises:
         PlanError: somebody or something does not fit; a device is not there; a quorum can never be reached; or there are rounds
             without training.
     """
     chosen = plan.composition() if composition is None else composition
+    check_synchronous(plan.participation, chosen)
     _check_devices(clients)
     enrolment = enrol(chosen.over(plan.federation.rounds), [client.profile for client in clients])
     _check_quorum(plan, enrolment)

@@ -13,8 +13,9 @@ import pandas as pd
 
 from hetfed.client import Client
 from hetfed.evaluation import Outcome, predict
-from hetfed.federation import FederationState, Upload
+from hetfed.federation import FederationState
 from hetfed.kept.save import save_model
+from hetfed.payload import Upload
 from hetfed.pooled import kinds_of, train_pooled
 from hetfed.results.arms import ALONE, FEDERATED, FINETUNED, OWN_ARMS, POOLED, kept_arm
 from hetfed.results.folder import LEDGER, ROUNDS, SUMMARY, RunFolder, write_json
@@ -28,7 +29,17 @@ from hetfed.run.progress import Listener
 
 
 def execute(prepared: Prepared, name: str, folder: RunFolder, listener: Listener) -> dict[str, Any]:
-    """Run everything that is not done yet, and leave the whole folder; returns the summary."""
+    """Run everything that is not done yet, and leave the whole folder; returns the summary.
+
+    Args:
+        prepared: a plan whose clients have their data.
+        name: the plan's own name, for the summary.
+        folder: open and held; what it has of an interrupted run is not done again.
+        listener: told of each round.
+
+    Raises:
+        RunError: a client's turn failed, or the disk is full.
+    """
     began = time.perf_counter()
     table = prepared.plan.federation
     federated = _run(prepared.federated(), prepared, folder, listener)
@@ -67,6 +78,7 @@ def _run(arm: Arm, prepared: Prepared, folder: RunFolder, listener: Listener) ->
     state = checkpoint.load(arm.sites) or arm.state
 
     def on_upload(upload: Upload) -> None:
+        """Record an upload, and tell of it where it was refused."""
         ledger.write(upload)
         if upload.refused:
             listener.say(f"round {upload.round}: {upload.exchange} from {upload.client} refused: {upload.refused}")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hetfed.client import Client, ClientState
+from hetfed.client import Client
 from hetfed.composition import Composition, Enrolment
 from hetfed.engines.local import Sites
 from hetfed.errors import PlanError
@@ -15,7 +15,7 @@ from hetfed.participation import Participation, Presence
 from hetfed.plan import Plan
 from hetfed.profile import Profile
 from hetfed.results.arms import ALONE, FEDERATED, FINETUNED
-from hetfed.rounds import init
+from hetfed.rounds import ask, init
 from hetfed.run.arm import Arm
 from hetfed.run.enrolled import enrolled
 from hetfed.vertical import Vertical
@@ -23,7 +23,13 @@ from hetfed.vertical import Vertical
 
 @dataclass(frozen=True)
 class Prepared:
-    """A plan whose clients have their data and whose composition is settled."""
+    """A plan whose clients have their data and whose composition is settled.
+
+    Args:
+        plan: as it was read.
+        clients: in the order of the plan.
+        enrolment: who takes part in which exchange.
+    """
 
     plan: Plan
     clients: tuple[Client, ...]
@@ -53,16 +59,16 @@ class Prepared:
     def finetuned(self, federated: Arm) -> Arm:
         """The clients with the models that they selected in the federation, which go on training by themselves.
 
-        A client that never completed a round has its first model.
+        Fine-tuning shows what a client makes of the federation's model when it may adapt it.
+
+        Args:
+            federated: the arm at its end.
         """
         enrolment = self._sharing_nothing(self.enrolment.profiles)
-        states = {
-            # Without moments and memories: they belong to the model at the end, and this is the one that was selected.
-            name: ClientState(dict(state.best or state.model), best=dict(state.best), score=state.score)
-            for name, state in federated.sites.states.items()
-        }
         federation = self._each_by_itself(enrolment, self.plan.federation.finetune)
-        sites = Sites(federated.sites.clients, states)
+        # States of their own: those of the federation stay as they are.
+        sites = Sites(federated.sites.clients, dict(federated.sites.states))
+        ask(federation, sites, "adopt")
         return Arm(FINETUNED, federation, sites, FederationState(0, {}), self.enrolment.composition)
 
     def _sharing_nothing(self, profiles: Sequence[Profile]) -> Enrolment:
@@ -79,6 +85,12 @@ class Prepared:
 
 def prepare(plan: Plan, vertical: Vertical, data_dir: Path | None, file: str) -> Prepared:
     """Load the data and settle who takes part in what; everything that can be wrong with plan or data shows here.
+
+    Args:
+        plan: as `read_plan` gives it.
+        vertical: makes clients of the plan.
+        data_dir: the folder of data sets.
+        file: what messages call the plan.
 
     Raises:
         PlanError, DataError: what is wrong, and the remedy.

@@ -25,7 +25,10 @@ SHOWN = 4
 
 
 class Listener(Protocol):
-    """What a run tells while it runs."""
+    """What a run tells while it runs.
+
+    `Launcher.run` takes any object with these three methods; `Silent` is the shortest.
+    """
 
     def begin(self, arm: str, rounds: int, done: int) -> None:
         """An arm of the comparison starts, with `done` of its `rounds` behind it."""
@@ -41,7 +44,10 @@ class Listener(Protocol):
 
 
 class Silent:
-    """Tells nobody."""
+    """Tells nobody.
+
+    >>> Silent().say("round 1: an upload was refused")
+    """
 
     def begin(self, arm: str, rounds: int, done: int) -> None:
         """Nothing."""
@@ -54,7 +60,16 @@ class Silent:
 
 
 class Lines:
-    """A line per event."""
+    """A line per event.
+
+    >>> import io
+    >>> text = io.StringIO()
+    >>> lines = Lines(Console(file=text))
+    >>> lines.begin("federated", rounds=2, done=0)
+    >>> lines.round_done("federated", 1, values={"north": 0.75, "south": 0.85}, metric="AUROC")
+    >>> text.getvalue().splitlines()
+    ['federated: 2 rounds', 'federated: round 1/2  validation AUROC 0.800 (mean of 2)']
+    """
 
     def __init__(self, console: Console) -> None:
         self._console, self._rounds = console, 0
@@ -94,7 +109,13 @@ class Bar:
 
 
 def shown(values: Mapping[str, float | None], metric: str) -> str:
-    """Validation values in a few words: their mean, or one by one where there is no `metric` that all of them are."""
+    """Validation values in a few words: their mean, or one by one where there is no `metric` that all of them are.
+
+    >>> shown({"north": 0.75, "south": 0.85, "east": None}, "AUROC")
+    'validation AUROC 0.800 (mean of 2)'
+    >>> shown({"loops": 4.25, "camera": 31.5}, "")
+    'validation: loops 4.25, camera 31.5'
+    """
     known = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
     if not known:
         return ""
@@ -106,7 +127,13 @@ def shown(values: Mapping[str, float | None], metric: str) -> str:
 
 @contextmanager
 def listener_of(console: Console) -> Iterator[Listener]:
-    """The listener that suits `console`."""
+    """The listener that suits `console`.
+
+    >>> import io
+    >>> with listener_of(Console(file=io.StringIO())) as listener:
+    ...     type(listener).__name__
+    'Lines'
+    """
     if not console.is_terminal:
         yield Lines(console)
         return
@@ -115,7 +142,14 @@ def listener_of(console: Console) -> Iterator[Listener]:
 
 
 class Board:
-    """Progress of many runs: on a terminal a bar for all and one for each that is running, elsewhere a line for each end."""
+    """Progress of many runs: on a terminal a bar for all and one for each that is running, elsewhere a line for each end.
+
+    Args:
+        console: where lines go.
+        progress: the bars; None where the console is no terminal.
+        total: how many runs there are.
+        done: how many of them have ended.
+    """
 
     def __init__(self, console: Console, progress: Progress | None, total: int, done: int) -> None:
         self._console, self._progress, self._total, self._done = console, progress, total, done
@@ -137,7 +171,12 @@ class Board:
         return self._listeners.setdefault(title, _OnBoard(title, self._console, self._progress))
 
     def tell(self, title: str, event: Mapping[str, Any]) -> None:
-        """The same from an event of another process: "begin", "round", "say", "done" or "error"."""
+        """The same from an event of another process: "begin", "round", "say", "done" or "error".
+
+        Args:
+            title: of the run.
+            event: one line of JSON that a worker has written.
+        """
         listener, kind = self.listener(title), event["event"]
         if kind == "begin":
             listener.begin(event["arm"], event["rounds"], event["done"])
@@ -151,7 +190,14 @@ class Board:
             listener.take_down()
 
     def job_done(self, title: str) -> None:
-        """The run called `title` has ended."""
+        """The run called `title` has ended.
+
+        >>> import io
+        >>> text = io.StringIO()
+        >>> Board(Console(file=text), None, total=3, done=1).job_done("fedavg, seed 0")
+        >>> text.getvalue()
+        '[2/3] fedavg, seed 0\\n'
+        """
         self._done += 1
         if self._progress is None or self._all is None:
             self._console.print(f"[{self._done}/{self._total}] {title}", markup=False, highlight=False, soft_wrap=True)

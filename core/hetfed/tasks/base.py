@@ -1,4 +1,8 @@
-"""The contract of a task."""
+"""The contract of a task.
+
+A task knows the loss, the metrics and the tables of one kind of question. Exchanges and training loops know tasks by this
+contract alone, and never look at a target themselves.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,11 @@ from hetfed.model import Output
 
 @dataclass(frozen=True)
 class Metrics:
-    """Metric values by name; a metric that cannot be computed is None, and `reasons` says why."""
+    """Metric values by name; a metric that cannot be computed is None, and `reasons` says why.
+
+    >>> Metrics({"AUROC": None, "accuracy": 1.0}, {"AUROC": "all 8 examples are of class 'ill'"}).values["accuracy"]
+    1.0
+    """
 
     values: Mapping[str, float | None]
     reasons: Mapping[str, str] = field(default_factory=dict)
@@ -25,14 +33,20 @@ def loss_if_any(task: Task, output: Output, batch: Batch) -> Tensor | None:
     """The loss of `task`, or None where the batch holds nothing to learn from.
 
     It looks at the data, and so is for loops that train one client at a time.
+
+    >>> import torch
+    >>> from hetfed.tasks import Regression
+    >>> loss_if_any(Regression(), Output(torch.zeros(1)), Batch({}, torch.tensor([torch.nan]))) is None
+    True
     """
     return task.loss(output, batch) if task.learnable(batch) else None
 
 
 class Task(Protocol):
-    """What is asked of a model, and how its answer is judged.
+    """The question that a model answers, and how its answer is judged.
 
-    `metric` names the metric by which models are selected and compared.
+    `metric` names the metric by which models are selected and compared. A task of one's own is a frozen dataclass with these
+    members; `register_task` lets profiles name it.
     """
 
     @property
@@ -47,7 +61,7 @@ class Task(Protocol):
 
     @property
     def question(self) -> str:
-        """What is asked, in words: answers to different questions cannot be compared, averaged or pooled.
+        """The question in words: answers to different questions cannot be compared, averaged or pooled.
 
         It is compared as text, and so must say all that answers have in common: the classes in their order, or the unit and the
         interval.
@@ -62,17 +76,21 @@ class Task(Protocol):
         ...
 
     def learnable(self, batch: Batch) -> Tensor:
-        """How many targets of the batch there are to learn from, an integer without dimensions.
+        """The number of targets of the batch that there are to learn from, an integer without dimensions.
 
         It needs no output: a training loop asks before a step, since an optimiser with momentum would step on a gradient of 0.
         """
         ...
 
     def distillation_loss(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-        """How far the student's logits are from the teacher's (both (b, ...)), a scalar; the teacher gets no gradient.
+        """The distance of the student's logits from the teacher's, a scalar: a mean over examples. The teacher gets no
+        gradient.
 
-        A mean over examples. Where it is used, `temperature` T divides both sides, and the mean is multiplied by T squared, so
-        that the gradient keeps its size.
+        Args:
+            student: (b, ...).
+            teacher: (b, ...), the same shape.
+            temperature: where it is used, T divides both sides, and the mean is multiplied by T squared, so that the gradient
+                keeps its size.
         """
         ...
 
@@ -87,7 +105,7 @@ class Task(Protocol):
 
     @property
     def scaling(self) -> tuple[Tensor | float, Tensor | float]:
-        """(mean, scale): what the logits times the scale plus the mean are is in the unit of the target; (0, 1) for classes."""
+        """(mean, scale): the logits times the scale plus the mean are in the unit of the target; (0, 1) for classes."""
         ...
 
     @property
@@ -96,7 +114,10 @@ class Task(Protocol):
         ...
 
     def metrics(self, output: Output, examples: Examples) -> Metrics:
-        """Every metric of `output` on `examples`, in the units of the user."""
+        """Every metric of `output` on `examples`, in the units of the user.
+
+        A metric that is not defined there is None, with its reason; nothing is raised for it.
+        """
         ...
 
     def table(self, output: Output, examples: Examples) -> pd.DataFrame:

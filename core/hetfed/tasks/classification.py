@@ -1,4 +1,4 @@
-"""Which of several classes?"""
+"""Classification: which of several classes?"""
 
 from __future__ import annotations
 
@@ -22,7 +22,18 @@ MISSING = -1
 class Classification:
     """One of `names`; the target is (b, ...) integers, MISSING where unknown, the logits are (b, ..., classes).
 
-    With `balanced` each class weighs the same in the training loss of a batch, whatever its share there.
+    Args:
+        names: of the classes, in the order of the logits.
+        balanced: whether each class weighs the same in the training loss of a batch, whatever its share there.
+        metric: by which models are selected: "AUROC", "accuracy", "balanced accuracy" or "F1".
+        higher_is_better: whether a larger value of it is a better one.
+
+    >>> task = Classification(("benign", "malignant"))
+    >>> task.question
+    'benign or malignant?'
+    >>> output = Output(torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.0, 3.0]]))
+    >>> task.metrics(output, Examples({}, torch.tensor([0, 0, 1]), ["a", "b", "c"])).values["balanced accuracy"]
+    0.75
     """
 
     names: tuple[str, ...]
@@ -37,12 +48,12 @@ class Classification:
 
     @property
     def question(self) -> str:
-        """The names of the classes."""
+        """The names of the classes, in their order."""
         return " or ".join(self.names) + "?"
 
     @property
     def scaling(self) -> tuple[float, float]:
-        """None."""
+        """(0, 1): classes are not scaled."""
         return 0.0, 1.0
 
     @property
@@ -77,7 +88,12 @@ class Classification:
         return (len(self.names) * counts.clamp(min=1).float()).reciprocal() * counts.sum()
 
     def distillation_loss(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-        """Kullback-Leibler divergence of softened predictions, times T squared (Hinton et al. 2015)."""
+        """Kullback-Leibler divergence of softened predictions, times T squared (Hinton et al. 2015).
+
+        >>> logits = torch.tensor([[2.0, 0.0]])
+        >>> Classification(("ill", "well")).distillation_loss(logits, logits, temperature=2.0)
+        tensor(0.)
+        """
         log_student = F.log_softmax(student.flatten(0, -2) / temperature, dim=1)
         softened = F.softmax(teacher.detach().flatten(0, -2) / temperature, dim=1)
         return F.kl_div(log_student, softened, reduction="batchmean") * temperature**2
@@ -87,7 +103,10 @@ class Classification:
         return batch.target
 
     def metrics(self, output: Output, examples: Examples) -> Metrics:
-        """AUROC (one against the rest, mean over the classes that occur), accuracy, balanced accuracy, F1 (macro)."""
+        """AUROC (one against the rest, mean over the classes that occur), accuracy, balanced accuracy, F1 (macro).
+
+        Examples whose class is not known count nowhere. AUROC is None where all are of one class.
+        """
         known = examples.target != MISSING
         probability, target = output.logits[known].softmax(dim=1), examples.target[known]
         if not known.any():

@@ -1,4 +1,4 @@
-"""Tasks as JSON, by the names of their kinds."""
+"""Tasks as JSON, by the names of their kinds; and answers in the unit of the target."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ STATISTICS = ("mean", "scale")
 def register_task(name: str, kind: type[Any]) -> None:
     """Let profiles name a dataclass of one's own that keeps to the contract of `Task`.
 
+    Its fields are told as JSON, all but those of STATISTICS.
+
     Raises:
         ValueError: the name is taken by another class.
     """
@@ -49,6 +51,7 @@ def task_to_json(task: Task) -> dict[str, Any]:
         further = {name: [task_to_json(one), weight] for name, (one, weight) in task.further.items()}
         return {"kind": "multi-task", "main": task_to_json(task.main), "further": further}
     names = {kind: name for name, kind in KINDS.items()}
+    # By exact type: a class that extends a kind would come back as that kind, without what it adds.
     if type(task) not in names:
         raise TypeError(f"{type(task).__name__} is no registered kind of task: name it with register_task")
     told = {field.name: getattr(task, field.name) for field in fields(task) if field.name not in STATISTICS}  # type: ignore[arg-type]
@@ -57,7 +60,14 @@ def task_to_json(task: Task) -> dict[str, Any]:
 
 
 def task_from_json(known: Mapping[str, Any]) -> Task:
-    """What `task_to_json` wrote."""
+    """The task that `task_to_json` wrote, with the statistics of nobody's data.
+
+    Raises:
+        KeyError: its kind is not registered here.
+
+    >>> task_from_json(task_to_json(Regression(mean=60.0, scale=12.0, unit="years")))
+    Regression(mean=0.0, scale=1.0, unit='years', loss_kind='mse', metric='RMSE', higher_is_better=False, class_count=0)
+    """
     rest = {key: value for key, value in known.items() if key != "kind"}
     if known["kind"] == "multi-task":
         further = {name: (task_from_json(one), weight) for name, (one, weight) in rest["further"].items()}
@@ -68,13 +78,23 @@ def task_from_json(known: Mapping[str, Any]) -> Task:
 
 
 def in_unit(logits: Tensor, task: Task) -> Tensor:
-    """Logits in the unit of the target: what they mean at any client that asks the same."""
+    """Logits (b, ...) in the unit of the target: what they mean at any client that asks the same.
+
+    >>> import torch
+    >>> in_unit(torch.tensor([1.0]), Regression(mean=60.0, scale=12.0, unit="years"))
+    tensor([72.])
+    """
     mean, scale = task.scaling
     return logits if _plain(mean, scale) else logits * scale + mean
 
 
 def scaled(values: Tensor, task: Task) -> Tensor:
-    """Values in the unit of the target, as this task scales its logits."""
+    """Values (b, ...) in the unit of the target, as this task scales its logits; the inverse of `in_unit`.
+
+    >>> import torch
+    >>> scaled(torch.tensor([72.0]), Regression(mean=60.0, scale=12.0, unit="years"))
+    tensor([1.])
+    """
     mean, scale = task.scaling
     return values if _plain(mean, scale) else (values - mean) / scale
 

@@ -1,4 +1,4 @@
-"""What will the sensors read, minutes from now?"""
+"""Forecasting: what will the sensors read, minutes from now?"""
 
 from __future__ import annotations
 
@@ -20,9 +20,24 @@ from hetfed.tasks.regression import errors, masked_loss
 class Forecasting:
     """The next readings of every sensor; target and logits are (b, steps, sensors), one step every `interval` minutes.
 
-    The target is in `unit`, NaN where a reading is missing; logits are (value - mean) / scale, with `mean` and `scale`
-    (sensors,) or (1,) taken from training data. `horizons` are minutes, each a multiple of `interval`; the error at a
-    horizon is the mean over all steps up to it (the protocol of T-GCN, Zhao et al. 2019).
+    The error at a horizon is the mean over all steps up to it (the protocol of T-GCN, Zhao et al. 2019).
+
+    Args:
+        unit: of the readings; the target is in it, NaN where a reading is missing.
+        interval: minutes from one step to the next.
+        horizons: minutes, each a multiple of `interval`.
+        mean: (sensors,) or (1,), of training data; logits are (value - mean) / scale.
+        scale: (sensors,) or (1,), likewise.
+        loss_kind: "huber", "mae" or "mse".
+        higher_is_better: whether a larger error is better: it is not.
+        class_count: 0.
+
+    >>> task = Forecasting("km/h", interval=15, horizons=(15, 30))
+    >>> task.metric, task.question
+    ('MAE 15 min', 'readings (km/h) every 15 min?')
+    >>> readings = torch.tensor([[[50.0], [60.0]]])  # one time, two steps, one sensor
+    >>> task.metrics_of(readings + 2, readings).values["MAE 30 min"]
+    2.0
     """
 
     unit: str
@@ -46,7 +61,7 @@ class Forecasting:
 
     @property
     def scaling(self) -> tuple[Tensor, Tensor]:
-        """That of the readings of each sensor."""
+        """The mean and the scale of the readings of each sensor."""
         return self.mean, self.scale
 
     @property
@@ -71,7 +86,7 @@ class Forecasting:
         return None
 
     def in_unit(self, logits: Tensor) -> Tensor:
-        """Logits (..., sensors) as readings."""
+        """Logits (..., sensors) as readings in `unit`."""
         return logits * self.scale + self.mean
 
     def metrics(self, output: Output, examples: Examples) -> Metrics:
@@ -82,7 +97,13 @@ class Forecasting:
         return self.metrics_of(self.in_unit(output.logits), examples.target)
 
     def metrics_of(self, forecast: Tensor, target: Tensor) -> Metrics:
-        """The metrics of a `forecast` (n, steps, sensors) in `unit`, from whatever source."""
+        """The metrics of a `forecast` (n, steps, sensors) in `unit`, from whatever source: a model, or a simple method beside
+        it.
+
+        Args:
+            forecast: (n, steps, sensors).
+            target: the same shape, NaN where a reading is missing.
+        """
         values: dict[str, float | None] = {}
         reasons: dict[str, str] = {}
         for minutes in self.horizons:
@@ -100,7 +121,10 @@ class Forecasting:
         return Metrics(values, reasons)
 
     def table(self, output: Output, examples: Examples) -> pd.DataFrame:
-        """One row per time and horizon, a target and a forecast column per sensor."""
+        """One row per time and horizon, a target and a forecast column per sensor.
+
+        The row of a horizon holds the step at that horizon alone, and not the mean up to it.
+        """
         forecast = self.in_unit(output.logits)
         frames = []
         for minutes in self.horizons:

@@ -1,4 +1,4 @@
-"""A task with further heads beside its main one."""
+"""A task with further heads beside its main one (multi-task learning, Caruana 1997)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,20 @@ from hetfed.tasks.base import Metrics, Task
 
 @dataclass(frozen=True)
 class WithFurther:
-    """`main` decides selection, comparison and distillation; each further task adds its weighted loss and its metrics.
+    """A main task with further heads; each further task adds its weighted loss and its metrics.
 
     A further task named `level` reads `output.further["level"]` and `batch.further["level"]`; its metrics are called
     `level AUROC` and so on.
+
+    Args:
+        main: decides selection, comparison and distillation.
+        further: by the head's name, its task and the weight of its loss.
+
+    >>> from hetfed.tasks import Regression
+    >>> task = WithFurther(Regression(unit="years"), {"dose": (Regression(unit="mg"), 0.5)})
+    >>> output = Output(torch.tensor([1.0]), further={"dose": torch.tensor([2.0])})
+    >>> task.loss(output, Batch({}, torch.tensor([0.0]), {"dose": torch.tensor([0.0])}))  # 1 + 0.5 * 4
+    tensor(3.)
     """
 
     main: Task
@@ -66,7 +76,7 @@ class WithFurther:
         return torch.stack([self.main.loss(output, batch), *further]).sum()
 
     def learnable(self, batch: Batch) -> Tensor:
-        """What there is to learn from in all heads together."""
+        """The number of targets to learn from in all heads together."""
         further = [task.learnable(Batch({}, batch.further[name])) for name, (task, _) in self.further.items()]
         return torch.stack([self.main.learnable(batch), *further]).sum()
 

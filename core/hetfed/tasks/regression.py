@@ -1,4 +1,4 @@
-"""How much?"""
+"""Regression: how much?"""
 
 from __future__ import annotations
 
@@ -29,7 +29,11 @@ def masked_loss(kind: str, prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def errors(prediction: Tensor, target: Tensor) -> dict[str, float] | None:
-    """MAE and RMSE over the readings that are there; None where all are missing."""
+    """MAE and RMSE over the readings that are there; None where all are missing.
+
+    >>> errors(torch.tensor([1.0, 5.0]), torch.tensor([3.0, torch.nan]))
+    {'MAE': 2.0, 'RMSE': 2.0}
+    """
     known = ~target.isnan()
     if not known.any():
         return None
@@ -42,7 +46,21 @@ def errors(prediction: Tensor, target: Tensor) -> dict[str, float] | None:
 
 @dataclass(frozen=True)
 class Regression:
-    """A number or several; target and logits are (b,) or (b, outputs); logits are (value - mean) / scale."""
+    """A number or several; target and logits are (b,) or (b, outputs); logits are (value - mean) / scale.
+
+    Args:
+        mean: of the training targets.
+        scale: of the training targets, above 0.
+        unit: of the target, for tables and reports.
+        loss_kind: "mse", "mae" or "huber".
+        metric: by which models are selected: "RMSE" or "MAE".
+        higher_is_better: whether a larger error is better: it is not.
+        class_count: 0.
+
+    >>> task = Regression(mean=60.0, scale=12.0, unit="years")
+    >>> task.metrics(Output(torch.tensor([1.0])), Examples({}, torch.tensor([70.0]), ["a"])).values
+    {'MAE': 2.0, 'RMSE': 2.0}
+    """
 
     mean: float = 0.0
     scale: float = 1.0
@@ -54,12 +72,12 @@ class Regression:
 
     @property
     def question(self) -> str:
-        """The unit of the answer."""
+        """The unit of the answer, in words."""
         return f"how much ({self.unit})?"
 
     @property
     def scaling(self) -> tuple[float, float]:
-        """That of the training targets."""
+        """The mean and the scale of the training targets."""
         return self.mean, self.scale
 
     @property
@@ -68,7 +86,7 @@ class Regression:
         return self if self.scaling == (0.0, 1.0) else replace(self, mean=0.0, scale=1.0)
 
     def loss(self, output: Output, batch: Batch) -> Tensor:
-        """Mean loss over known targets, in scaled units."""
+        """Mean loss over known targets, in scaled units, so that clients with other units have losses of one size."""
         target = (batch.target - self.mean) / self.scale
         # view_as: between (b, 1) and (b,) broadcasting would make (b, b) without a word.
         return masked_loss(self.loss_kind, output.logits.view_as(target), target)
@@ -86,7 +104,7 @@ class Regression:
         return None
 
     def metrics(self, output: Output, examples: Examples) -> Metrics:
-        """MAE and RMSE in the unit of the target."""
+        """MAE and RMSE in the unit of the target, over known targets."""
         found = errors(self._values(output, examples), examples.target)
         if found is None:
             names = ("MAE", "RMSE")

@@ -1,4 +1,4 @@
-"""When?"""
+"""Survival: when?"""
 
 from __future__ import annotations
 
@@ -20,6 +20,18 @@ class Survival:
 
     The target is (b, 2): 1 where the event was seen, else 0, and the time of the event or of the end of observation, in `unit`.
     Logits are (b, 1), the logarithm of the risk, up to a constant.
+
+    Args:
+        event: as questions and tables name it.
+        unit: of time.
+        metric: by which models are selected.
+        higher_is_better: whether a larger value of it is a better one.
+        class_count: 0.
+
+    >>> task = Survival(event="death", unit="days")
+    >>> followed = torch.tensor([[1.0, 100.0], [1.0, 300.0], [0.0, 400.0]])  # the last one was alive after 400 days
+    >>> task.metrics(Output(torch.tensor([[2.0], [1.0], [0.0]])), Examples({}, followed, ["a", "b", "c"])).values
+    {'C-index': 1.0}
     """
 
     event: str = "death"
@@ -35,7 +47,7 @@ class Survival:
 
     @property
     def scaling(self) -> tuple[float, float]:
-        """None."""
+        """(0, 1): risks are not scaled."""
         return 0.0, 1.0
 
     @property
@@ -47,6 +59,10 @@ class Survival:
         """The mean over the batch of the negative logarithm of Cox's partial likelihood (Cox 1972), ties after Breslow.
 
         0 where no event was seen: such a batch says nothing of who is at risk. NaN leaves a patient out.
+
+        >>> both = torch.tensor([[1.0, 100.0], [0.0, 400.0]])
+        >>> Survival().loss(Output(torch.zeros(2, 1)), Batch({}, both))  # one of two at risk had the event: log(2) / 2
+        tensor(0.3466)
         """
         known = ~batch.target.isnan().any(dim=1)
         event, time = batch.target[:, 0], torch.where(known, batch.target[:, 1], -torch.inf)
@@ -74,7 +90,11 @@ class Survival:
         return None
 
     def metrics(self, output: Output, examples: Examples) -> Metrics:
-        """Harrell's C-index: how often, of two patients, the one with the higher risk has the event first."""
+        """Harrell's C-index (Harrell et al. 1982): how often, of two patients, the one with the higher risk has the event
+        first.
+
+        None where of no two patients it is known who had the event first.
+        """
         # It takes a second to import.
         from lifelines.utils import concordance_index
 
