@@ -42,6 +42,9 @@ class DistilledParameters(Exchange):
         patience: passes without progress before it stops.
         lr: of the server's Adam.
         batch_size: of those passes.
+
+    >>> DistilledParameters(epochs=5).groups_apart  # a group also learns from the others
+    False
     """
 
     robust: ClassVar[bool] = True
@@ -63,31 +66,31 @@ class DistilledParameters(Exchange):
         return without_gradients(profile) or LogitDistillation().missing(profile)
 
     def check(self, profiles: Sequence[Profile]) -> None:
-        """All must answer with logits of the same shape."""
+        """All clients must answer with logits of the same shape."""
         LogitDistillation().check(profiles)
 
     def group(self, profile: Profile) -> str:
-        """Those whose models agree."""
+        """The group of clients whose models agree."""
         return SHARED.group(profile)
 
     def init(self, server: ServerContext) -> Tensors:
-        """As in `SharedParameters`."""
+        """One initialisation for each group, as in `SharedParameters`."""
         return SHARED.init(server)
 
     def broadcast(self, server: ServerContext, state: Tensors, profile: Profile) -> Payload | None:
-        """As in `SharedParameters`."""
+        """The distilled mean of the client's group."""
         return SHARED.broadcast(server, state, profile)
 
     def apply(self, context: ClientContext, payload: Payload) -> None:
-        """As in `SharedParameters`."""
+        """Put the group's mean in place."""
         SHARED.apply(context, payload)
 
     def declare(self, profile: Profile) -> Declaration:
-        """As in `SharedParameters`."""
+        """The whole model's tensors; and that the server sees the public inputs as the client reads them."""
         return replace(SHARED.declare(profile), reveals=("the public inputs as it reads them",))
 
     def upload(self, context: ClientContext) -> Payload | None:
-        """As in `SharedParameters`."""
+        """The trained model."""
         return SHARED.upload(context)
 
     def update(self, server: ServerContext, state: Tensors, merged: Mapping[str, Merged]) -> Tensors:
@@ -119,9 +122,11 @@ class DistilledParameters(Exchange):
         held, train = taught.take(order[: max(len(order) // 5, 1)]), taught.take(order[max(len(order) // 5, 1) :])
 
         def distance(batch: Batch) -> Tensor:
+            """The distillation loss of the student on a batch."""
             return task.distillation_loss(student(batch.inputs).logits, batch.target, self.temperature)
 
         def held_distance() -> float:
+            """The distillation loss on the public inputs that were held back."""
             return float(task.distillation_loss(predict(student, held).logits, held.target, self.temperature))
 
         optimizer = torch.optim.Adam(student.parameters(), lr=self.lr)

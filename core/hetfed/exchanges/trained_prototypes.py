@@ -37,6 +37,9 @@ class TrainedPrototypes(Exchange):
         lr: of the server's SGD.
         batch_size: of those passes.
         margin_cap: the largest margin.
+
+    >>> TrainedPrototypes(margin_cap=10.0).weight
+    10.0
     """
 
     weight: PositiveFloat = 10.0
@@ -50,15 +53,15 @@ class TrainedPrototypes(Exchange):
         return Prototypes(weight=self.weight)
 
     def missing(self, profile: Profile) -> str | None:
-        """As in `Prototypes`."""
+        """A client needs gradients, classes and features, as in `Prototypes`."""
         return self._prototypes.missing(profile)
 
     def check(self, profiles: Sequence[Profile]) -> None:
-        """As in `Prototypes`."""
+        """All clients must agree on the classes and the feature size, as in `Prototypes`."""
         self._prototypes.check(profiles)
 
     def init(self, server: ServerContext) -> Tensors:
-        """The network that gives the prototypes, and that no class has been seen."""
+        """A fresh network that gives the prototypes, and counts of zero: no class has been seen."""
         classes, size = classes_and_features(next(iter(server.members.values())))
         with isolated(server.seed, "server", "prototypes"):
             net = _PrototypeNet(classes, size)
@@ -73,23 +76,23 @@ class TrainedPrototypes(Exchange):
         return Payload({"means": means, "counts": state["counts"].sign()})
 
     def apply(self, context: ClientContext, payload: Payload) -> None:
-        """As in `Prototypes`."""
+        """Remember the prototypes for the loss."""
         self._prototypes.apply(context, payload)
 
     def loss(self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output) -> Tensor | None:
-        """As in `Prototypes`."""
+        """The mean squared distance of each feature to the prototype of its class."""
         return self._prototypes.loss(context, parameters, batch, output)
 
     def declare(self, profile: Profile) -> Declaration:
-        """As in `Prototypes`."""
+        """Class means and counts, as in `Prototypes`."""
         return self._prototypes.declare(profile)
 
     def upload(self, context: ClientContext) -> Payload | None:
-        """As in `Prototypes`."""
+        """Class means of the features of the trained model."""
         return self._prototypes.upload(context)
 
     def update(self, server: ServerContext, state: Tensors, merged: Mapping[str, Merged]) -> Tensors:
-        """Train the prototypes on the class means that arrived."""
+        """The state with prototypes trained on the class means that arrived; as it was where none did."""
         uploads = merged[EVERYBODY].uploads
         points, classes = class_points(uploads)
         if not len(points):
@@ -114,6 +117,7 @@ class TrainedPrototypes(Exchange):
         """The largest distance of a class to its nearest neighbour among the classes."""
         present = classes.unique()
         centres = torch.stack([points[classes == c].mean(dim=0) for c in present])
+        # One class alone has no neighbour: without a margin it is only pulled to its means.
         if len(present) < 2:
             return torch.zeros(())
         apart = torch.cdist(centres, centres).fill_diagonal_(torch.inf)
