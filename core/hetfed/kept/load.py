@@ -1,4 +1,4 @@
-"""Reads the model that a client keeps."""
+"""Reading of the model that a client keeps."""
 
 from __future__ import annotations
 
@@ -36,6 +36,10 @@ def load_model(folder: Path | str, *, model_fn: ModelFn | None = None, task: Tas
 
     Raises:
         RunFolderError: a file is missing, damaged or of a later version; or nothing builds the model.
+
+    >>> load_model("no such folder")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    hetfed.errors.RunFolderError: no such folder/model.json: no kept model here. Give the folder of one model: ...
     """
     kept = Kept.open(Path(folder))
     try:
@@ -103,6 +107,7 @@ def _load_weights(module: nn.Module, kept: Kept) -> None:
 
 def _unpack_part(value: Mapping[str, Any]) -> Part:
     def architecture(one: Any) -> Architecture | None:
+        """The architecture that JSON describes; None where none is."""
         return one and Architecture(one["builder"], unpack(one["settings"], {}))
 
     return Part(

@@ -31,10 +31,10 @@ class Program(nn.Module):
 
 
 def session(content: bytes) -> Any:
-    """A runtime for the program.
+    """A runtime for the program, on the CPU.
 
     Raises:
-        RunFolderError: it is damaged, or onnxruntime is not installed.
+        RunFolderError: it is damaged, reads other files, or onnxruntime is not installed.
     """
     try:
         import onnx
@@ -54,6 +54,6 @@ def session(content: bytes) -> Any:
 
 
 def run(opened: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-    """The first output of the program for `inputs`."""
+    """The first output of the program for `inputs`: logits (n, ...)."""
     found = opened.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
     return torch.from_numpy(found[0])

@@ -1,4 +1,4 @@
-"""Writes the model that a client keeps."""
+"""Writing of the model that a client keeps."""
 
 from __future__ import annotations
 
@@ -40,6 +40,9 @@ def save_model(
 ) -> None:
     """Leave a client's model in a folder from which it predicts by itself.
 
+    What is written is read back at once: where it predicts otherwise than the client's own model, model.json says so, and
+    `load_model` asks for the function that built it.
+
     Args:
         folder: is made where it is not there; a model in it is replaced.
         client: whose model it is, as the composition has extended it.
@@ -64,9 +67,11 @@ def save_model(
             contents[PROGRAM] = _program(module, _some(client))
     except NotKept as error:
         told["refused"] = str(error)
+    # Apart from the weights: statistics belong to the inputs, and a model without gradients has them too.
     contents[STATISTICS] = packed(statistics)
     whole = {**client.about, **(about or {}), **told}
     write_folder(folder, whole, contents)
+    # A model that is refused is kept all the same: its folder says why, and a run must not fail over it.
     if not told["refused"] and (reason := _differs(folder, client, module)):
         write_folder(folder, {**whole, "refused": reason}, contents)
 
