@@ -64,6 +64,7 @@ class Examples:
         A last batch of a single example is joined to the one before it: batch normalisation cannot train on one.
         """
         order = torch.arange(len(self)) if order is None else order
+        # By index: examples stay where they are in memory, and only a batch is copied.
         parts = list(torch.split(order, size))
         # With a size of 1 the last batch has two. `set_training_mode` has put the normalisation layers into evaluation mode by
         # then, so that this changes no statistics.
@@ -158,4 +159,5 @@ class ClientData:
 def _tensor(array: ArrayLike) -> Tensor:
     """An array as a tensor, floating-point numbers in single precision, whole numbers as int64."""
     tensor = torch.as_tensor(np.asarray(array))
+    # A model's weights are in single precision, and classes are indices.
     return tensor.float() if tensor.is_floating_point() else tensor.long()

@@ -82,6 +82,7 @@ def _only_input(module: nn.Module, arguments: tuple[object, ...]) -> object:
 
 
 def _as_output(module: nn.Module, arguments: object, answer: object) -> Output:
+    # Many models answer so by themselves; and on a module that is given twice the hook is there twice.
     if isinstance(answer, Output):
         return answer
     if isinstance(answer, Tensor):

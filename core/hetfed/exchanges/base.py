@@ -24,6 +24,7 @@ EVERYBODY = ""
 
 def without_gradients(profile: Profile) -> str | None:
     """The reason why a model cannot take part that has neither parameters nor a loss that changes them; None where it can."""
+    # Asked of the signature and not of the model, which other sites do not have.
     return None if profile.signature.gradients else "its model does not learn by gradients"
 
 

@@ -111,6 +111,7 @@ class MutualLearning(Companion):
     def _hint(self, context: ClientContext, parameters: Mapping[str, Tensor], output: Output, other: Output) -> Tensor:
         if not self.hint or output.features is None or other.features is None:
             return torch.zeros(())
+        # The companion's features are projected, not the client's own: the own model predicts without a projector.
         return F.mse_loss(cast("Tensor", context.call("projector", parameters, other.features)), output.features)
 
 
@@ -152,6 +153,7 @@ class ProximalCopy(Companion):
         assert isinstance(anchor, dict)
         if self.anchor == "current":
             copy = below(COMPANION, parameters)
+            # Neither side is detached: the copy feels the pull too, and has no other.
             return self.weight / 2 * _squared_distance(parameters, {name: copy[name] for name in anchor})
         # A constant anchor: towards the copy as it trains now, the pull would chase what moves in the same step.
         pull = self.weight / 2 * _squared_distance(parameters, anchor)
@@ -277,6 +279,7 @@ class NestedFeatures(Companion):
         """The loss of the inner prediction, which answers the main question and no further one."""
         task = context.task
         main = task.main if isinstance(task, WithFurther) else task
+        # Beside the loss of the outer prediction, which the turn adds by itself.
         return self.weight * main.loss(Output(output.further[COMPANION]), batch) if context.work.learnable else None
 
 

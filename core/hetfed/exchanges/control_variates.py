@@ -79,6 +79,7 @@ class ControlVariates(Exchange):
 
     def broadcast(self, server: ServerContext, state: Tensors, profile: Profile) -> Payload | None:
         """The usual gradient of the client's group, and in which round the server last counted a change of the client's own."""
+        # Round 0 for a client of which nothing has been counted: its own variate still counts as zero.
         counted = state.get(_counted(profile.name), torch.tensor([0]))
         return Payload({**of_group(server.groups[profile.name], state), COUNTED: counted})
 
@@ -119,6 +120,7 @@ class ControlVariates(Exchange):
         assert isinstance(start, dict)
         if not everybody:
             return None
+        # c_i is zero before the client's first turn, as in the paper.
         own = {name: torch.zeros_like(c) for name, c in everybody.items()} | of_group("own", context.memory)
         new = context.scratch.get("gradient")
         if not isinstance(new, dict):
@@ -163,6 +165,7 @@ def _full_gradient(context: ClientContext, names: list[str]) -> Tensors:
     totals, examples = {name: torch.zeros_like(context.tensors[name]) for name in names}, 0
     # Without dropout, and with the running statistics as they are: the estimate neither draws nor moves anything.
     context.model.eval()
+    # In their order and without augmentation: the gradient of one fixed loss.
     for batch in context.train.batches(context.profile.training.batch_size):
         loss = loss_if_any(context.task, context.model(batch.inputs), batch)
         if loss is None or not learning:

@@ -61,6 +61,7 @@ class DistilledParameters(Exchange):
         """A client needs public inputs, and a model that learns by gradients and of which nothing must stay at home."""
         if profile.signature.local:
             return "parts of its model mean nothing at the server"
+        # The server judges students by its own copy of the task, in which no client's scaling is.
         if profile.scaled:
             return "its answers are scaled by its own data, which the server does not know"
         return without_gradients(profile) or LogitDistillation().missing(profile)
@@ -116,6 +117,7 @@ class DistilledParameters(Exchange):
     def _distil(self, server: ServerContext, student: nn.Module, profile: Profile, target: Tensor) -> None:
         """Train `student` towards `target` (public inputs, ...), and leave it as it was after its best pass."""
         public, task = server.public[profile.name], profile.task
+        # In the place of labels stand the ensemble's logits: no label of the public inputs is looked at.
         taught = Examples(public.inputs, target, public.ids)
         # The same order for every group: all are stopped by the same inputs that were held back.
         order = torch.randperm(len(taught), generator=server.generator("held back"))

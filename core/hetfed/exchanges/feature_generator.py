@@ -89,6 +89,7 @@ class FeatureGenerator(Exchange):
             context.scratch.update(generator=self._net(context.memory), chance=context.generator("generated features"))
         net, chance = context.scratch["generator"], context.scratch["chance"]
         assert isinstance(net, _Generator) and isinstance(chance, torch.Generator)
+        # Drawn by everybody's counts: also classes that this client has never seen.
         classes = torch.multinomial(context.memory[COUNTS], len(batch), replacement=True, generator=chance)
         # Only the head learns from what is generated.
         with torch.no_grad():
@@ -133,6 +134,7 @@ class FeatureGenerator(Exchange):
         optimizer = torch.optim.Adam(net.parameters(), lr=self.lr)
         for _ in range(self.epochs):
             classes = torch.multinomial(total, self.batch_size, replacement=True, generator=chance)
+            # From the server's own generator for this round: the order of clients changes nothing.
             noise = torch.randn(self.batch_size, self.noise, generator=chance)
             features = net(classes, noise)
             logits = torch.stack([share[classes][:, None] * head(features) for share, head in zip(shares, heads, strict=True)])

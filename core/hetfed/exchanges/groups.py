@@ -39,6 +39,7 @@ def declared_part(
     """
     signature = profile.signature
     rules = {name: rule_of(name, signature.tensors[name]) for name in names}
+    # Encoders of different questions can be averaged, heads cannot.
     question = profile.task.question if signature.answers(names) else ""
     return Declaration(rules, weight, relative, lasting, question=question, columns=columns_under(profile, names))
 
@@ -83,6 +84,7 @@ def lonely(exchange: Exchange, profiles: Sequence[Profile]) -> dict[str, str]:
     if not any(declaration.tensors for declaration in declared.values()):
         return {}
     groups = {profile.name: exchange.group(profile) if exchange.groups_apart else EVERYBODY for profile in profiles}
+    # Counted among those that are able: whom enrolment has left out is no company.
     sizes = Counter(groups.values())
     return {name: _reason(group, declared[name]) for name, group in groups.items() if sizes[group] == 1}
 
@@ -102,6 +104,7 @@ def check_same(profiles: Sequence[Profile], declared: Mapping[str, Declaration],
     first = profiles[0]
     for profile in profiles[1:]:
         one, other = declared[first.name], declared[profile.name]
+        # Each against the first: one difference is enough to refuse, and the message stays short.
         difference = _difference(one.shapes, other.shapes) or _other_columns(one, other)
         if difference:
             raise PlanError(

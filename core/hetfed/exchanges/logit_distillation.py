@@ -84,6 +84,7 @@ class LogitDistillation(Exchange):
                     f"are {_shape(first)} and {_shape(profile)}",
                     remedy="Give both the same public inputs and the same classes.",
                 )
+            # In another order the mean would mix answers for different inputs, and nothing would look wrong.
             if profile.public.digest != first.public.digest:
                 raise PlanError(
                     f"clients {first.name!r} and {profile.name!r} cannot distil logits: their public inputs are not the same "
@@ -100,6 +101,7 @@ class LogitDistillation(Exchange):
         """Train towards the mean logits on the public inputs, with an optimiser of its own or as more examples."""
         task, training, teacher = context.task, context.profile.training, scaled(payload.tensors[LOGITS], context.task)
         if isinstance(context.model, Learner):
+            # A learner has no steps: the lesson becomes further examples, and it is fitted anew.
             context.model.digest(teacher, self.weight, self.temperature)
             return
         public = public_of(context)

@@ -83,6 +83,7 @@ class Prototypes(Exchange):
 
     def apply(self, context: ClientContext, payload: Payload) -> None:
         """Remember the means for the loss."""
+        # In memory: with a cadence of n rounds, the prototypes of the last broadcast go on pulling.
         context.memory.update(payload.tensors)
 
     def loss(self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output) -> Tensor | None:
@@ -154,6 +155,7 @@ def class_points(uploads: Mapping[str, Payload]) -> tuple[Tensor, Tensor]:
     (tensor([[1., 1.]]), tensor([0]))
     """
     means, counts = (torch.stack([payload.tensors[key] for payload in uploads.values()]) for key in ("means", "counts"))
+    # A row of zeros stands for an absent class, and must not pass for a mean.
     having, classes = (counts > 0).nonzero(as_tuple=True)
     return means[having, classes], classes
 

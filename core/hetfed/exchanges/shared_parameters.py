@@ -79,6 +79,7 @@ class SharedParameters(Exchange):
                     value=path,
                     remedy=f"Name the submodule that stays personal: {', '.join(sorted(found))}.",
                 )
+        # Once, before round 1: in a round it would be a refused upload in every round.
         if self.among == "all":
             declared = {profile.name: self.declare(profile) for profile in profiles}
             check_same(profiles, declared, part_words(self.part))
@@ -114,6 +115,7 @@ class SharedParameters(Exchange):
         """The proximal term: proximal/2 times the squared distance to what the server sent; buffers are not pulled."""
         if not self.proximal:
             return None
+        # Parameters only: a running statistic has no gradient to be pulled by.
         anchored = [name for name in context.profile.signature.parameters if name in context.memory]
         if not anchored:
             return None
@@ -123,6 +125,7 @@ class SharedParameters(Exchange):
 
     def declare(self, profile: Profile) -> Declaration:
         """The tensors under the path, weighing as many examples as train them."""
+        # The exact weight is declared, so that no client can claim more examples than it enrolled with.
         names, weight = self._names(profile), float(profile.examples)
         return declared_part(profile, names, weight=weight, relative="broadcast", lasting=True)
 

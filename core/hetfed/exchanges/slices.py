@@ -123,6 +123,7 @@ class Slices(Exchange):
 
     def init(self, server: ServerContext) -> Tensors:
         """The widest member's initialisation, and a window at the first channel."""
+        # The largest member and no larger model: every element of the whole is trained by somebody.
         widest = _widest(list(server.members.values()))
         return {
             WINDOW: torch.tensor([0]),
@@ -150,6 +151,7 @@ class Slices(Exchange):
     def declare(self, profile: Profile) -> Declaration:
         """The parameters under the path, no running statistics; and where the slice lies."""
         relative: Relative = "broadcast" if self.window == "first" else "moving"
+        # Without buffers: statistics of other channels, measured by other clients, would fit nobody.
         names, weight = self._names(profile), float(profile.examples)
         declared = declared_part(profile, names, weight=weight, relative=relative, lasting=True)
         return replace(declared, tensors={WINDOW: TensorRule((1,), torch.int64, low=0), **declared.tensors})
@@ -178,6 +180,7 @@ class Slices(Exchange):
             for client, payload in uploads.items():
                 part = payload.tensors[name]
                 index = _index(tuple(part.shape), whole, int(payload.tensors[WINDOW]), channels[client])
+                # No weights by examples, as in the paper; only a late slice counts for less.
                 total[index] += payload.discount * part
                 count[index] += payload.discount
             mean = total / torch.where(count > 0, count, torch.ones_like(count))

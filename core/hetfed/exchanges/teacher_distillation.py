@@ -62,6 +62,7 @@ class TeacherDistillation(Exchange):
     def extend(self, profile: Profile, model: nn.Module, members: Sequence[Profile]) -> None:
         """Add a projector for each teacher's features."""
         own = profile.probe.features
+        # Without a hint nothing is added, and a student's model stays what it was.
         if not self.hint or own is None:
             return
         projectors = {
@@ -150,6 +151,7 @@ class TeacherDistillation(Exchange):
         if (self.teachers and name not in self.teachers) or context.round < (self.after or 0) or SENT in context.memory:
             return None
         state = context.model.state_dict()
+        # The whole model with its buffers, since it is to predict; but not projectors, which serve its own learning.
         own = {f"{name}/{key}": tensor.clone() for key, tensor in state.items() if not inside(key, PROJECTORS)}
         return Payload(own, weight=len(context.train))
 

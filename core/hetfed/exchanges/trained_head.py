@@ -93,6 +93,7 @@ class TrainedHead(Exchange):
         write_tensors(head, {name.removeprefix(f"{HEAD}."): tensor for name, tensor in state.items()})
         optimizer, chance = torch.optim.SGD(head.parameters(), lr=self.lr), server.generator(HEAD)
         for _ in range(self.epochs):
+            # Class means only, a handful of points: this costs the server next to nothing.
             for rows in torch.randperm(len(points), generator=chance).split(self.batch_size):
                 optimizer.zero_grad()
                 torch.autograd.backward(F.cross_entropy(head(points[rows]), classes[rows]))

@@ -71,6 +71,7 @@ class TrainedPrototypes(Exchange):
         """The prototypes of the classes seen so far."""
         if not state["counts"].any():
             return None
+        # Prototypes travel, and the network that makes them stays at the server.
         with torch.no_grad():
             means = _net_of(state)()
         return Payload({"means": means, "counts": state["counts"].sign()})

@@ -35,5 +35,6 @@ def answers(task: Task, output: Output, blank: Examples, names: Sequence[str]) -
     targets = {main.event, main.unit} if isinstance(main, Survival) else set()
     table = main.table(output, blank)
     kept = [name for name in table.columns if name not in targets and name.partition(":")[0] != "target"]
+    # A task knows sensors by number; only the client knows their names.
     named = {f"forecast:{index}": f"forecast:{name}" for index, name in enumerate(names)}
     return table[kept].rename(columns=named)

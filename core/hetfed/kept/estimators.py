@@ -89,6 +89,7 @@ def _bare(estimator: Any) -> Any:
     """A copy without what fitting alone needs: an object that makes folds may be of any type."""
     if not hasattr(estimator, "cv"):
         return estimator
+    # A shallow copy: the client's own estimator keeps what it was made with, to be fitted again.
     bare = copy.copy(estimator)
     bare.cv = None
     return bare
@@ -124,6 +125,7 @@ def _inside(part: Any) -> Iterable[Any]:
     """What a value of an estimator holds that may hold trees."""
     if isinstance(part, list | tuple):
         return part
+    # Only containers and scikit-learn's own objects are looked into: nothing else can hold a tree here.
     if isinstance(part, dict):
         return part.values()
     if isinstance(part, np.ndarray):

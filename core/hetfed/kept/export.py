@@ -157,6 +157,7 @@ def _difference(kept: KeptModel, again: Any, examples: Mapping[str, Tensor]) -> 
     largest = 0.0
     for size in SIZES:
         some = {name: tensor[:size] for name, tensor in examples.items()}
+        # One example and several: a size that was baked in when the model was traced shows here.
         own = kept.output(some).logits
         found = again(some)
         if found.shape != own.shape or not torch.allclose(found, own, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):

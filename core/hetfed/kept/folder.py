@@ -61,6 +61,7 @@ def write_folder(folder: Path, about: Mapping[str, Any], contents: Mapping[str, 
             (folder / name).unlink(missing_ok=True)
     for name, content in contents.items():
         write_bytes(folder / name, content)
+    # Against damage, not against malice: whoever can change a file can change its digest.
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     write_json(folder / ABOUT, {**about, "files": digests})
 

@@ -91,6 +91,7 @@ def columns_in_order(modality: str, value: Any, columns: Sequence[str]) -> NDArr
         if name not in names:
             remedy = "Add it; an empty cell stands for a value that is not known."
             raise DataError("this column is missing", key=f"{modality}.{name}", remedy=remedy)
+    # By name: a table whose columns stand in another order would be read without an error, and wrongly.
     ordered = value.set_axis(names, axis=1)[list(columns)]
     for name in columns:
         if not pd.api.types.is_numeric_dtype(ordered[name]):
@@ -150,6 +151,7 @@ def read_npz(file: Path) -> dict[str, NDArray[Any]]:
         DataError: it cannot be read.
     """
     try:
+        # The default of numpy, said all the same: this is what keeps a file from running code.
         with np.load(file, allow_pickle=False) as opened:
             if not isinstance(opened, np.lib.npyio.NpzFile):
                 raise ValueError("it holds one array without a name")

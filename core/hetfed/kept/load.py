@@ -102,6 +102,7 @@ def _load_weights(module: nn.Module, kept: Kept) -> None:
             problem = f"the weights are not those of this model, which has {tuple(tensor.shape)} {tensor.dtype} here"
             remedy = "Give the function that built the model, or take the folder from the run again."
             raise RunFolderError(problem, file=kept.path / WEIGHTS, key=name, value=shown, remedy=remedy)
+    # All have been compared: no model is left half old, half new.
     write_tensors(module, {name: weights[name] for name in module.state_dict()})
 
 

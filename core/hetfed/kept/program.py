@@ -46,6 +46,7 @@ def session(content: bytes) -> Any:
         if any(one.data_location == onnx.TensorProto.EXTERNAL for one in onnx.load_from_string(content).graph.initializer):
             raise ValueError("it reads other files")
         options = onnxruntime.SessionOptions()
+        # Errors only: its warnings are about optimisations, and would land in the user's terminal.
         options.log_severity_level = 3
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     # onnxruntime and protobuf have errors of their own for every way of being damaged.

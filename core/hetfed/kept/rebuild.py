@@ -95,6 +95,7 @@ def build(architecture: Architecture | None, spec: Mapping[str, Any], model_fn: 
             key="architecture",
             remedy="Give what built it: load_model(folder, model_fn=...), a function of the data spec.",
         )
+    # The weights are overwritten at once; what matters is that nobody's random numbers move.
     with isolated("kept"):
         if model_fn is not None:
             return answering(model_fn(spec))

@@ -118,6 +118,7 @@ def input_form(name: str) -> InputForm:
 
 
 def _named(group: str, name: str, problem: str, remedy: str) -> Any:
+    # Looked up for each name: a notebook may have installed a package a moment ago.
     found = {entry.name: entry for entry in entry_points(group=group)}
     if name not in found:
         raise RunFolderError(problem, key=group, value=name, remedy=f"{among(name, sorted(found), 'Installed')} {remedy}")

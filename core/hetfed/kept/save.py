@@ -153,6 +153,7 @@ def _some(client: Client) -> Examples:
 
 def _differs(folder: Path, client: Client, module: nn.Module) -> str:
     """Why the folder does not give the client's own predictions to the last bit; empty where it does or needs a function to."""
+    # A script's own class cannot be found again by name: only its function could build it here.
     if client.description.architecture is None and not isinstance(module, Learner):
         return ""
     some = _some(client)

@@ -57,6 +57,7 @@ def _pack_task(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     for word, kind in TASKS.items():
         # Not isinstance: a class that extends one of these may judge and predict in another way.
         if type(value) is kind:
+            # Fields only: what a task computes from them is computed again.
             settings = {one.name: getattr(value, one.name) for one in fields(value)}
             return {TASK: word, **pack(settings, path, tensors)}
     raise TypeError(f"{path}: a {type(value).__name__} cannot be described in JSON")

@@ -149,6 +149,7 @@ def analyse(frame: pd.DataFrame) -> list[AlgorithmResult]:
 
 def _algorithm(name: str, rows: pd.DataFrame, relative: bool) -> AlgorithmResult:
     rows = rows.astype(dict.fromkeys(["alone", *GAINS], float))
+    # Of an error, less is a gain: after this, more is always better.
     sign = rows["higher_is_better"].map({True: 1.0, False: -1.0})
     rows = rows.assign(**{gain: sign * (rows[arm] - rows["alone"]) for arm, gain in GAINS.items()})
     if relative:
@@ -157,6 +158,7 @@ def _algorithm(name: str, rows: pd.DataFrame, relative: bool) -> AlgorithmResult
         scale = 100 / rows["alone"].abs().replace(0, np.nan)
         rows = rows.assign(**{gain: rows[gain] * scale for gain in GAINS.values()})
     clients = [_client(str(client), group) for client, group in rows.groupby("client", sort=False)]
+    # A client without a metric in some arm says nothing of who gains.
     judged = [client for client in clients if not np.isnan(client.gain.mean)]
     columns = ("gain", "kept_gain", "pooled_gain") if relative else ("federated", "kept", "pooled")
     score, kept, pooled = (_mean_by_seed(rows, column) for column in columns)
@@ -190,6 +192,7 @@ def _client(name: str, rows: pd.DataFrame) -> ClientResult:
 def _mean_by_seed(rows: pd.DataFrame, column: str) -> Estimate:
     """The mean over those clients that have both a federated and a value alone, seed by seed; where one of them lacks a value
     the seed has no mean, as it would be one over other clients."""
+    # The same clients in every arm, so that two means can be compared.
     usable = rows[rows["gain"].notna()]
     return Estimate.of([group[column].mean(skipna=False) for _, group in usable.groupby("seed")])
 

@@ -120,6 +120,7 @@ class RunFolder:
 
     def plan_digest(self) -> str:
         """The digest of the plan that the run was started with."""
+        # In the first line: the rest is a plan that anybody may read and run.
         first = (self.path / PLAN).read_text(encoding="utf-8").partition("\n")[0]
         return first.removeprefix("# digest ")
 

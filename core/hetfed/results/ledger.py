@@ -63,6 +63,7 @@ def _cut_short(lines: BinaryIO) -> bool:
 
 
 def _entry(upload: Upload) -> dict[str, Any]:
+    # What travelled and not what it was before compression: the ledger is a record of what left the house.
     tensors = upload.travelled.tensors if upload.travelled else {}
     return {
         "round": upload.round,

@@ -83,6 +83,7 @@ def _quorum(plan: Plan) -> dict[str, int]:
 
 
 def _exchange(step: Step, enrolment: Enrolment) -> dict[str, Any]:
+    # From declarations, which were enforced: what the summary says of a payload held for every upload.
     declared = {profile.name: step.exchange.declare(profile) for profile in enrolment.profiles if step.includes(profile.name)}
     return {
         "label": step.label,
