@@ -29,6 +29,7 @@ def prepare_torchvision() -> None:
     >>> from torchvision.models import resnet18  # works beside a CPU build of torch, too
     """
     global _library  # noqa: PLW0603 (a registration lasts as long as its library object)
+    # Once a process: a second definition of the same operator is an error of torch.
     if _library is not None or find_spec("torchvision") is None or _native_operators_load():
         return
     _library = torch.library.Library("torchvision", "DEF")

@@ -52,6 +52,7 @@ def plan_error(
         _problem(first),
         file=file,
         key=_where(key, first["loc"], clients),
+        # Of a key that is missing, pydantic gives the whole table around it.
         value=None if first["type"] in {"missing", "too_short"} else first["input"],
         remedy=_remedy(first, keys) + _also([f"{_where(key, one['loc'], clients)}: {_problem(one)}" for one in others]),
     )
@@ -111,6 +112,7 @@ def _problem(one: ErrorDetails) -> str:
     if one["loc"] == ("client",) and one["type"] in {"missing", "too_short"}:
         return "the plan has no [[client]]"
     words = re.sub(r"^(Value error|Assertion failed), ", "", one["msg"])
+    # Pydantic's lists and objects are JSON's; a plan is written in TOML.
     words = re.sub("(?i)array|tuple", "list", words).replace("an object", "a valid table")
     return words[:1].lower() + words[1:]
 

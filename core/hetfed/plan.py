@@ -1,7 +1,5 @@
 """A plan: what a run is to do, as TOML, checked before anything starts.
 
-A plan: what a run is to do, as TOML, checked before anything starts.
-
 `read_plan` checks what every vertical's plan has. What stands under `data` and `model` is for the vertical to check, when it
 makes clients of the plan.
 """
@@ -231,6 +229,7 @@ class Plan(Table):
         """
         ordered = tuple(sorted(self.client, key=lambda client: client.name))
         federation = self.federation.model_copy(update={"checkpoint_every": 1})
+        # What a run is called and how often it is saved changes none of its figures.
         idle = {"title": "", "description": "", "variant": {}, "federation": federation}
         return hashlib.sha256(self.model_copy(update={"client": ordered, **idle}).resolved().encode()).hexdigest()
 
@@ -244,6 +243,7 @@ class Plan(Table):
         3
         """
         update = {key: value for key, value in changes.items() if value is not None}
+        # Through validation, since model_copy alone would take whatever it is given.
         table = validate(FederationTable, {**self.federation.model_dump(), **update}, key="federation")
         return self.model_copy(update={"federation": table})
 
@@ -369,6 +369,7 @@ def read_plan(text: str, file: str | Path) -> Plan:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise PlanError(f"not valid TOML: {error}", file=file, remedy="Mend the line that is named.") from None
+    # Merged before anything is checked: what is wrong with a default shows under the clients that start from it.
     defaults = table.get("defaults", {})
     clients = table.get("client", [])
     # What has the wrong type stays as it is, for the validation to name it.

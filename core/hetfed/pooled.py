@@ -115,6 +115,7 @@ def train_pooled(
     # The order in which a plan lists its clients changes nothing.
     clients, members = (sorted(given, key=lambda client: client.name) for given in (clients, members))
     name = f"pooled {members[0].name}"
+    # A note and no figure: "pooled" on one client's data would be training alone.
     nobody = Outcome(note="no other client's data fits its model")
     with isolated(federation.seed, name, "initial"):
         pools = build_pools(members, clients)
@@ -142,6 +143,7 @@ def train_pooled(
                 _train_phase(pools, optimizer, training.enough(passes, phase), phase, training)
         _keep_best(pools, best, round_number, federation.select)
         on_epoch(round_number)
+    # A client's data are in one pool alone, whose model can read its test data, too.
     homes = {client.name: pool for pool in pools for client in pool.clients}
     return {
         member.name: _outcome(homes[member.name], member, best[member.name]) if member.name in homes else nobody
@@ -190,6 +192,7 @@ def fits(client: Client, pool: DataPool) -> bool:
     Where the model has local parts (a city's sensors), each client is a pool of its own.
     """
     mine, theirs = client.data.train, pool.examples
+    # One modality in common is enough: those that a client lacks are NaN.
     common = set(mine.inputs) & set(theirs.inputs)
     same_inputs = all(mine.inputs[name].shape[1:] == theirs.inputs[name].shape[1:] for name in common)
     same_target = mine.target.shape[1:] == theirs.target.shape[1:] and set(mine.further) == set(theirs.further)
@@ -241,6 +244,7 @@ def tie(model: nn.Module, to: nn.Module) -> bool:
     >>> tie(one, other), one["body"].weight is other["body"].weight
     (True, True)
     """
+    # Heads answer questions of their own, and local parts belong to one client's sensors.
     kept = ("head", *local_parts(to))
     shared = {name: p for name, p in to.named_parameters() if not any(inside(name, part) for part in kept)}
     matching = [name for name, p in model.named_parameters() if name in shared and shared[name].shape == p.shape]

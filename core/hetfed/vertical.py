@@ -101,6 +101,7 @@ def verticals() -> dict[str, Vertical]:
     """
     # Entry points, so that a vertical installed beside this package is found without being named here.
     found = [cast("Vertical", entry.load()) for entry in entry_points(group=GROUP)]
+    # Sorted by name, so that help and listings do not depend on the order of installation.
     return {vertical.name: vertical for vertical in sorted(found, key=lambda vertical: vertical.name)}
 
 

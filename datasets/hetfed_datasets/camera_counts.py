@@ -37,6 +37,7 @@ def load(folder: Path) -> Series:
     _check_calendar(frame, time, file)
     return Series(
         name="camera-counts",
+        # A camera is one sensor; the classes of vehicles are its channels.
         values=numbers(frame[list(CHANNELS)], file, complete=True)[:, np.newaxis, :],
         time=time,
         sensors=("camera",),

@@ -78,6 +78,7 @@ def read_csv(file: Path, *, header: Literal[0] | None = 0, **options: Any) -> pd
     try:
         frame: pd.DataFrame = pd.read_csv(file, header=header, **options)
     except UNREADABLE as error:
+        # From None: the message has all that the user needs, and a traceback of pandas would hide it.
         raise DataError(f"not readable as CSV, perhaps cut short: {error}", file=file, remedy=FETCH_AGAIN) from None
     if frame.empty:
         raise DataError("no rows", file=file, remedy=FETCH_AGAIN)
@@ -125,7 +126,7 @@ def expect_columns(frame: pd.DataFrame, file: Path, *, count: int | None = None,
         count: how many columns there must be; None for any number.
         names: the columns that must be among them.
 
-    >>> expect_columns(pd.DataFrame({"age": [61]}), Path("ward.csv"), names=["age", "sex"])
+    >>> expect_columns(pd.DataFrame({"age": [61]}), Path("ward.csv"), names=["age", "sex"])  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     hetfed.errors.DataError: ward.csv: sex: column is missing. Fetch it again, ...
     """
@@ -169,10 +170,11 @@ def numbers(frame: pd.DataFrame, file: Path, *, complete: bool = False) -> NDArr
     >>> numbers(pd.DataFrame({"age": ["61", None]}, index=[2, 3]), Path("ward.csv"))
     array([[61.],
            [nan]], dtype=float32)
-    >>> numbers(pd.DataFrame({"age": ["61", "old"]}, index=[2, 3]), Path("ward.csv"))
+    >>> numbers(pd.DataFrame({"age": ["61", "old"]}, index=[2, 3]), Path("a.csv"))
     Traceback (most recent call last):
-    hetfed.errors.DataError: ward.csv: line 3, column 'age': not a number (value: 'old'). Mend the cell, or fetch the file again.
+    hetfed.errors.DataError: a.csv: line 3, column 'age': not a number (value: 'old'). Mend the cell, or fetch the file again.
     """
+    # With coerce, and not with errors raised: pandas would name the cell's value, but not its place.
     converted = frame.apply(pd.to_numeric, errors="coerce")
     mend = "Mend the cell, or fetch the file again."
     _refuse_cell(converted.isna() & frame.notna(), frame, file, "not a number", mend)
@@ -322,10 +324,11 @@ def expect_regular(time: pd.DatetimeIndex, minutes: int, file: Path, lines: Sequ
         The stamps themselves.
 
     >>> time = pd.DatetimeIndex(["2024-01-01 08:00", "2024-01-01 08:15", "2024-01-01 08:45"])
-    >>> expect_regular(time, 15, Path("counts.csv"), [2, 3, 4])
+    >>> expect_regular(time, 15, Path("counts.csv"), [2, 3, 4])  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     hetfed.errors.DataError: counts.csv: line 4: time does not go on regularly (value: '2024-01-01 08:45:00'). ...
     """
+    # Minutes as whole numbers, whatever the resolution of the stamps.
     steps = np.diff(time.to_numpy()).astype("timedelta64[m]").astype(int)
     wrong = steps != minutes
     if wrong.any():

@@ -91,6 +91,7 @@ def check(name: Name, data_dir: DataDir = None) -> None:
 def _whereabouts(source: Source, root: Path) -> str:
     if source.generated:
         return "generated"
+    # A joined data set has no file of its own; it is here when its parts are.
     parts = (source, *(SOURCES[part] for part in source.joins))
     return "yes" if all((root / part.name / file).is_file() for part in parts for file in part.files) else "no"
 

@@ -31,6 +31,7 @@ def load(folder: Path) -> Cohort:
     expect_columns(frame, file, count=FEATURES + 3, names=["pid", "E", "T"])
     expect_rows(frame, file, PATIENTS)
     expect_columns(split, splits, names=["pid", "fold", "fold2"])
+    # fold2 has the region in it, which `fold` has not.
     known = split["fold2"].str.extract(r"^(train|test)_([0-5])$")
     if known.isna().any(axis=None):
         row = int(known.isna().any(axis=1).to_numpy().argmax())
@@ -41,6 +42,7 @@ def load(folder: Path) -> Cohort:
     joined = frame.join(parts, on="pid", how="inner")
     columns = tuple(frame.columns[1 : 1 + FEATURES])
     outcome = numbers(joined[["E", "T"]], file, complete=True)
+    # A negative time or a third kind of event would go through a Cox loss without any error.
     if not np.isin(outcome[:, 0], (0, 1)).all() or (outcome[:, 1] < 0).any():
         raise DataError("an event that is neither 0 nor 1, or a negative time", file=file, key="E, T", remedy=FETCH_AGAIN)
     return Cohort(

@@ -63,6 +63,7 @@ def check(source: Source, root: Path) -> Cohort | Series:
         if not path.is_file():
             remedy = f"{source.way_to(name, root)}, or point --data-dir (or HETFED_DATA) at the data root."
             raise DataError("no such data file", file=path, remedy=remedy)
+        # Bytes first: a file that can be read may still be another one than that of the published figures.
         found = pooch.file_hash(str(path), alg="sha256")
         if found != file.sha256:
             remedy = f"Expected {file.sha256}. {_reading(source, root)}"

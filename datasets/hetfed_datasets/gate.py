@@ -73,7 +73,7 @@ def check_cohort(cohort: object) -> Cohort:
 
     >>> from dataclasses import replace
     >>> from hetfed_datasets.random_input import table
-    >>> check_cohort(replace(table(patients=2), site=np.array(["one", ""])))
+    >>> check_cohort(replace(table(patients=2), site=np.array(["one", ""])))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     hetfed.errors.DataError: cohort 'random-table': site[1]: no name (value: ''). ...
     """
@@ -83,6 +83,7 @@ def check_cohort(cohort: object) -> Cohort:
     record = f"cohort {cohort.name!r}"
     _text(Field(record, "name"), cohort.name)
     _flag(Field(record, "synthetic"), cohort.synthetic)
+    # In this order, since each check leans on those above it: lengths on patients, tables on modalities.
     rows = _people(Field(record, "patient"), cohort.patient, None)
     _people(Field(record, "site"), cohort.site, rows)
     _modalities(Field(record, "modalities"), cohort.modalities, rows)
@@ -103,9 +104,9 @@ def check_series(series: object) -> Series:
 
     >>> from dataclasses import replace
     >>> from hetfed_datasets.random_input import readings
-    >>> check_series(replace(readings(steps=4), interval=5))
+    >>> check_series(replace(readings(steps=4), interval=5))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    hetfed.errors.DataError: series 'random-readings': time[1]: not 5 minutes after the stamp before (value: '2024-01-01 00:15:00'). ...
+    hetfed.errors.DataError: series 'random-readings': time[1]: not 5 minutes after the stamp before ...
     """
     if not isinstance(series, Series):
         remedy = "Return a hetfed_datasets.records.Series."
@@ -117,6 +118,7 @@ def check_series(series: object) -> Series:
     if series.kind not in get_args(Measure):
         remedy = among(series.kind, get_args(Measure))
         raise Field(record, "kind").fault("not a kind of reading", value=series.kind, remedy=remedy)
+    # Before what follows, which unpacks three axes.
     _readings(Field(record, "values"), series.values)
     steps, sensors, channels = series.values.shape
     _unique(Field(record, "sensors"), series.sensors, sensors, "sensor")
@@ -155,6 +157,7 @@ def _array(field: Field, value: object, shape: tuple[int | None, ...], kinds: st
     """An array of that shape, None standing for any size, and of one of the dtypes whose `kind` is in `kinds`."""
     if not isinstance(value, np.ndarray):
         raise field.fault(f"not an array of {means}", value=type(value).__name__, remedy=f"Make it a numpy array of {means}.")
+    # zip ends with the shorter one; ndim has been compared by then.
     fits = value.ndim == len(shape) and all(wanted in {None, size} for wanted, size in zip(shape, value.shape, strict=False))
     if not fits:
         wanted = ", ".join("any" if size is None else str(size) for size in shape)
@@ -193,6 +196,7 @@ def _finite(field: Field, values: NDArray[Any], *, gaps: bool) -> None:
 
 def _unique(field: Field, names: object, count: int | None, what: str, least: int = 1) -> None:
     """A tuple of different words, so many of them where a count is given."""
+    # A string is a sequence of letters, and would pass for a list of names.
     if isinstance(names, str) or not isinstance(names, Sequence):
         remedy = f"Give a tuple with the name of every {what}."
         raise field.fault(f"not a list of {what} names", value=type(names).__name__, remedy=remedy)
@@ -210,6 +214,7 @@ def _unique(field: Field, names: object, count: int | None, what: str, least: in
 
 def _people(field: Field, names: object, rows: int | None) -> int:
     """Names, one for each sample; returns how many."""
+    # numpy's text arrays alone: an array of objects may hold anything, NaN included.
     known = _array(field, names, (rows,), "U", "strings")
     if not len(known):
         raise field.fault("no samples", remedy="A record has one or more; look at how they were selected.")

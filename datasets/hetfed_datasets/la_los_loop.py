@@ -35,6 +35,7 @@ def load(folder: Path) -> Series:
         time=pd.date_range("2012-03-01", periods=STEPS, freq="5min"),
         sensors=tuple(str(column) for column in frame.columns),
         channels=("speed",),
+        # Not converted: every city scales its readings by itself, and figures stay in the publisher's unit.
         unit="mph",
         kind="speed",
         interval=5,

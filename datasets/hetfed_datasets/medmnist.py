@@ -44,7 +44,7 @@ def load_pair(folder: Path) -> Cohort:
     that one of them can be put aside. `folder` stands beside those of the two data sets that it joins.
 
     Returns:
-        6636 samples. Modality `image` (n, 28, 28, 1) uint8; label `finding`, of the classes "chest, normal", "chest, pneumonia",
+        6636 samples. Modality `image` (n, 28, 28, 1) uint8; label `finding` of the classes "chest, normal", "chest, pneumonia",
         "breast, malignant" and "breast, benign". With classes dealt out, clients share no class and still share an encoder.
 
     Raises:
@@ -84,6 +84,7 @@ def _load(folder: Path, name: str, label: str, classes: tuple[str, ...]) -> Coho
         name=folder.name,
         patient=np.array([f"{folder.name}-{i:05d}" for i in range(total)]),
         site=np.full(total, folder.name),
+        # A last axis for the channel, as every image of a cohort has.
         modalities={"image": np.concatenate(images)[..., np.newaxis]},
         labels={label: np.concatenate(labels)},
         classes={label: classes},

@@ -42,6 +42,7 @@ def load(folder: Path) -> Series:
     site = frame["SCATS Number"].astype(str) + " " + frame["Location"].astype(str)
     # One approach stands in the file twice; its first series counts.
     once = ~pd.DataFrame({"site": site, "day": day}).duplicated()
+    # An approach that lacks a day would put a gap of a day into the series.
     kept = {name: rows for name, rows in frame[once].groupby(site[once]).groups.items() if len(rows) == DAYS}
     series = [volumes.loc[day[rows].sort_values().index].to_numpy().reshape(-1) for rows in kept.values()]
     first = [rows[0] for rows in kept.values()]
@@ -73,7 +74,7 @@ def graph_from(coordinates: NDArray[np.float64]) -> NDArray[np.float32]:
         coordinates: (sensor, 2) float64, latitude and longitude in degrees, NaN where unknown.
 
     Returns:
-        (sensor, sensor) float32, symmetric, weights from 0 to 1; a Gaussian kernel as in Li et al. 2018 (DCRNN), its scale fixed.
+        (sensor, sensor) float32, symmetric, weights from 0 to 1: a Gaussian kernel as in Li et al. 2018, its scale fixed.
 
     >>> three = np.array([[-37.8, 145.0], [-37.8, 145.01], [-37.8, 145.1]])  # 0.9 km and 8.8 km to the east
     >>> graph_from(three).round(2)

@@ -45,6 +45,7 @@ def split_by_patient(
     part = np.empty(len(stratum), dtype=np.int64)
     for value in np.unique(stratum):
         members = rng.permutation(np.flatnonzero(stratum == value))
+        # Each cut is rounded by itself: a share is off by one patient at most.
         cuts = np.rint(np.array([train, train + validation]) * len(members))
         # side="right": a cut at k puts the members 0 to k - 1 before it.
         part[members] = np.searchsorted(cuts, np.arange(len(members)), side="right")
@@ -160,6 +161,7 @@ def classes_per_client(label: NDArray[np.int64], clients: int, classes: int, see
         dealt = np.arange(clients * classes).reshape(clients, classes) % len(values)
         holders = np.flatnonzero((dealt == place).any(axis=1))
         members = rng.permutation(np.flatnonzero(label == value))
+        # Modulo, so that counts of the holders of a class differ by one sample at most.
         owner[members] = holders[np.arange(len(members)) % len(holders)]
     return _gather(owner, clients)
 
@@ -195,6 +197,7 @@ def _patients(patient: NDArray[np.str_], label: NDArray[np.int64]) -> tuple[Inde
     names, group = np.unique(patient, return_inverse=True)
     values, code = np.unique(label, return_inverse=True)
     counts = np.zeros((len(names), len(values)), dtype=np.int64)
+    # Not counts[group, code] += 1, which counts a pair once however often it occurs.
     np.add.at(counts, (group, code), 1)
     # Of classes that are equally common in a patient, the smallest.
     return group, values[counts.argmax(axis=1)]
@@ -213,6 +216,7 @@ def _gather(owner: Index, clients: int) -> list[Index]:
 
 def _expect_positive(**arguments: float) -> None:
     for name, value in arguments.items():
+        # Not 0.0 <: NaN is refused, too.
         if not value > 0:
             raise PlanError("must be above 0", key=name, value=value, remedy=f"Use a larger {name}.")
 

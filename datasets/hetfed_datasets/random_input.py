@@ -59,9 +59,11 @@ def readings(city: Literal["one", "two", "three"] = "one", sensors: int = 5, ste
     """
     if city not in CITIES:
         raise PlanError("no such random city", key="city", value=city, remedy=f"Known: {', '.join(CITIES)}.")
+    # A seed of two numbers: cities of one seed share no stretch of the stream.
     rng = np.random.default_rng([seed, CITIES.index(city)])
     return Series(
         name="random-readings",
+        # Clipped, since no road has a speed below zero, and the gate would refuse it.
         values=np.clip(rng.normal(50, 10, (steps, sensors, 1)), 1, 100).astype(np.float32),
         time=pd.date_range("2024-01-01", periods=steps, freq=f"{INTERVAL}min"),
         sensors=tuple(f"sensor{number}" for number in range(sensors)),

@@ -1,7 +1,5 @@
 """The two kinds of record that every loader and generator returns. What they promise is checked in `gate`.
 
-The two kinds of record that every loader and generator returns. What they promise is checked in `gate`.
-
 A record is plain arrays with names: no file, no model, no scale. A vertical makes a client's tensors of it.
 """
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from hetfed_datasets.records import Cohort, Series
 
 GITHUB = "https://raw.githubusercontent.com"
+# Commits are pinned, not branches: a publisher who changes a file changes no published figure.
 FLAMBY_BRCA = "owkin/FLamby/edacf54d5211520583b0133d55ac39b6fda8324b/flamby/datasets/fed_tcga_brca"
 
 _SHIPPED = (
@@ -247,7 +248,7 @@ def load(name: str, root: Path | None = None, **options: Any) -> Cohort | Series
 
     >>> load("sample-cities", city="camera").channels
     ('car', 'bike', 'bus', 'truck')
-    >>> load("sample-citys")
+    >>> load("sample-citys")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     hetfed.errors.PlanError: dataset: unknown data set (value: 'sample-citys'). Did you mean 'sample-cities'? Known: ...
     """

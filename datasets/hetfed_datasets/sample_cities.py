@@ -103,6 +103,7 @@ def generate(city: City = "loops", seed: int = 0) -> Series:
     if city not in LAYOUTS:
         raise PlanError("no such sample city", key="city", value=city, remedy=f"Known: {', '.join(LAYOUTS)}.")
     layout = LAYOUTS[city]
+    # A salt besides the seed: the cities of one seed must not share their incidents.
     rng = np.random.default_rng([seed, layout.salt])
     adjacency = road_graph(layout.roads)
     traffic = _traffic(layout, adjacency, rng)
@@ -140,6 +141,7 @@ def road_graph(roads: tuple[int, ...]) -> NDArray[np.float32]:
         places = np.arange(start, start + length - 1)
         links[places, places + 1] = links[places + 1, places] = 1.0
     for road, start in enumerate(first[1:], start=1):
+        # Each road crosses the first one at its own middle, and at another place of the first one.
         crossing, middle = road % roads[0], start + roads[road] // 2
         links[crossing, middle] = links[middle, crossing] = 0.5
     return links

@@ -86,6 +86,7 @@ def generate(seed: int = 0) -> Cohort:
         name="sample-hospitals",
         patient=np.array([f"{name}-{row:04d}" for row, name in enumerate(site)]),
         site=site,
+        # Zeros where a modality is missing, as `Cohort` promises.
         modalities={"image": image * has_image[:, None, None, None], "genes": genes * has_genes[:, None]},
         labels={"subtype": subtype},
         classes={"subtype": CLASSES},

@@ -83,6 +83,7 @@ class Source:
     def _loader(self) -> Callable[..., Cohort | Series]:
         if not isinstance(self.loader, str):
             return self.loader
+        # By name and not by import: a plan that reads one data set loads one loader.
         module, _, function = self.loader.partition(":")
         loader: Callable[..., Cohort | Series] = getattr(import_module(module), function)
         return loader

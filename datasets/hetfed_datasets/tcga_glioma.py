@@ -32,6 +32,7 @@ def load(folder: Path) -> Cohort:
     present = np.isin(genomics.patient, scanned)
     for row in np.flatnonzero(present):
         own = np.flatnonzero(arrays["patient_index"] == scanned.index(genomics.patient[row]))
+        # Of some 35 slices of a patient the one with most tumour: a single slice without any would say nothing of IDH1.
         images[row] = slices[own[arrays["tumour_fraction"][own].argmax()]]
     return Cohort(
         name="tcga-glioma",

@@ -28,8 +28,10 @@ def load(folder: Path) -> Cohort:
     file = require_file(folder, FILE)
     frame = read_csv(file)
     expect_columns(frame, file, names=["case_id", MUTATION])
+    # Slides come in several rows of a patient; expression is the same in all of them.
     patients = frame.drop_duplicates("case_id")
     genes = [column for column in patients.columns if column.endswith("_rnaseq")]
+    # A change in the number of genes is a change of the file, and would change every model's input.
     expect_columns(patients[genes], file, count=1544)
     classes = ("wild type", "mutated")
     names = patients["case_id"].to_numpy(dtype=np.str_)

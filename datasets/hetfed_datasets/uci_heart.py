@@ -19,8 +19,8 @@ def load(folder: Path) -> Cohort:
     """920 patients, 13 clinical columns with missing values (NaN), label `disease`: narrowed vessels, of whatever grade.
 
     Returns:
-        Modality `clinical` (920, 13), NaN where missing: `ca` is for 99 % of the patients of two hospitals; label `disease`; four
-    sites.
+        Modality `clinical` (920, 13), NaN where missing: `ca` is for 99 % of the patients of two hospitals. Label `disease`;
+        four sites.
 
     Raises:
         DataError: a file is missing, cut short, or holds a cell or a grade that cannot be.
@@ -34,6 +34,7 @@ def load(folder: Path) -> Cohort:
         values = numbers(frame, file)
         grade = expect_labels(frame.iloc[:, -1], ("none", "1", "2", "3", "4"), file, "column 14")
         tables.append(values[:, :-1])
+        # Grades 1 to 4 count as disease, as in most work on these data; single grades are rare at a hospital.
         labels.append(np.where(grade == MISSING_LABEL, MISSING_LABEL, grade > 0).astype(np.int64))
         sites.append(np.full(len(frame), hospital))
     site = np.concatenate(sites)

@@ -20,6 +20,7 @@ def flip_and_shift(image: Tensor, generator: torch.Generator) -> Tensor:
     (torch.Size([4, 1, 8, 8]), False)
     """
     count = len(image)
+    # One draw for each image, not one for the batch: a batch of mirrored images would be another data set.
     mirrored = torch.rand(count, generator=generator) < 0.5
     gain = 1 + 0.1 * torch.randn(count, 1, 1, 1, generator=generator)
     shift = 0.1 * torch.randn(count, 1, 1, 1, generator=generator)

@@ -33,6 +33,7 @@ def conv(shape: Shape, features: int, factor: float = 1.0) -> nn.Module:
     """
     channels, height, width = shape
     filters = _scaled(16, factor)
+    # A kernel of three without padding takes a pixel off each side.
     return nn.Sequential(
         nn.Conv2d(channels, filters, 3), nn.ReLU(), nn.Flatten(), nn.Linear(filters * (height - 2) * (width - 2), features)
     )
@@ -76,6 +77,7 @@ def deep_conv(shape: Shape, features: int, factor: float = 1.0, widths: tuple[in
         convolution = nn.Conv2d(before, width, 3, stride=stride, padding=1, bias=False)
         blocks += [convolution, nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2)]
         before, stride = width, 1
+    # The mean over the image, so that one network fits images of any size.
     return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, features))
 
 

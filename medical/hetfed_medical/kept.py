@@ -37,6 +37,7 @@ def described(home: Hospital, table: HospitalModel, common: HospitalModel) -> De
         Architectures as settings of a registered builder, so that no pickled class is kept. A hospital with a learner has none.
     """
     statistics: dict[str, Tensor] = {}
+    # The scales travel with the model: means and deviations of its own hospital, by which a new patient is scaled, too.
     for name, scale in home.scales.items():
         statistics |= {f"{name}.mean": torch.from_numpy(scale.mean), f"{name}.deviation": torch.from_numpy(scale.deviation)}
     modalities = {name: _about(home.columns[name], shape) for name, shape in home.data.spec["shapes"].items()}

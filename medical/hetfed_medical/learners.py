@@ -34,10 +34,12 @@ class Row(NamedTuple):
 
 
 LEARNERS = {
+    # Leaves of two examples: with one, each tree votes 0 or 1, and probabilities are coarser.
     "random-forest": Row("sklearn.ensemble", "RandomForestClassifier", {"n_estimators": 200, "min_samples_leaf": 2}),
     "extra-trees": Row("sklearn.ensemble", "ExtraTreesClassifier", {"n_estimators": 200, "min_samples_leaf": 2}),
     "gradient-boosting": Row("sklearn.ensemble", "HistGradientBoostingClassifier", {"max_iter": 50, "min_samples_leaf": 5}),
     "svm": Row("sklearn.svm", "SVC", {}),
+    # Strong regularisation, since genes outnumber the patients of a hospital.
     "logistic-regression": Row("sklearn.linear_model", "LogisticRegression", {"C": 0.01, "max_iter": 1000}),
 }
 """The `learner` of a model table."""
@@ -57,7 +59,7 @@ def new_learner(name: str, settings: Mapping[str, Any], key: str, *seed_path: ob
 
     >>> new_learner("random-forest", {"n_estimators": 50}, "client 'north'", 0, "north").get_params()["n_estimators"]
     50
-    >>> new_learner("svm", {"trees": 50}, "client 'north'", 0, "north")
+    >>> new_learner("svm", {"trees": 50}, "client 'north'", 0, "north")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     hetfed.errors.PlanError: client 'north'.model.settings: ... (value: {'trees': 50}). scikit-learn's documentation of SVC ...
     """

@@ -157,6 +157,7 @@ def augmented(batch: Batch, generator: torch.Generator) -> Batch:
 
     Targets stay as they are. A batch of tables alone comes back as the same object.
     """
+    # None for a table: no random change is known to leave the meaning of its columns as it is.
     changes = {name: MODALITIES[name].augment for name in batch.inputs}
     changed = {name: change(batch.inputs[name], generator) for name, change in changes.items() if change is not None}
     return replace(batch, inputs={**batch.inputs, **changed}) if changed else batch

@@ -29,6 +29,7 @@ class GatedFusion(nn.Module):
 
     def __init__(self, modalities: int, features: int) -> None:
         super().__init__()
+        # Weights of its own for each modality, so that one may count for more than another throughout.
         self.score = nn.ModuleList(nn.Linear(features, 1) for _ in range(modalities))
 
     def forward(self, features: list[Tensor], present: list[Tensor]) -> Tensor:
@@ -63,6 +64,7 @@ class HospitalNet(nn.Module):
         shapes: Mapping[str, tuple[int, ...]] = spec["shapes"]
         self.encoders = nn.ModuleDict({name: _encoder(name, shape, table) for name, shape in shapes.items()})
         self.reads_input = {f"encoders.{name}": name for name in shapes}
+        # A single modality needs no fusion, and no parameters for one.
         self.fusion = GatedFusion(len(shapes), table.features) if len(shapes) > 1 else None
         self.head = nn.Linear(table.features, spec["outputs"])
 

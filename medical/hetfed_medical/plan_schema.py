@@ -124,6 +124,7 @@ class HospitalModel(OpenTable):
 def _encoder_fault(modality: str, encoder: object) -> PydanticCustomError | None:
     """What is wrong with a further key of a model table, and its value."""
     if modality not in MODALITIES:
+        # One list for a misspelt key: those of the table and those of all modalities.
         remedy = among(modality, sorted({*HospitalModel.model_fields, *MODALITIES}), "Known keys here")
         return PydanticCustomError("extra_forbidden", "unknown key", {"remedy": remedy})
     known = MODALITIES[modality].encoders

@@ -119,6 +119,7 @@ def hospital(cohort: Cohort, table: HospitalData, seed: int, key: str) -> Hospit
         task = Classification(classes, balanced=table.balanced, metric=table.metric)
     # The head of a survival model has one output, the risk.
     data = ClientData(train, validation, test, {"shapes": shapes, "outputs": len(classes) or 1})
+    # All patients of this hospital, the test part included: none of them may stand at another hospital.
     return Hospital(data, task, scales, names, frozenset(own.patient[np.concatenate(parts)].tolist()))
 
 
@@ -245,6 +246,7 @@ def _drawn(count: int, limit: int | None, seed: int) -> Index:
 
 def _part(own: Cohort, label: str, asked: Partition, plan_seed: int) -> Index:
     """The samples of one part; those of a patient stay together."""
+    # With a seed of its own, parts stay the same while a comparison changes the plan's seed.
     seed = plan_seed if asked.seed is None else asked.seed
 
     def deal(label: NDArray[np.int64]) -> list[Index]:
@@ -304,6 +306,7 @@ def _columns(cohort: Cohort, modality: str, table: HospitalData) -> NDArray[np.g
 
 def _examples(own: Cohort, rows: Index, table: HospitalData, scales: Mapping[str, Scale], label: str) -> Examples:
     inputs: dict[str, Tensor] = {name: _tensor(own, rows, name, scales[name], table) for name in table.modalities}
+    # The row's number is part of the id, since a patient may have several samples.
     ids = [f"{patient}/{row}" for patient, row in zip(own.patient[rows].tolist(), rows.tolist(), strict=True)]
     return Examples(inputs, torch.from_numpy(own.target(label)[rows]), ids)
 

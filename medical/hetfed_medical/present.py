@@ -67,6 +67,7 @@ def masked(encoder: nn.Module, x: Tensor, there: Tensor) -> Tensor:
     """
     column = there.view(-1, *[1] * (x.ndim - 1))
     with _counting(encoder, there):
+        # Both wheres are needed: NaN times 0 is NaN, in the forward pass and in the gradient.
         return torch.where(there[:, None], encoder(torch.where(column, x, 0.0)), 0.0)
 
 
@@ -111,6 +112,7 @@ class BatchNormOfKnown(nn.BatchNorm2d):
         """(batch, channels, height, width) -> the same."""
         if self.there is None or not self.training:
             return super().forward(input)
+        # Rows that are missing went in as zeros: they are finite, and a weight of 0 takes them out.
         weight = self.there.to(input.dtype).view(-1, 1, 1, 1)
         rows = weight.sum()
         count = rows.clamp(min=1) * input[0, 0].numel()

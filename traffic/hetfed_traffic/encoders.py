@@ -108,6 +108,7 @@ class GraphEncoder(nn.Module):
     def __init__(self, steps: int, width: int, layers: int, dropout: float) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(ResidualBlock(width, dropout) for _ in range(layers))
+        # Without a bias: a sensor without links gets nothing from neighbours.
         self.neighbours = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(layers))
 
     def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:
@@ -140,6 +141,7 @@ class GruEncoder(nn.Module):
     def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:
         """(batch, sensors, steps, width) -> (batch, sensors, width)"""
         batch, sensors, steps, width = x.shape
+        # Sensors become rows of a batch: all share one recurrent unit, whatever their number.
         _, state = self.gru(x.reshape(batch * sensors, steps, width))
         return cast("Tensor", state[-1].view(batch, sensors, -1))
 

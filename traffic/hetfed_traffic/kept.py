@@ -155,6 +155,7 @@ class CongestionForm:
         windows, stamps = _windows(settings, inputs)
         mean, deviation = (statistics[name].numpy() for name in ("mean", "deviation"))
         scaled = scaled_readings(windows.sum(axis=3), mean, deviation).swapaxes(1, 2)
+        # A stamp names the step that is predicted, one after the last that was read.
         upcoming = stamps + pd.Timedelta(minutes=settings["interval"])
         ids = [f"{stamp} {sensor}" for stamp in upcoming for sensor in settings["sensors"]]
         return Prepared({"history": torch.from_numpy(scaled.reshape(len(ids), -1))}, ids)
@@ -211,6 +212,7 @@ def _last_window(series: NDArray[np.float32], stamps: pd.DatetimeIndex, settings
         problem = f"{len(series)} steps, and the model reads {history}"
         raise DataError(problem, key=READINGS, remedy=f"Give at least {history} steps, one every {interval} min.")
     last = stamps[-history:]
+    # A gap would be read as if no time had passed in it.
     gaps = np.diff(last) != np.timedelta64(interval, "m")
     if gaps.any():
         at = last[int(np.argmax(gaps)) + 1]

@@ -61,6 +61,7 @@ class City(nn.Module):
         # The encoder of the article takes the readings as they are, and has no use for an embedding.
         if self.reads == "history":
             return self._together(readings).transpose(1, 2)
+        # By the city's own mean and deviation: the encoder that cities share sees no unit.
         scaled = torch.nan_to_num((readings - self.mean) / self.scale).transpose(1, 2)
         if self.reads == "sequence":
             return cast("Tensor", self.adapter(scaled))
@@ -128,6 +129,7 @@ class CityModel(nn.Module):
         """
         readings = inputs["readings"]
         features = self.encoder(self.city(readings, inputs["clock"]), self.city.adjacency)
+        # Steps before sensors, as in the target.
         logits = self.head(features).transpose(1, 2)
         if self.residual:
             # The forecast is what changes from now on: most of the next reading is the last one.

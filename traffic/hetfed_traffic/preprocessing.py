@@ -250,7 +250,9 @@ def congestion_data(series: Series, data: CityData, seed: int) -> ClientData:
     spans = Parts.of(len(checked(series).values), data).spans()
     congested = _congested(series, data, spans[0])
     readings = target_of(series)
+    # Scales of the training part, for all three parts.
     scaled = scaled_readings(readings, *reading_scale(series, data))
+    # One generator for the three draws, in this order: the same seed, the same examples.
     rng = np.random.default_rng(seed)
     parts = [_thinned(_pairs(series, scaled, congested, span, data.history), data.examples, rng) for span in spans]
     train, validation, test = parts

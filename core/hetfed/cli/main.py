@@ -89,6 +89,7 @@ def main() -> None:
     except Stopped as stop:
         _complain(stop, "stopped")
         sys.exit(130)
+    # Nothing is caught beyond HetfedError: an error of the program itself keeps its traceback.
     except HetfedError as error:
         _complain(error)
         sys.exit(1)

@@ -90,6 +90,7 @@ def _plans(study: str, vertical: Vertical, folder: Traversable, *, data_dir: Pat
 def _run(study: str, launcher: Launcher, plans: Mapping[str, Plan], home: Path) -> None:
     console = launcher.console
     for kind, plan in plans.items():
+        # Random input first: it ends at chance level where nothing is wrong, and takes seconds.
         console.rule(f"{study}, {kind} input")
         summary = launcher.run(plan, f"{study}-{kind}", home / kind)
         console.print(outcome_table(summary, console))

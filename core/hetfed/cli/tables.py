@@ -107,6 +107,7 @@ def comparison_table(results: Sequence[AlgorithmResult], console: Console, *, re
 def _fitted(columns: Mapping[str, Sequence[str]], console: Console, file: str) -> Table:
     """The columns by their heads; where the console is too narrow, those that are missed least are left to `file`."""
     columns, left = dict(columns), list[str]()
+    # First with all columns, then without those that are missed least.
     for name in ("", *SPARED[file]):
         if name in columns:
             left.append(name)

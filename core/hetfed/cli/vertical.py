@@ -151,6 +151,7 @@ def _compare(launcher: Launcher, plan: Plan, file: str, where: Path, *, algorith
     comparison = settle(launcher, plan, file, algorithms=names, seeds=seeds)
     for name, reason in comparison.left_out.items():
         console.print(f"{name} does not suit these clients: {reason}", markup=False, highlight=False, soft_wrap=True)
+    # In parallel unless told otherwise: runs of a comparison do not depend on each other.
     count = jobs or usable_cpus()
     runner = OneByOne(launcher.vertical, console) if count == 1 else Workers(count, console)
     # One run at a time needs no process of its own, and none of its time to start.

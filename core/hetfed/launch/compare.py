@@ -61,6 +61,7 @@ class Comparison:
         """
         for seed in range(self.seeds):
             for name, plan in {ALONE: self.baseline, **self.variants}.items():
+                # As text and not as an object: a job goes to another process as a line of JSON.
                 text = plan.with_federation(seed=seed).resolved()
                 yield Job(f"{name}, seed {seed}", vertical, text, self.file, folder_of(out, name, seed), data_dir)
 
@@ -109,6 +110,7 @@ def settle(launcher: Launcher, plan: Plan, file: str, *, algorithms: Sequence[st
         problem = "no algorithm to compare with training alone"
         raise PlanError(problem, key="--algorithms", remedy=f"Name some of: {', '.join(known)}.")
     try:
+        # Data are loaded once for all algorithms, whose variants differ in exchanges and training alone.
         clients = load_clients(plan, launcher.vertical, launcher.data_dir)
         variants, left_out = {}, {}
         for name in wanted:
@@ -275,6 +277,7 @@ def _summary(folder: Path) -> dict[str, Any] | None:
 
 def _row(algorithm: str, seed: int, client: dict[str, Any], alone: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
     """One client under one algorithm and seed; `alone` is its entry in the baseline, whose only arm is training alone."""
+    # The arm called federated of the baseline: there nobody shares, so that it is training alone.
     outcomes = {arm: _outcome(client, arm) for arm in (FEDERATED, FINETUNED)} | {ALONE: _outcome(alone, FEDERATED)}
     better = client["higher_is_better"]
     kept = kept_arm(outcomes, higher_is_better=better)

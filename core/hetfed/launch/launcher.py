@@ -57,6 +57,7 @@ class Launcher:
         # Before there is a folder: a plan or data that are wrong leave nothing behind.
         prepared = prepare(plan, self.vertical, self.data_dir, file)
         folder = RunFolder.open(out, plan, resume=resume)
+        # Held while it runs: two processes in one folder would write over each other's checkpoints.
         with folder.held(), nullcontext(listener) if listener else listener_of(self.console) as told:
             summary = execute(prepared, _name(file), folder, told)
             write_report(folder)

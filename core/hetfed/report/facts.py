@@ -193,6 +193,7 @@ class Facts:
         values = {arm: [client.value(arm) for client in self.judged] for arm in ARMS}
         usable = self.one_metric and bool(self.judged)
         known = {arm: [v for v in found if v is not None] for arm, found in values.items()}
+        # Only clients that are judged in every arm: means over different clients would not compare.
         complete = {arm: usable and len(known[arm]) == len(self.judged) for arm in ARMS}
         kept = [client.kept_value for client in self.judged if client.kept_value is not None]
         means = {arm: fmean(known[arm]) if complete[arm] else None for arm in ARMS}
@@ -201,6 +202,7 @@ class Facts:
     @cached_property
     def shared(self) -> bool:
         """Whether the server accepted anything from one client or more, and there was another."""
+        # By accepted uploads, not by the composition: a federation whose every upload was refused has shared nothing.
         return len(self.clients) > 1 and any(sent.uploads > sum(map(len, sent.refused.values())) for sent in self.sent)
 
     @cached_property
@@ -234,6 +236,7 @@ def read_facts(folder: RunFolder) -> Facts:
         by_exchange(ledger),
         repeated(ledger),
         json.loads((folder.path / ENVIRONMENT).read_text(encoding="utf-8")),
+        # Without its first line, the digest.
         (folder.path / PLAN).read_text(encoding="utf-8").partition("\n")[2],
         folder.plan_digest(),
     )

@@ -24,6 +24,7 @@ def render(facts: Facts, plots: Mapping[str, str]) -> str:
     images = {name: data_uri(svg) for name, svg in plots.items()}
     exchanges = facts.summary["exchanges"]
     revealed = [told for exchange in exchanges for told in exchange["reveals"]]
+    # Only where an exchange works on public inputs: else the plan's [public] table had no effect.
     public = facts.summary.get("public") if any("public inputs" in told for told in revealed) else None
     return page(
         TEMPLATE,
@@ -38,6 +39,7 @@ def render(facts: Facts, plots: Mapping[str, str]) -> str:
         curves={client.name: images[CURVES.format(client.name)] for client in facts.clients},
         arms=ARMS,
         colours=COLOURS,
+        # Rows after the last round are of the last broadcast, which the report explains.
         after_last=bool((facts.rounds["round"] > facts.summary["rounds"]).any()),
         has_references=any(client.reference for client in facts.clients),
     )

@@ -88,6 +88,7 @@ def curves(client: ClientFacts, rounds: pd.DataFrame) -> str:
     figure, axes = new_axes(3.3, 2.15)
     mine = rounds[rounds["client"] == client.name]
     drawn = False
+    # Federated last, so that its line lies on top.
     for arm, line in (("alone", "--"), ("federated", "-")):
         known = mine[(mine["arm"] == arm) & mine["validation"].notna()]
         axes.plot(known["round"], known["validation"], line, color=COLOURS[arm], linewidth=1.7, label=arm)

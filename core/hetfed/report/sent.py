@@ -60,6 +60,7 @@ def repeated(entries: Sequence[Mapping[str, Any]]) -> int:
     >>> repeated([entry, entry, {**entry, "sent": 4}])
     1
     """
+    # By round, exchange and client: a second line of all three is the same upload once more.
     counts = Counter((entry["sent"], entry["exchange"], entry["client"]) for entry in entries)
     return sum(counts.values()) - len(counts)
 

@@ -51,6 +51,7 @@ class Checkpoint:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_tensors(self._sites(state.round), *states_to_tensors(sites.states), self.digest)
         write_tensors(self.folder / SERVER, *_server_to_tensors(state), self.digest)
+        # Only now, with the server's file written: until then the earlier sites' file is the one that counts.
         for file in self.folder.glob("sites-*.safetensors"):
             if file != self._sites(state.round):
                 file.unlink()
@@ -190,6 +191,7 @@ def _prefixed(tensors: Tensors, *path: str) -> Tensors:
 def _slot(state: ClientState, where: str) -> Tensors:
     """The dictionary of a client's state that `where` names."""
     if where.startswith("exchange:"):
+        # A memory without tensors has left nothing behind, and needs no entry.
         return state.exchanges.setdefault(where.removeprefix("exchange:"), {})
     slots = {"model": state.model, "best": state.best, "optimizer": state.optimizer}
     return slots[where]

@@ -26,6 +26,7 @@ def enrolled(plan: Plan, clients: Sequence[Client], composition: Composition | N
     chosen = plan.composition() if composition is None else composition
     check_synchronous(plan.participation, chosen)
     _check_devices(clients)
+    # `over` settles an end that counts from the last round.
     enrolment = enrol(chosen.over(plan.federation.rounds), [client.profile for client in clients])
     _check_quorum(plan, enrolment)
     _check_phases(plan, enrolment)
@@ -59,6 +60,7 @@ def _check_quorum(plan: Plan, enrolment: Enrolment) -> None:
 def _check_phases(plan: Plan, enrolment: Enrolment) -> None:
     rounds = plan.federation.rounds
     for profile in enrolment.profiles:
+        # A client without phases trains in every round.
         if not (enrolment.composition.phases or profile.training.phases):
             continue
         for number in range(1, rounds + 1):

@@ -53,6 +53,7 @@ def execute(prepared: Prepared, name: str, folder: RunFolder, listener: Listener
     if table.pooled:
         outcomes[POOLED] = _pool(prepared, folder, listener)
     by_client = {c.name: {arm: found[c.name] for arm, found in outcomes.items()} for c in prepared.clients}
+    # The pooled model is no candidate: a client could not have it outside of a simulation.
     kept = {c.name: kept_arm(by_client[c.name], higher_is_better=c.task.higher_is_better) for c in prepared.clients}
     for client, arm in kept.items():
         _leave_model(client, arms[arm or FEDERATED], by_client[client], prepared.clients, folder)
@@ -66,6 +67,7 @@ def execute(prepared: Prepared, name: str, folder: RunFolder, listener: Listener
         results=Results(by_client, kept, {name: arm.overall() for name, arm in arms.items()}),
     )
     summary["seconds"] = round(time.perf_counter() - began, 2)
+    # Last of all: a folder with a summary is one whose run has ended.
     write_json(folder.path / SUMMARY, summary)
     return summary
 
@@ -130,6 +132,7 @@ def _pool(prepared: Prepared, folder: RunFolder, listener: Listener) -> dict[str
         on_round = partial(listener.round_done, arm, values={}, metric="")
         outcomes = train_pooled(federation, clients, members, on_round)
         done |= {name: asdict(outcome) for name, outcome in outcomes.items()}
+        # After every kind: pooled training has no checkpoints, and an interruption costs one kind at most.
         write_json(file, done)
     return {name: Outcome(**outcome) for name, outcome in done.items()}
 

@@ -52,6 +52,7 @@ class Prepared:
 
     def local(self) -> Arm:
         """The same clients, sharing nothing."""
+        # A federation of its own with the same seed: alone and federated start from the same weights.
         enrolment = self._sharing_nothing([client.profile for client in self.clients])
         sites = Sites.of(self.clients, enrolment, self.plan.federation.seed)
         return Arm(ALONE, self._each_by_itself(enrolment, self.plan.federation.rounds), sites, FederationState(0, {}))

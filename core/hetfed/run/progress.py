@@ -135,6 +135,7 @@ def listener_of(console: Console) -> Iterator[Listener]:
     'Lines'
     """
     if not console.is_terminal:
+        # Redirected to a file, a bar would leave thousands of control characters.
         yield Lines(console)
         return
     with Progress(*_columns(12), TextColumn("{task.fields[values]}"), console=console) as progress:
