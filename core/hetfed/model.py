@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import MethodType
 from typing import Protocol
 
-import torch  # noqa: F401 (the doctest)
+import torch
 from torch import Tensor, nn
 
 from hetfed.parts import HEAD
@@ -100,7 +100,9 @@ def _answer(module: nn.Module, inputs: Mapping[str, Tensor]) -> Output:
         if hook is not None:
             hook.remove()
     if isinstance(answer, Output):
-        vars(module)[_GIVES] = True
+        # An exporter takes no model that changes while it runs.
+        if not torch.compiler.is_compiling():
+            vars(module)[_GIVES] = True
         return answer
     features = entered[-1][0] if entered and len(entered[-1]) == 1 else None
     return _as_output(module, inputs, answer, features if isinstance(features, Tensor) else None)
