@@ -109,7 +109,7 @@ _WHERE = {
 """The module of each public name. Loaded lazily, since `hetfed --help` must not wait for torch."""
 _MODULES = ("algorithms", "errors")
 _NAMES = {name: module for module, names in _WHERE.items() for name in names}
-__all__ = [*_NAMES, *_MODULES, "__version__"]  # noqa: PLE0604, PLE0605
+__all__ = [*_NAMES, *_MODULES, "__version__"]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:
