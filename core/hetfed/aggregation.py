@@ -104,6 +104,7 @@ def median(payloads: Sequence[Payload], faulty: int = 0) -> dict[str, Tensor]:
     >>> median([Payload({"w": torch.tensor([value])}) for value in (1.0, 2.0, 5.0, 900.0)])
     {'w': tensor([3.5000])}
     """
+    # Both middle ones of an even count, one of an odd count.
     middle = slice((len(payloads) - 1) // 2, len(payloads) // 2 + 1)
     # Not `quantile`, which takes no more than 16 million numbers.
     return {name: stack.sort(dim=0).values[middle].mean(dim=0) for name, stack in _stacks(payloads).items()}
@@ -136,6 +137,7 @@ def multi_krum(payloads: Sequence[Payload], faulty: int) -> dict[str, Tensor]:
     """
     # Stable: of uploads with equal scores, those that come first by name.
     best = _krum_scores(payloads, faulty).argsort(stable=True)[: len(payloads) - faulty]
+    # Without their weights: who claims many examples must not count for more.
     return weighted_mean([Payload(payloads[i].tensors) for i in best.tolist()])
 
 
@@ -165,6 +167,7 @@ def geometric_median(payloads: Sequence[Payload], faulty: int = 0, steps: int = 
     tensor([1., 0.])
     """
     vectors = _vectors(payloads)
+    # The mean is where the iteration starts; only how late an upload is counts, not the weight that it claims.
     weights = torch.tensor([payload.discount for payload in payloads], dtype=vectors.dtype)
     point = weights @ vectors / weights.sum()
     # Of how far the uploads lie apart, not of how long they are: a model is long, and what two clients make of it is near.
@@ -185,6 +188,7 @@ def _stacks(payloads: Sequence[Payload]) -> dict[str, Tensor]:
 
 def _vectors(payloads: Sequence[Payload]) -> Tensor:
     """Each payload as one vector (payloads, numbers)."""
+    # In double precision: squares of small differences between long vectors vanish in single precision.
     return torch.stack([torch.cat([tensor.double().flatten() for tensor in payload.tensors.values()]) for payload in payloads])
 
 

@@ -122,6 +122,7 @@ def at_client(codecs: Sequence[Codec], encoded: bytes) -> Payload:
     Raises:
         PayloadRefused: the bytes are no payload.
     """
+    # Here the bytes come from the server; at the server they are decoded, and judged, before the chain.
     payload = Payload.decode(encoded)
     for codec in reversed(codecs):
         payload = codec.read(payload)

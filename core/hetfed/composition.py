@@ -68,6 +68,7 @@ class Step:
         >>> [Step(SharedParameters(), every=2).last_broadcast(number) for number in (1, 2, 3, 4, 5)]
         [1, 1, 3, 3, 5]
         """
+        # Until the start of this round, those of the rounds before have been merged.
         uploads = round_number - 1 if self.until is None else min(round_number - 1, self.until)
         return uploads // self.every * self.every + 1
 
@@ -121,6 +122,7 @@ class Composition:
         >>> compose(Step(SharedParameters(), until=-2)).over(10).steps[0].until
         8
         """
+        # Settled once the number of rounds is known: what counts from the end would move with a longer run.
         steps = [step if step.until is None else replace(step, until=last_round(step.until, rounds)) for step in self.steps]
         return replace(self, steps=tuple(steps))
 
@@ -158,6 +160,7 @@ def compose(*parts: Exchange | Step, name: str = "composed", phases: Sequence[Ph
     labelled = []
     for step, word in zip(steps, words, strict=True):
         seen[word] += 1
+        # A kind that occurs once needs no number: most labels are the words of the plan.
         label = word if words.count(word) == 1 else f"{word}-{seen[word]}"
         labelled.append(replace(step, label=step.label or label))
     for label, count in Counter(step.label for step in labelled).items():
@@ -229,6 +232,7 @@ def enrol(composition: Composition, profiles: Sequence[Profile]) -> Enrolment:
         _check_paths(profile.training.phases, [profile], problem, "training.phases")
     for step in composition:
         _check_step(step)
+        # Every client is asked, named or not: who cannot take part is told so, with the reason.
         reasons = {profile.name: reason for profile in profiles if (reason := step.exchange.missing(profile))}
         _check_named(step, reasons, profiles)
         able = [profile for profile in profiles if step.includes(profile.name) and profile.name not in reasons]
@@ -263,6 +267,7 @@ def by_reason(reasons: Mapping[str, str]) -> list[str]:
     >>> by_reason({"b": "no head", "a": "no head", "c": "no classes"})
     ['a, b: no head', 'c: no classes']
     """
+    # Grouped by reason: of a hundred clients most lack the same.
     names = {reason: [name for name in sorted(reasons) if reasons[name] == reason] for _, reason in sorted(reasons.items())}
     return [f"{', '.join(who)}: {reason}" for reason, who in names.items()]
 
@@ -305,6 +310,7 @@ def check_profile(profile: Profile) -> None:
     except Exception as error:
         raise PlanError(f"its model cannot read its inputs: {error}", key=key, remedy=remedy) from error
     classes = profile.task.class_count
+    # Else the loss would fail in the first round with an index out of range, and name nobody.
     if classes and logits.shape[-1] != classes:
         problem = f"its model answers {logits.shape[-1]} numbers, and there are {classes} classes"
         raise PlanError(problem, key=key, remedy="Let the head have an output for each class.")
@@ -314,6 +320,7 @@ def check_profile(profile: Profile) -> None:
 
 
 def _check_names(profiles: Sequence[Profile]) -> None:
+    # Names seed chance, and are the keys of states: two of one would share both.
     for name, count in Counter(profile.name for profile in profiles).items():
         if count > 1:
             raise PlanError("two clients have the same name", key="client.name", value=name, remedy="Rename one.")

@@ -76,7 +76,9 @@ class Compression:
         if self.kind != "top-k" or owed is None:
             return Payload(self._encode(wanted, changed), payload.weight)
         wanted |= {n: wanted[n] + owed[n] for n in changed & set(owed)}
+        # What was left out before competes with what is new: in the end every number that moves is sent.
         encoded = self._encode(wanted, changed)
+        # As the server will read it, so that what is owed also counts what rounding has lost.
         arrives = decode(encoded)
         owed.update({n: wanted[n] - arrives[n] for n in changed})
         return Payload(encoded, payload.weight)
@@ -99,6 +101,7 @@ class Compression:
         """
         decoded = decode(payload.tensors, shapes)
         for name, tensor in decoded.items():
+            # Adding would turn another dtype into the declared one without a word.
             if name in sent and tensor.dtype != sent[name].dtype:
                 raise PayloadRefused(f"{name!r} is {tensor.dtype}, sent was {sent[name].dtype}")
         return Payload(
@@ -173,6 +176,7 @@ def decode(encoded: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]] 
         found.setdefault(base if mark else name, {})[part if mark else ""] = tensor
     decoded: Tensors = {}
     for name, parts in sorted(found.items()):
+        # Before anything of it is made: an unknown name has no size that bounds it.
         if shapes is not None and name not in shapes:
             raise PayloadRefused(f"unknown name {name!r}")
         try:

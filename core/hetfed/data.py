@@ -65,6 +65,7 @@ class Examples:
         """
         # Moved as a whole: an index elsewhere than the data would be moved batch by batch.
         order = (torch.arange(len(self)) if order is None else order).to(self.target.device)
+        # By index: examples stay where they are in memory, and only a batch is copied.
         parts = list(torch.split(order, size))
         # With a size of 1 the last batch has two. `set_training_mode` has put the normalisation layers into evaluation mode by
         # then, so that this changes no statistics.
@@ -159,4 +160,5 @@ class ClientData:
 def _tensor(array: ArrayLike) -> Tensor:
     """An array as a tensor, floating-point numbers in single precision, whole numbers as int64."""
     tensor = torch.as_tensor(np.asarray(array))
+    # A model's weights are in single precision, and classes are indices.
     return tensor.float() if tensor.is_floating_point() else tensor.long()

@@ -75,6 +75,7 @@ class Federation:
     def declared(self) -> Mapping[str, Mapping[str, Declaration]]:
         """The declaration of each upload, by the step's label and its members' names."""
         return {
+            # Once for the whole run: a declaration follows from a profile, and profiles do not change.
             step.label: {name: step.exchange.declare(profile) for name, profile in self.members[step.label].items()}
             for step in self.composition
         }
@@ -90,6 +91,7 @@ class Federation:
     def duration(self, name: str, round_number: int) -> float:
         """How long a client's local training takes in a round, in units of its `presence.speed`."""
         profile = self.peers[name]
+        # Phases differ from round to round, and with them how long a turn takes.
         phases = self.composition.phases_of(profile, round_number, self.rounds)
         return duration(profile, sum(phase.examples(profile.training, profile.examples) for phase in phases))
 

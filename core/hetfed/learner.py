@@ -138,6 +138,7 @@ class Learner(nn.Module):
             weight: of each public input beside an own example, which weighs 1.
             temperature: softens classes; numbers are taken as they are.
         """
+        # Divided here and not at every fit: the lesson as it is stored is what the state holds and resumes from.
         soft = logits / temperature if isinstance(self.task, Classification) else logits
         self.lesson = soft.reshape(self.lesson.shape).clone()
         self.weight = torch.tensor(float(weight))
@@ -149,6 +150,7 @@ class Learner(nn.Module):
             KeyError: none of the modalities that it was fitted on is there.
         """
         columns = self._columns(inputs)
+        # At the server and at other sites there is nothing to fit; they look at shapes alone.
         if self.train_on is None and self._fitted is None:
             return Output(
                 torch.zeros(len(columns), *(self.target if isinstance(self.task, Regression) else (self.task.class_count,)))
@@ -157,6 +159,7 @@ class Learner(nn.Module):
             # An estimator is fitted in the unit of the target, whereas logits are scaled, as every model's are.
             values = torch.from_numpy(np.asarray(self.fitted().predict(columns), dtype=np.float32))
             return Output(((values - self.task.mean) / self.task.scale).view(len(columns), *self.target))
+        # Logarithms of probabilities are logits, whose softmax gives the probabilities back.
         return Output(self._probability(columns).clamp(SURE, 1 - SURE).log())
 
     def _probability(self, columns: NDArray[np.float64]) -> Tensor:

@@ -65,6 +65,7 @@ class Collect:
         # By name and not by arrival: a sum of floating-point numbers depends on their order.
         sent = dict(sorted(self.sent.items()))
         share = self.server.share(sent, self.size)
+        # No mean is taken, since these tensors need not have the same shapes.
         if self.how == "each":
             return Merged({}, tuple(sent), self.size, share, sent)
         rule = self.server.aggregation if self.how == "mean" else add_up
@@ -100,6 +101,7 @@ class AddUp:
     waiting: dict[str, Payload | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        # By name: the order in which bytes arrive differs from run to run.
         self._queue = deque(sorted(self.weights))
         self._sum = sum(self.weights.values())
 
@@ -109,10 +111,12 @@ class AddUp:
 
     def skip(self, name: str) -> None:
         """Wait for this client no longer."""
+        # A gap closes the queue up: without it, the sum would wait for the end of the round.
         self._settle(name, None)
 
     def merged(self) -> Merged:
         """The mean or the sum of what arrived."""
+        # Clients that were asked and never heard of again: whoever waits for them is added now.
         while self._queue:
             self._take(self._queue.popleft())
         # Nothing to scale where all of those who sent weigh nothing: then every share is the same.
@@ -166,6 +170,7 @@ class Merging:
         group = self._server.groups[name]
         self.accepted += 1
         self._arrived.add(group)
+        # Only groups from which something arrived are merged: `update` never sees an empty one.
         self._merger(group).add(name, payload)
 
     def skip(self, name: str) -> None:

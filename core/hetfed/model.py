@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from types import MethodType
 from typing import Protocol
 
-import torch  # noqa: F401 (the doctest)
+import torch
 from torch import Tensor, nn
 
 from hetfed.parts import HEAD
 
+_GIVES = "_hetfed_gives_output"
+"""Where a module notes that its own forward gives an `Output`."""
 _LAYERS = "_hetfed_layers"
 """Where a module of torch's own has the names of its layers; None where it is a single one."""
 
@@ -88,7 +90,8 @@ def answering(module: nn.Module) -> nn.Module:
 def _answer(module: nn.Module, inputs: Mapping[str, Tensor]) -> Output:
     """What stands in place of the module's own `forward`: exchanges that call it by this name get an `Output` too."""
     entered: list[tuple[object, ...]] = []
-    head = getattr(module, HEAD, None)
+    # A model that has answered with an Output does so again: its features are its own to give.
+    head = None if _GIVES in vars(module) else getattr(module, HEAD, None)
     # For this call alone: the head may be another one by the next, and nothing of a batch stays in the model.
     hook = head.register_forward_pre_hook(lambda _, given: entered.append(given)) if isinstance(head, nn.Module) else None
     try:
@@ -96,6 +99,11 @@ def _answer(module: nn.Module, inputs: Mapping[str, Tensor]) -> Output:
     finally:
         if hook is not None:
             hook.remove()
+    if isinstance(answer, Output):
+        # An exporter takes no model that changes while it runs.
+        if not torch.compiler.is_compiling():
+            vars(module)[_GIVES] = True
+        return answer
     features = entered[-1][0] if entered and len(entered[-1]) == 1 else None
     return _as_output(module, inputs, answer, features if isinstance(features, Tensor) else None)
 

@@ -89,6 +89,7 @@ class Participation(Table):
 
     def _is_there(self, client: Profile, seed: int, round_number: int) -> bool:
         chance = torch.rand((), generator=generator(seed, client.name, round_number, "availability"))
+        # Drawn for each client by its own name: one client more or less changes nobody else's luck.
         return float(chance) < client.presence.availability
 
     def rounds_of_delay(self, duration: float) -> int:
@@ -108,6 +109,7 @@ class Participation(Table):
         >>> Participation(time_limit=10).lateness(25.0)
         'late: it took 25, the time limit is 10'
         """
+        # In asynchronous rounds nothing is refused as late: it is merged later, with less weight.
         if self.asynchronous or self.time_limit is None or duration <= self.time_limit:
             return None
         return f"late: it took {duration:.3g}, the time limit is {self.time_limit:.3g}"

@@ -87,6 +87,7 @@ class Signature:
         return Signature(
             {name: TensorSpec.of(tensor) for name, tensor in model.state_dict().items()},
             tuple(name for name, _ in model.named_parameters()),
+            # By type and not by name: "bn1" is called otherwise in every library.
             tuple(path for path, module in model.named_modules() if isinstance(module, NORM_LAYERS)),
             local_parts(model),
             _reads(model),
@@ -104,6 +105,7 @@ class Signature:
 
     def has(self, path: str) -> bool:
         """Whether `path` names a submodule that has parameters."""
+        # By parameters and not by modules: a ReLU is a submodule too, and there is nothing of it to share.
         return any(inside(name, path) for name in self.parameters)
 
     def near(self, path: str) -> list[str]:
@@ -174,6 +176,7 @@ class Signature:
         if self.has(HEAD):
             heads = (HEAD, f"{COMPANION}.{HEAD}", f"{COMPANION}.{INNER_HEAD}")
             return any(inside(name, head) for name in names for head in heads)
+        # Part of a model without a named head may be the encoder alone; nothing tells, and it is taken for one.
         return set(self.names(WHOLE, with_norm=False)) <= set(names)
 
     def inputs_under(self, names: Collection[str]) -> set[str]:
@@ -251,6 +254,7 @@ def read_tensors(model: nn.Module, names: Collection[str]) -> dict[str, Tensor]:
     {'bias': tensor([7.])}
     """
     state = model.state_dict()
+    # Cloned, since local training goes on in the same memory.
     return {name: state[name].detach().clone() for name in names}
 
 
@@ -274,6 +278,7 @@ def within(group: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     >>> within("a", {"w": torch.ones(1)})
     {'a/w': tensor([1.])}
     """
+    # A state is flat, tensors by name, so that a safetensors file can hold it.
     return {f"{group}/{name}": tensor for name, tensor in tensors.items()}
 
 

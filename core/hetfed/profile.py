@@ -69,6 +69,7 @@ class PublicInputs:
         """
         if examples is None:
             return PublicInputs(unread=unread)
+        # Of ids and not of contents: a client may scale the same inputs by its own statistics.
         digest = hashlib.sha256("\x1f".join(examples.ids).encode()).hexdigest()[:16]
         return PublicInputs(len(examples), digest, specs_of(examples), unread)
 
@@ -135,6 +136,7 @@ class Profile:
 
     def new_model(self, *seed_path: object) -> nn.Module:
         """A freshly initialised model, the same for the same `seed_path`; torch's default generator is left as it was."""
+        # Whoever looks at an architecture must not shift the random numbers of whoever trains.
         with isolated(*seed_path):
             return self.model_fn(self.spec)
 
@@ -165,6 +167,7 @@ class Profile:
         Raises:
             TypeError: the task is of a kind that is not registered, or `spec` or `architecture` hold what JSON has not.
         """
+        # Listed one by one: a field that is added must not travel before somebody has decided that it may.
         about = {key: getattr(self, key) for key in PLAIN}
         public = {**vars(self.public), "inputs": _specs_to_json(self.public.inputs)}
         own = {"task": task_to_json(self.task), "inputs": _specs_to_json(self.inputs), "target": self.target, "public": public}
@@ -232,6 +235,7 @@ def specs_of(examples: Examples) -> dict[str, TensorSpec]:
 
 
 def _specs_to_json(specs: Mapping[str, TensorSpec]) -> dict[str, list[Any]]:
+    # A dtype has no JSON of its own; reading looks it up in DTYPES and nowhere else.
     return {name: [list(spec.shape), str(spec.dtype).removeprefix("torch.")] for name, spec in specs.items()}
 
 

@@ -50,6 +50,7 @@ def run_round(
         RunError: a turn failed, and the federation does not tolerate that; the message names the client, the round, the stage
             and the exchange.
     """
+    # A state says how many rounds are done: a resumed run goes on from here like any other.
     this = federation.round(state.round + 1)
     asked = _asked(federation, state, this.number)
     inboxes: dict[str, dict[str, bytes]] = {}
@@ -61,6 +62,7 @@ def run_round(
     for upload in due:
         incoming.arrive(upload)
     for name, reply in engine(_orders(federation, state, asked, this, inboxes), this):
+        # A failure has a row as well: rounds.csv tells of every client that was asked.
         rows.append(_row(federation, this.number, name, reply, inboxes[name]))
         if isinstance(reply, Reply):
             pending += incoming.send(name, reply, inboxes[name])
@@ -142,6 +144,7 @@ class _Incoming:
     def send(self, name: str, reply: Reply, inbox: Mapping[str, bytes]) -> list[InFlight]:
         """Take what a client sends; returns what will arrive in a later round."""
         federation = self._federation
+        # Simulated from the number of examples and the client's speed, so that it is the same on any machine.
         delay = federation.participation.rounds_of_delay(federation.duration(name, self._number))
         arrives = self._number + delay
         sent = [
@@ -222,6 +225,7 @@ def _receive(federation: Federation, sent: InFlight, round_number: int) -> Uploa
     upload = Upload(round_number, sent.client, sent.exchange, sent.encoded, sent=sent.sent)
     profile = federation.peers[sent.client]
     try:
+        # Whatever a client sends that it was not asked for is refused like any other fault, and the round goes on.
         step = next((step for step in federation.composition.of(sent.client) if step.label == sent.exchange), None)
         if step is None or not step.uploads(sent.sent):
             raise PayloadRefused("nothing is due in this round")
@@ -240,6 +244,7 @@ def _receive(federation: Federation, sent: InFlight, round_number: int) -> Uploa
         declared.check(contents, profile.examples)
     except PayloadRefused as error:
         return replace(upload, refused=str(error))
+    # Of the rounds that have passed by the server's clock; the client has no say in it.
     discount = federation.participation.discount(round_number - sent.sent)
     return replace(upload, contents=replace(contents, discount=discount))
 
@@ -274,6 +279,7 @@ def _row(federation: Federation, number: int, name: str, reply: Reply | Failure,
 
 def _failed(federation: Federation, number: int, name: str, failure: Failure, bytes_down: int) -> Row:
     notes, why = _notes(failure.error), _words(failure.error)
+    # By default a run ends with its first error: a fault in a plan must not pass for an absence.
     if not federation.participation.tolerate_failures:
         raise RunError(f"client {name!r} failed in round {number}{notes}: {why}") from failure.error
     nan = float("nan")

@@ -52,6 +52,7 @@ class ServerOptimizer:
         after: dict[str, Tensor] = {}
         kept: dict[str, Tensor] = {}
         for name, start in before.items():
+            # The pseudo-gradient points where clients went, so that a step adds it.
             change = mean[name] - start
             first = moments.get(f"first/{name}", torch.zeros_like(start))
             # It starts from tau squared, and unlike Adam's at a client is not corrected for its start: both as in the paper.
@@ -67,5 +68,6 @@ class ServerOptimizer:
         if self.kind == "adagrad":
             return second + squared
         if self.kind == "yogi":
+            # Yogi moves by the sign: its second moment grows and shrinks slowly, whatever the size of the difference.
             return second - (1 - self.beta2) * squared * (second - squared).sign()
         return self.beta2 * second + (1 - self.beta2) * squared

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import entry_points
+from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
@@ -55,6 +58,39 @@ class Vertical(Protocol):
             PlanError, DataError: what the plan or a file lacks.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """A vertical of one package: its plans and studies are folders there, and its module `clients` has `build_clients`."""
+
+    name: str
+    help: str
+    package: str
+
+    @property
+    def plans(self) -> Traversable:
+        """The shipped plans."""
+        return files(self.package) / "plans"
+
+    @property
+    def studies(self) -> Traversable:
+        """The shipped case studies."""
+        return files(self.package) / "studies"
+
+    def clients(self, plan: Plan, data_dir: Path | None) -> Sequence[Client]:
+        """The clients of `plan` with their data.
+
+        Args:
+            plan: a plan whose `data` and `model` tables are those of this vertical.
+            data_dir: the folder of data sets; without it HETFED_DATA, else the user's cache folder.
+
+        Raises:
+            PlanError, DataError: what the plan or a file lacks.
+        """
+        # Imported here: it loads torch, which commands that only list plans do not need.
+        build: Callable[[Plan, Path | None], Sequence[Client]] = import_module(f"{self.package}.clients").build_clients
+        return build(plan, data_dir)
 
 
 def verticals() -> dict[str, Vertical]:

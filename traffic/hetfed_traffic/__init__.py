@@ -8,52 +8,16 @@ True
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from importlib.resources import files
-from importlib.resources.abc import Traversable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hetfed.vertical import Packaged
+
 if TYPE_CHECKING:
-    from hetfed.client import Client
-    from hetfed.plan import Plan
     from hetfed_traffic.script import city as city
 
+HELP = "Cities that forecast together.  Example: hetfed traffic run cities --data-dir data"
 
-class TrafficVertical:
-    """Implements `hetfed.vertical.Vertical`."""
-
-    name = "traffic"
-    help = "Cities that forecast together.  Example: hetfed traffic run cities --data-dir data"
-
-    @property
-    def plans(self) -> Traversable:
-        """The shipped plans."""
-        return files(__package__) / "plans"
-
-    @property
-    def studies(self) -> Traversable:
-        """The article's case study on traffic."""
-        return files(__package__) / "studies"
-
-    def clients(self, plan: Plan, data_dir: Path | None) -> Sequence[Client]:
-        """The cities of a plan.
-
-        Args:
-            plan: a plan whose `data` and `model` tables are those of cities.
-            data_dir: the folder of data sets; without it HETFED_DATA, else the user's cache folder.
-
-        Raises:
-            PlanError: a table does not suit the data set.
-            DataError: a file is missing or damaged.
-        """
-        # Imported here: it loads torch, which commands that only list plans do not need.
-        from hetfed_traffic.clients import build_clients
-
-        return build_clients(plan, data_dir)
-
-
-vertical = TrafficVertical()
+vertical = Packaged("traffic", HELP, __name__)
 
 
 def __getattr__(name: str) -> Any:

@@ -83,6 +83,7 @@ class Sites:
     def __call__(self, orders: Iterable[Order], this: Round) -> Iterator[tuple[str, Reply | Failure]]:
         """Take the turns in their order; a state moves on when its turn has come to an end."""
         for order in orders:
+            # One after another: what engines that run turns side by side are compared with.
             job = Job(self.clients[order.client], self.states[order.client], order.inbox)
             try:
                 turn = take_turn(job, this)
@@ -90,6 +91,7 @@ class Sites:
             except HetfedError:
                 raise
             except Exception as error:
+                # The state is not replaced: the client goes on, when it is next asked, from before this turn.
                 yield order.client, Failure(error)
                 continue
             self.states[order.client] = turn.state

@@ -1,4 +1,8 @@
-"""Exchanges: each kind of knowledge that clients can share is one file, and one row of `KINDS`."""
+"""Exchanges: each kind of knowledge that clients can share is one file, and one row of `KINDS`.
+
+The contract is `base.Exchange`; clients of equal tensors are found by `groups`. An exchange never knows which others are in the
+composition.
+"""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -38,7 +42,11 @@ AnyExchange = TypeVar("AnyExchange", bound=type[Exchange])
 
 
 def kind_of(exchange: Exchange) -> str:
-    """The `kind` of an exchange; the name of its class where it has not been registered."""
+    """The `kind` of an exchange; the name of its class where it has not been registered.
+
+    >>> kind_of(Prototypes())
+    'prototypes'
+    """
     own = type(exchange)
     return next((word for word, found in KINDS.items() if same_definition(found, own)), own.__name__)
 
@@ -50,9 +58,18 @@ def exchange(kind: str) -> Callable[[AnyExchange], AnyExchange]:
 
     Raises:
         ValueError: the kind is taken by another class.
+
+    >>> @exchange("nothing")
+    ... class Nothing(Exchange):
+    ...     def declare(self, profile): ...
+    ...     def upload(self, context): ...
+    ...     def update(self, server, state, merged): return state
+    >>> kind_of(Nothing()), KINDS.pop("nothing") is Nothing
+    ('nothing', True)
     """
 
     def register(found: AnyExchange) -> AnyExchange:
+        """Add the class under its kind."""
         if not same_definition(KINDS.setdefault(kind, found), found):
             raise ValueError(f"the exchange {kind!r} is {KINDS[kind].__qualname__}, and cannot be {found.__qualname__} too")
         KINDS[kind] = found

@@ -23,7 +23,8 @@ EVERYBODY = ""
 
 
 def without_gradients(profile: Profile) -> str | None:
-    """What is missing where a model has neither parameters nor a loss that changes them; None where it has."""
+    """The reason why a model cannot take part that has neither parameters nor a loss that changes them; None where it can."""
+    # Asked of the signature and not of the model, which other sites do not have.
     return None if profile.signature.gradients else "its model does not learn by gradients"
 
 
@@ -55,62 +56,95 @@ class Exchange(ABC):
         """Add to a freshly built model what the exchange needs there (a companion, a projector), as submodules.
 
         Called, in the order of the composition, each time that a model of the client is built, and must add the same modules
-        every time. `members` are all who take part, each as it is before this. What is added is trained, kept private, saved
-        and resumed like the rest of the model.
+        every time. What is added is trained, kept private, saved and resumed like the rest of the model.
+
+        Args:
+            profile: of the client.
+            model: its model, with what the exchanges before have added; it is changed in place.
+            members: all who take part, each as it is before this.
         """
         return
 
     def missing(self, profile: Profile) -> str | None:
-        """What a client lacks to take part, in words; None if it can. Unless written anew, all can that learn by gradients."""
+        """The reason why a client cannot take part, as what may follow its name; None if it can.
+
+        Unless written anew, all clients can that learn by gradients.
+        """
         return without_gradients(profile)
 
     def check(self, profiles: Sequence[Profile]) -> None:
-        """Raise `PlanError` where these clients, each able by itself, do not fit together."""
+        """Check that these clients, each able by itself, fit together.
+
+        Raises:
+            PlanError: two of them do not; the error names both, what differs, and a remedy.
+        """
         return
 
     def group(self, profile: Profile) -> str:
-        """Who is merged with whom: those of whom this is the same. Unless written anew, everybody."""
+        """The name of the client's group: clients of the same name are merged. Unless written anew, it is everybody's."""
         return EVERYBODY
 
     def init(self, server: ServerContext) -> Tensors:
-        """The server's state before the first round."""
+        """The server's state before the first round: tensors by name, and nothing else, so that it can be saved."""
         return {}
 
     def broadcast(self, server: ServerContext, state: Tensors, profile: Profile) -> Payload | None:
-        """What goes to a client at the start of a round; None for nothing.
+        """The payload for one client at the start of a round; None for nothing.
 
         The payload may hold the state's own tensors: it is serialised at once.
+
+        Args:
+            server: the profiles of the members, their groups, the round.
+            state: as `init` or the last `update` left it.
+            profile: of the client that it goes to.
         """
         return None
 
     def apply(self, context: ClientContext, payload: Payload) -> None:
-        """Take in what the server sent, before local training; may itself train."""
+        """Take in what the server sent, before local training; may itself train.
+
+        Args:
+            context: of the client: its model, its training data, the exchange's memory.
+            payload: as `broadcast` made it, after codecs.
+        """
         return
 
     def begin(self, context: ClientContext) -> None:
-        """Just before local training, when every exchange has taken in what arrived."""
+        """Prepare local training, when every exchange has taken in what arrived: record where it starts, measure a gradient."""
         return
 
     def draw(self, context: ClientContext, batch: Batch) -> Tensors:
-        """What chance gives to the loss of a batch, which finds it in `batch.drawn`: a loss itself draws nothing."""
+        """The random tensors of a batch, by name; the loss finds them in `batch.drawn`, and itself draws nothing."""
         return {}
 
     def loss(self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output) -> Tensor | None:
-        """An extra term of the local loss, a scalar; None for none.
+        """A further term of the local loss, a scalar; None for none.
 
-        It is a function of `parameters`, the model's parameters and buffers by name, and of what is in the context's memory and
-        scratch: whoever trains several clients at once calls it with tensors that are not those of the live module.
+        It is a function of `parameters` and of what is in the context's memory and scratch: whoever trains several clients at
+        once calls it with tensors that are not those of the live module.
+
+        Args:
+            context: of the client.
+            parameters: the model's parameters and buffers by name.
+            batch: what is trained on, with the tensors that `draw` has drawn for it.
+            output: of the model for this batch.
         """
         return None
 
     @abstractmethod
     def declare(self, profile: Profile) -> Declaration:
-        """What every upload of a client will look like, and what it tells."""
+        """The declaration of every upload of a client: names, shapes, ranges, weight, and what the upload tells."""
 
     @abstractmethod
     def upload(self, context: ClientContext) -> Payload | None:
-        """What goes to the server after local training; None for nothing this time."""
+        """The payload for the server after local training; None for nothing this time."""
 
     @abstractmethod
     def update(self, server: ServerContext, state: Tensors, merged: Mapping[str, Merged]) -> Tensors:
-        """The server's next state from what the uploads came to, by group; a group that sent nothing is not in it."""
+        """The server's next state; the old one is not changed.
+
+        Args:
+            server: the profiles of the members, their groups, the round.
+            state: as `init` or the last `update` left it.
+            merged: the result of the uploads by group; a group that sent nothing is not in it.
+        """

@@ -33,18 +33,18 @@ NO_COMMON_MODEL = "there is no small common model for it"
 
 @dataclass(frozen=True, config=STRICT)
 class Companion(Exchange):
-    """What all companions have in common: nothing of them travels by itself."""
+    """The common part of all companions: nothing of them travels by itself."""
 
     def declare(self, profile: Profile) -> Declaration:
-        """Nothing."""
+        """A declaration without tensors: nothing is ever sent."""
         return Declaration({})
 
     def upload(self, context: ClientContext) -> Payload | None:
-        """Nothing."""
+        """Nothing: the companion travels by the `SharedParameters` that follows."""
         return None
 
     def update(self, server: ServerContext, state: Tensors, merged: Mapping[str, Merged]) -> Tensors:
-        """Nothing arrives."""
+        """The state as it was, since nothing arrives."""
         return state
 
 
@@ -61,6 +61,11 @@ class MutualLearning(Companion):
         temperature: softens both sides.
         adaptive: divide the distillation by the sum of both models' losses, so that bad teachers count less (FedKD).
         hint: weight of the squared distance between the features of the two, the companion's through a projector (FedKD).
+
+    >>> from hetfed.composition import compose
+    >>> from hetfed.exchanges import SharedParameters
+    >>> [step.label for step in compose(MutualLearning(alpha=0.7), SharedParameters(COMPANION))]
+    ['mutual-learning', 'shared-parameters']
     """
 
     alpha: float = Field(default=0.5, gt=0, le=1)
@@ -107,6 +112,7 @@ class MutualLearning(Companion):
     def _hint(self, context: ClientContext, parameters: Mapping[str, Tensor], output: Output, other: Output) -> Tensor:
         if not self.hint or output.features is None or other.features is None:
             return torch.zeros(())
+        # The companion's features are projected, not the client's own: the own model predicts without a projector.
         return F.mse_loss(cast("Tensor", context.call("projector", parameters, other.features)), output.features)
 
 
@@ -122,6 +128,12 @@ class ProximalCopy(Companion):
     Args:
         weight: of the pull (Ditto's lambda); 0 makes the own model purely local.
         anchor: what the own model is pulled to.
+
+    >>> from hetfed.composition import compose
+    >>> from hetfed.exchanges import SharedParameters
+    >>> ditto = compose(ProximalCopy(weight=0.1), SharedParameters(COMPANION))
+    >>> ditto.steps[0].exchange.anchor
+    'received'
     """
 
     weight: NonNegativeFloat = 0.1
@@ -132,7 +144,7 @@ class ProximalCopy(Companion):
         model.add_module(COMPANION, profile.model_fn(profile.spec))
 
     def begin(self, context: ClientContext) -> None:
-        """The own model starts as the copy does; and the copy, as it is now, is what pulls in this turn."""
+        """Let the own model start as the copy does; the copy, as it is now, is what pulls in this turn."""
         _start_as_companion(context)
         context.scratch["anchor"] = {name: p.detach().clone() for name, p in _companion(context).named_parameters()}
 
@@ -142,7 +154,9 @@ class ProximalCopy(Companion):
         assert isinstance(anchor, dict)
         if self.anchor == "current":
             copy = below(COMPANION, parameters)
+            # Neither side is detached: the copy feels the pull too, and has no other.
             return self.weight / 2 * _squared_distance(parameters, {name: copy[name] for name in anchor})
+        # A constant anchor: towards the copy as it trains now, the pull would chase what moves in the same step.
         pull = self.weight / 2 * _squared_distance(parameters, anchor)
         theirs = context.task.loss(_companions(context, parameters, batch), batch)
         return pull + theirs
@@ -155,8 +169,13 @@ class MixedModels(Companion):
     The parameters in use are mixture x own + (1 - mixture) x copy; the copy trains by itself. Buffers are the own model's.
 
     Args:
-        mixture: the share of the own model at the start.
+        mixture: the share of the own model at the start, from 0 to 1.
         adaptive: whether the share is learned with the rest.
+
+    >>> from hetfed.composition import compose
+    >>> from hetfed.exchanges import SharedParameters
+    >>> [step.label for step in compose(MixedModels(mixture=0.25), SharedParameters(COMPANION))]
+    ['mixed-models', 'shared-parameters']
     """
 
     mixture: float = Field(default=0.5, ge=0, le=1)
@@ -176,6 +195,7 @@ class MixedModels(Companion):
             model.register_buffer("mixture", share)
 
         def forward(inputs: Mapping[str, Tensor]) -> Output:
+            """The output of the mixture for a batch."""
             held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
             share = held["mixture"]
             with torch.no_grad():
@@ -190,7 +210,7 @@ class MixedModels(Companion):
         _replace_forward(model, forward)
 
     def begin(self, context: ClientContext) -> None:
-        """The own model starts as the copy does."""
+        """Let the own model start as the copy does."""
         _start_as_companion(context)
 
     def loss(self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output) -> Tensor | None:
@@ -208,6 +228,11 @@ class NestedFeatures(Companion):
     Args:
         size: of the inner vector; half of the features of the client's own model unless it is given.
         weight: of the inner prediction's loss.
+
+    >>> from hetfed.composition import compose
+    >>> from hetfed.exchanges import SharedParameters
+    >>> [step.label for step in compose(NestedFeatures(size=16), SharedParameters(COMPANION))]
+    ['nested-features', 'shared-parameters']
     """
 
     size: PositiveInt | None = None
@@ -231,6 +256,7 @@ class NestedFeatures(Companion):
         companion, head = _common(profile), model.get_submodule("head")
         assert isinstance(head, nn.Linear)  # `missing` saw to it
         own, small = _feature_size(profile, model), _feature_size(profile, companion)
+        # The inner head travels with the companion: where it is shared, only clients with the same inner size can average.
         size = self.size or max(own // 2, 1)
         companion.add_module(INNER_HEAD, nn.Linear(size, head.out_features))
         # The companion's own head answers nothing here, and must not travel for nothing.
@@ -242,6 +268,7 @@ class NestedFeatures(Companion):
         before = model.forward
 
         def forward(inputs: Mapping[str, Tensor]) -> Output:
+            """The output of the own head for the fused features; the inner prediction is among the further heads."""
             output, common = before(inputs), companion(inputs)
             fused = projector(torch.cat([output.features, common.features], dim=1))
             inner = companion.get_submodule(INNER_HEAD)(fused[:, :size])
@@ -253,6 +280,7 @@ class NestedFeatures(Companion):
         """The loss of the inner prediction, which answers the main question and no further one."""
         task = context.task
         main = task.main if isinstance(task, WithFurther) else task
+        # Beside the loss of the outer prediction, which the turn adds by itself.
         return self.weight * main.loss(Output(output.further[COMPANION]), batch) if context.work.learnable else None
 
 

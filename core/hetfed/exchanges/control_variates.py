@@ -41,6 +41,11 @@ class ControlVariates(Exchange):
         part: path of the submodule whose gradients are corrected; empty for the whole model.
         exclude: paths below it that are not.
         among: as in `SharedParameters`.
+
+    >>> from hetfed.composition import compose
+    >>> from hetfed.exchanges import SharedParameters
+    >>> [step.label for step in compose(SharedParameters("encoder"), ControlVariates("encoder"))]
+    ['shared-parameters', 'control-variates']
     """
 
     merge: ClassVar[Merge] = "sum"
@@ -54,18 +59,18 @@ class ControlVariates(Exchange):
         return without_gradients(profile) or (None if self._names(profile) else profile.signature.without(self.part))
 
     def check(self, profiles: Sequence[Profile]) -> None:
-        """Unless groups are formed, all hold the same, for the same question."""
+        """Unless groups are formed, all clients must hold the same tensors, for the same question."""
         if self.among == "all":
             declared = {profile.name: self.declare(profile) for profile in profiles}
             check_same(profiles, declared, "control variates")
             check_question([profile for profile in profiles if declared[profile.name].question], "a head's gradients")
 
     def group(self, profile: Profile) -> str:
-        """Those whose tensors agree, where groups are formed."""
+        """The group of clients whose tensors agree, where groups are formed; else everybody."""
         return self.declare(profile).group if self.among == "same-shape" else EVERYBODY
 
     def init(self, server: ServerContext) -> Tensors:
-        """Zeros."""
+        """Zeros for the usual gradient of each group."""
         return {
             f"{server.groups[profile.name]}/{name}": torch.zeros(shape)
             for profile in server.members.values()
@@ -74,11 +79,12 @@ class ControlVariates(Exchange):
 
     def broadcast(self, server: ServerContext, state: Tensors, profile: Profile) -> Payload | None:
         """The usual gradient of the client's group, and in which round the server last counted a change of the client's own."""
+        # Round 0 for a client of which nothing has been counted: its own variate still counts as zero.
         counted = state.get(_counted(profile.name), torch.tensor([0]))
         return Payload({**of_group(server.groups[profile.name], state), COUNTED: counted})
 
     def apply(self, context: ClientContext, payload: Payload) -> None:
-        """Remember it, until the next one; and that the last change has arrived, if it has."""
+        """Remember the usual gradient until the next one, and that the last change has arrived, if it has."""
         counted = int(payload.tensors[COUNTED])
         context.memory.update(within("everybody", {n: tensor for n, tensor in payload.tensors.items() if n != COUNTED}))
         if SENT in context.memory and counted >= int(context.memory[SENT]):
@@ -98,6 +104,7 @@ class ControlVariates(Exchange):
         everybody, own = of_group("everybody", context.memory), of_group("own", context.memory)
         if not everybody:
             return None
+        # Linear in the parameters, so that the correction passes through whichever optimiser and clipping the client has.
         return torch.stack([((c - own[n] if n in own else c) * parameters[n]).sum() for n, c in everybody.items()]).sum()
 
     def declare(self, profile: Profile) -> Declaration:
@@ -105,12 +112,15 @@ class ControlVariates(Exchange):
         return declared_part(profile, self._names(profile), weight=1.0, relative="change", lasting=False)
 
     def upload(self, context: ClientContext) -> Payload | None:
-        """The change of the client's own variate since the last one that the server has counted: an upload may be refused,
-        late, or short of a quorum, and c must stay the mean of the c_i."""
+        """The change of the client's own variate since the last one that the server has counted.
+
+        An upload may be refused, late, or short of a quorum, and c must stay the mean of the c_i.
+        """
         everybody, start = of_group("everybody", context.memory), context.scratch["start"]
         assert isinstance(start, dict)
         if not everybody:
             return None
+        # c_i is zero before the client's first turn, as in the paper.
         own = {name: torch.zeros_like(c) for name, c in everybody.items()} | of_group("own", context.memory)
         new = context.scratch.get("gradient")
         if not isinstance(new, dict):
@@ -124,7 +134,7 @@ class ControlVariates(Exchange):
         return Payload({name: new[name] - counted[name] if name in counted else new[name] for name in own})
 
     def update(self, server: ServerContext, state: Tensors, merged: Mapping[str, Merged]) -> Tensors:
-        """c moves by the sum of the changes over the number of all members, absent ones included."""
+        """The state in which c has moved by the sum of the changes over the number of all members, absent ones included."""
         after = dict(state)
         for group, found in merged.items():
             after |= {_counted(name): torch.tensor([server.round]) for name in found.names}
@@ -155,6 +165,7 @@ def _full_gradient(context: ClientContext, names: list[str]) -> Tensors:
     totals, examples = {name: torch.zeros_like(context.tensors[name]) for name in names}, 0
     # Without dropout, and with the running statistics as they are: the estimate neither draws nor moves anything.
     context.model.eval()
+    # In their order and without augmentation: the gradient of one fixed loss.
     for batch in context.train.batches(context.profile.training.batch_size):
         loss = loss_if_any(context.task, context.model(batch.inputs), batch)
         if loss is None or not learning:

@@ -43,6 +43,9 @@ class DistilledParameters(Exchange):
         patience: passes without progress before it stops.
         lr: of the server's Adam.
         batch_size: of those passes.
+
+    >>> DistilledParameters(epochs=5).groups_apart  # a group also learns from the others
+    False
     """
 
     robust: ClassVar[bool] = True
@@ -59,36 +62,37 @@ class DistilledParameters(Exchange):
         """A client needs public inputs, and a model that learns by gradients and of which nothing must stay at home."""
         if profile.signature.local:
             return "parts of its model mean nothing at the server"
+        # The server judges students by its own copy of the task, in which no client's scaling is.
         if profile.scaled:
             return "its answers are scaled by its own data, which the server does not know"
         return without_gradients(profile) or LogitDistillation().missing(profile)
 
     def check(self, profiles: Sequence[Profile]) -> None:
-        """All must answer with logits of the same shape."""
+        """All clients must answer with logits of the same shape."""
         LogitDistillation().check(profiles)
 
     def group(self, profile: Profile) -> str:
-        """Those whose models agree."""
+        """The group of clients whose models agree."""
         return SHARED.group(profile)
 
     def init(self, server: ServerContext) -> Tensors:
-        """As in `SharedParameters`."""
+        """One initialisation for each group, as in `SharedParameters`."""
         return SHARED.init(server)
 
     def broadcast(self, server: ServerContext, state: Tensors, profile: Profile) -> Payload | None:
-        """As in `SharedParameters`."""
+        """The distilled mean of the client's group."""
         return SHARED.broadcast(server, state, profile)
 
     def apply(self, context: ClientContext, payload: Payload) -> None:
-        """As in `SharedParameters`."""
+        """Put the group's mean in place."""
         SHARED.apply(context, payload)
 
     def declare(self, profile: Profile) -> Declaration:
-        """As in `SharedParameters`."""
+        """The whole model's tensors; and that the server sees the public inputs as the client reads them."""
         return replace(SHARED.declare(profile), reveals=("the public inputs as it reads them",))
 
     def upload(self, context: ClientContext) -> Payload | None:
-        """As in `SharedParameters`."""
+        """The trained model."""
         return SHARED.upload(context)
 
     def update(self, server: ServerContext, state: Tensors, merged: Mapping[str, Merged]) -> Tensors:
@@ -114,15 +118,18 @@ class DistilledParameters(Exchange):
     def _distil(self, server: ServerContext, student: nn.Module, profile: Profile, target: Tensor) -> None:
         """Train `student` towards `target` (public inputs, ...), and leave it as it was after its best pass."""
         public, task = server.public[profile.name], profile.task
+        # In the place of labels stand the ensemble's logits: no label of the public inputs is looked at.
         taught = Examples(public.inputs, target, public.ids)
         # The same order for every group: all are stopped by the same inputs that were held back.
         order = torch.randperm(len(taught), generator=server.generator("held back"))
         held, train = taught.take(order[: max(len(order) // 5, 1)]), taught.take(order[max(len(order) // 5, 1) :])
 
         def distance(batch: Batch) -> Tensor:
+            """The distillation loss of the student on a batch."""
             return task.distillation_loss(student(batch.inputs).logits, batch.target, self.temperature)
 
         def held_distance() -> float:
+            """The distillation loss on the public inputs that were held back."""
             return float(task.distillation_loss(predict(student, held).logits, held.target, self.temperature))
 
         optimizer = torch.optim.Adam(student.parameters(), lr=self.lr)

@@ -45,6 +45,9 @@ class FeatureGenerator(Exchange):
         lr: of the generator's Adam.
         batch_size: of the generator's training.
         diversity: weight of the loss that keeps features of other noise apart.
+
+    >>> FeatureGenerator(epochs=10).merge  # the server trains on each head by itself
+    'each'
     """
 
     weight: PositiveFloat = 1.0
@@ -61,18 +64,18 @@ class FeatureGenerator(Exchange):
         return Prototypes().missing(profile) or (None if signature.names(HEAD) else signature.without(HEAD))
 
     def check(self, profiles: Sequence[Profile]) -> None:
-        """All must agree on the classes and the feature size."""
+        """All clients must agree on the classes and the feature size."""
         Prototypes().check(profiles)
 
     def init(self, server: ServerContext) -> Tensors:
-        """A fresh generator, and that no class has been seen."""
+        """A fresh generator, and counts of zero: no class has been seen."""
         classes, size = classes_and_features(next(iter(server.members.values())))
         with isolated(server.seed, "server", "generator"):
             net = _Generator(classes, self.noise, self.hidden, size)
         return {COUNTS: torch.zeros(classes), **net.state_dict()}
 
     def broadcast(self, server: ServerContext, state: Tensors, profile: Profile) -> Payload | None:
-        """The generator and the classes there are, once it has learnt."""
+        """The generator and the classes that were seen, once it has learnt."""
         return Payload(state) if state[COUNTS].any() else None
 
     def apply(self, context: ClientContext, payload: Payload) -> None:
@@ -80,7 +83,7 @@ class FeatureGenerator(Exchange):
         context.memory.update(payload.tensors)
 
     def draw(self, context: ClientContext, batch: Batch) -> Tensors:
-        """As many generated features as the batch has examples, and their classes."""
+        """As many generated features (b, size) as the batch has examples, and their classes (b,)."""
         if not context.memory:
             return {}
         # Built once a turn, at whose start scratch is empty.
@@ -89,6 +92,7 @@ class FeatureGenerator(Exchange):
             context.scratch.update(generator=built, chance=context.generator("generated features"))
         net, chance = context.scratch["generator"], context.scratch["chance"]
         assert isinstance(net, _Generator) and isinstance(chance, torch.Generator)
+        # Drawn by everybody's counts: also classes that this client has never seen.
         classes = torch.multinomial(context.memory[COUNTS].cpu(), len(batch), replacement=True, generator=chance)
         drawn = {"classes": classes, "noise": torch.randn(len(classes), self.noise, generator=chance)}
         # Only the head learns from what is generated.
@@ -121,19 +125,21 @@ class FeatureGenerator(Exchange):
         return Payload({COUNTS: counts, **head}, weight=len(train))
 
     def update(self, server: ServerContext, state: Tensors, merged: Mapping[str, Merged]) -> Tensors:
-        """Train the generator against the heads that arrived."""
+        """The state with the generator trained against the heads that arrived."""
         uploads = merged[EVERYBODY].uploads
         # Of this round only: the generator is asked for classes whose heads have just been heard.
         counts = torch.stack([payload.tensors[COUNTS] for payload in uploads.values()])
         total = counts.sum(dim=0)
         if not total.any():
             return state
+        # Built once a round and frozen: only the generator learns here.
         heads = [_head_of(server.members[name], payload) for name, payload in uploads.items()]
         shares = counts / total.clamp(min=1)
         net, chance = self._net(state), server.generator("generator")
         optimizer = torch.optim.Adam(net.parameters(), lr=self.lr)
         for _ in range(self.epochs):
             classes = torch.multinomial(total, self.batch_size, replacement=True, generator=chance)
+            # From the server's own generator for this round: the order of clients changes nothing.
             noise = torch.randn(self.batch_size, self.noise, generator=chance)
             features = net(classes, noise)
             logits = torch.stack([share[classes][:, None] * head(features) for share, head in zip(shares, heads, strict=True)])

@@ -1,6 +1,7 @@
 """Clients whose tensors agree in name, shape, columns and what they answer form a group.
 
-Only within a group can tensors be averaged.
+Only within a group can tensors be averaged: weights on other columns, or for another question, have the same shapes and mean
+something else.
 """
 
 from __future__ import annotations
@@ -24,21 +25,40 @@ Shapes = Mapping[str, tuple[int, ...]]
 def declared_part(
     profile: Profile, names: Collection[str], *, weight: float | None, relative: Relative, lasting: bool
 ) -> Declaration:
-    """The declaration of the tensors of these names of a client's model."""
+    """The declaration of the tensors of these names of a client's model.
+
+    Args:
+        profile: of the client.
+        names: of tensors of its model.
+        weight: what its uploads must weigh; None for anything up to its number of examples.
+        relative: what its uploads are relative to.
+        lasting: whether what comes back becomes part of its model.
+
+    Returns:
+        A declaration with the question where a head is among the tensors, and the columns that they stand on.
+    """
     signature = profile.signature
     rules = {name: rule_of(name, signature.tensors[name]) for name in names}
+    # Encoders of different questions can be averaged, heads cannot.
     question = profile.task.question if signature.answers(names) else ""
     return Declaration(rules, weight, relative, lasting, question=question, columns=columns_under(profile, names))
 
 
 def rule_of(name: str, spec: TensorSpec) -> TensorRule:
-    """What a tensor of a model must be."""
+    """The rule for a tensor of a model: its shape and dtype, and no variance below 0.
+
+    >>> rule_of("norm.running_var", TensorSpec((8,))).low
+    0.0
+    """
     # The running statistics of normalisation are called so by torch: there is no other sign of a variance.
     return TensorRule(spec.shape, spec.dtype, low=0.0 if name.endswith("running_var") else -float("inf"))
 
 
 def columns_under(profile: Profile, names: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """The columns by name that tensors stand on, by input: those of every input, unless the model says what reads which."""
+    """The columns by name that tensors stand on, by input: those of every input, unless the model says what reads which.
+
+    A head stands on features and not on columns: its tensors have none.
+    """
     if all(inside(name, HEAD) for name in names):
         return {}
     signature = profile.signature
@@ -47,12 +67,16 @@ def columns_under(profile: Profile, names: Collection[str]) -> dict[str, tuple[s
 
 
 def seed_of(shapes: Shapes) -> str:
-    """The same text for all who hold tensors of these names and shapes: it seeds their common start."""
+    """The same text for all who hold tensors of these names and shapes: it seeds their common start.
+
+    >>> seed_of({"a": (2,), "b": (3,)}) == seed_of({"b": (3,), "a": (2,)})
+    True
+    """
     return short_name(repr(sorted(shapes.items())))
 
 
 def lonely(exchange: Exchange, profiles: Sequence[Profile]) -> dict[str, str]:
-    """Those who would share with nobody but themselves, and what they lack: they send nothing.
+    """The clients that would share with nobody but themselves, and the reason: they send nothing.
 
     An exchange by which nobody sends anything is of use to a client by itself.
     """
@@ -60,6 +84,7 @@ def lonely(exchange: Exchange, profiles: Sequence[Profile]) -> dict[str, str]:
     if not any(declaration.tensors for declaration in declared.values()):
         return {}
     groups = {profile.name: exchange.group(profile) if exchange.groups_apart else EVERYBODY for profile in profiles}
+    # Counted among those that are able: whom enrolment has left out is no company.
     sizes = Counter(groups.values())
     return {name: _reason(group, declared[name]) for name, group in groups.items() if sizes[group] == 1}
 
@@ -71,10 +96,15 @@ def _reason(group: str, declaration: Declaration) -> str:
 
 
 def check_same(profiles: Sequence[Profile], declared: Mapping[str, Declaration], what: str) -> None:
-    """Raise `PlanError` that names two clients whose declared tensors differ, and in what they do first."""
+    """Check that the declared tensors of all clients agree in name, shape and columns.
+
+    Raises:
+        PlanError: two clients differ; it names both, and the first difference. `what` is what they would share, in words.
+    """
     first = profiles[0]
     for profile in profiles[1:]:
         one, other = declared[first.name], declared[profile.name]
+        # Each against the first: one difference is enough to refuse, and the message stays short.
         difference = _difference(one.shapes, other.shapes) or _other_columns(one, other)
         if difference:
             raise PlanError(
@@ -84,7 +114,11 @@ def check_same(profiles: Sequence[Profile], declared: Mapping[str, Declaration],
 
 
 def check_question(profiles: Sequence[Profile], what: str) -> None:
-    """Raise `PlanError` that names two clients who ask different questions, and what these are."""
+    """Check that all clients ask the same question.
+
+    Raises:
+        PlanError: two clients differ; it names both, and what they ask. `what` is what they would share, in words.
+    """
     for first, profile in pairwise(profiles):
         one, other = first.task.question, profile.task.question
         if one != other:
@@ -103,6 +137,7 @@ def _difference(mine: Shapes, theirs: Shapes) -> str | None:
 
 def _other_columns(mine: Declaration, theirs: Declaration) -> str | None:
     for name in sorted(set(mine.columns) & set(theirs.columns)):
+        # Not strict: other numbers of columns have other shapes, of which `_difference` tells first.
         for place, (one, other) in enumerate(zip(mine.columns[name], theirs.columns[name], strict=False)):
             if one != other:
                 return f"column {place + 1} of {name!r} is {one!r} at the one and {other!r} at the other"

@@ -1,4 +1,7 @@
-"""Predictions on public inputs: all that a client needs to give, and to learn from, is what it would say."""
+"""Predictions on public inputs: all that a client needs to give, and to learn from, is its answers.
+
+So any models can take part that answer the same question: other architectures, other libraries, no gradients at all.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +44,10 @@ class LogitDistillation(Exchange):
         epochs: passes over the public inputs each time.
         batch_size: of those passes.
         mean: "equal", or "examples" to weigh a client by its number of training examples.
+
+    >>> from hetfed.composition import every
+    >>> every(2, LogitDistillation(temperature=3.0)).exchange.merge
+    'mean'
     """
 
     merge: ClassVar[Merge] = "mean"
@@ -65,7 +72,11 @@ class LogitDistillation(Exchange):
         return None
 
     def check(self, profiles: Sequence[Profile]) -> None:
-        """All must answer the same question about the same public inputs, in the same order, with logits of the same shape."""
+        """All must answer the same question about the same public inputs, in the same order, with logits of the same shape.
+
+        Raises:
+            PlanError: two clients differ in one of these.
+        """
         first = profiles[0]
         for profile in profiles[1:]:
             if _shape(profile) != _shape(first):
@@ -74,6 +85,7 @@ class LogitDistillation(Exchange):
                     f"are {_shape(first)} and {_shape(profile)}",
                     remedy="Give both the same public inputs and the same classes.",
                 )
+            # In another order the mean would mix answers for different inputs, and nothing would look wrong.
             if profile.public.digest != first.public.digest:
                 raise PlanError(
                     f"clients {first.name!r} and {profile.name!r} cannot distil logits: their public inputs are not the same "
@@ -83,20 +95,23 @@ class LogitDistillation(Exchange):
         check_question(profiles, "predictions")
 
     def broadcast(self, server: ServerContext, state: Tensors, profile: Profile) -> Payload | None:
-        """The mean logits, once there are any."""
+        """The mean logits, once there are any: in the first round nothing is sent."""
         return Payload(state) if state else None
 
     def apply(self, context: ClientContext, payload: Payload) -> None:
         """Train towards the mean logits on the public inputs, with an optimiser of its own or as more examples."""
         task, training, teacher = context.task, context.profile.training, scaled(payload.tensors[LOGITS], context.task)
         if isinstance(context.model, Learner):
+            # A learner has no steps: the lesson becomes further examples, and it is fitted anew.
             context.model.digest(teacher, self.weight, self.temperature)
             return
         public = public_of(context)
         taught = Examples(public.inputs, teacher, public.ids)
+        # Of its own: moments of the distillation must not carry over into training on the client's own data.
         optimizer = training.new_optimizer(context.model.parameters(), context.work.lr)
 
         def loss(batch: Batch) -> Tensor:
+            """The distillation loss of a batch of public inputs."""
             logits = context.model(batch.inputs).logits
             return self.weight * task.distillation_loss(logits, batch.target, self.temperature)
 
@@ -106,19 +121,19 @@ class LogitDistillation(Exchange):
             train_steps(optimizer, batches, loss, training.clip_norm)
 
     def declare(self, profile: Profile) -> Declaration:
-        """Logits for every public input."""
+        """The logits (public inputs, ...), and that they tell the client's predictions on public inputs."""
         weight = float(profile.examples) if self.mean == "examples" else 1.0
         tensors = {LOGITS: TensorRule(_shape(profile))}
         reveals = ("predictions on public inputs",)
         return Declaration(tensors, weight, lasting=True, reveals=reveals, question=profile.task.question)
 
     def upload(self, context: ClientContext) -> Payload | None:
-        """What the trained model says of the public inputs."""
+        """The logits of the trained model for the public inputs."""
         weight = len(context.train) if self.mean == "examples" else 1.0
         return Payload({LOGITS: in_unit(context.predict(public_of(context)).logits, context.task)}, weight)
 
     def update(self, server: ServerContext, state: Tensors, merged: Mapping[str, Merged]) -> Tensors:
-        """The merged logits."""
+        """The state of merged logits."""
         found = merged[EVERYBODY]
         return {name: found.into(state.get(name, mean), mean) for name, mean in found.tensors.items()}
 

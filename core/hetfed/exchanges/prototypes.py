@@ -34,6 +34,11 @@ class Prototypes(Exchange):
     Args:
         weight: of the squared distance between a feature and the prototype of its class, in the local loss.
         mean: "counted" weighs a client's class mean by its count; "equal" does not (the paper's own code).
+
+    >>> from hetfed.composition import compose
+    >>> from hetfed.exchanges import SharedParameters
+    >>> [step.label for step in compose(Prototypes(weight=0.5), SharedParameters("head"))]
+    ['prototypes', 'shared-parameters']
     """
 
     robust: ClassVar[bool] = True
@@ -52,7 +57,11 @@ class Prototypes(Exchange):
         return None if profile.probe.features.ndim == 2 else "its features are not one vector per example"
 
     def check(self, profiles: Sequence[Profile]) -> None:
-        """All must agree on the classes and the feature size."""
+        """All clients must agree on the classes and the feature size.
+
+        Raises:
+            PlanError: two clients differ.
+        """
         first = profiles[0]
         for profile in profiles[1:]:
             if classes_and_features(profile) != classes_and_features(first):
@@ -64,7 +73,7 @@ class Prototypes(Exchange):
         check_question(profiles, "what their classes look like")
 
     def init(self, server: ServerContext) -> Tensors:
-        """No class has been seen."""
+        """Means and counts of zero: no class has been seen."""
         classes, size = classes_and_features(next(iter(server.members.values())))
         return {"means": torch.zeros(classes, size), "counts": torch.zeros(classes)}
 
@@ -75,6 +84,7 @@ class Prototypes(Exchange):
 
     def apply(self, context: ClientContext, payload: Payload) -> None:
         """Remember the means for the loss."""
+        # In memory: with a cadence of n rounds, the prototypes of the last broadcast go on pulling.
         context.memory.update(payload.tensors)
 
     def loss(self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output) -> Tensor | None:
@@ -90,7 +100,7 @@ class Prototypes(Exchange):
         return self.weight * (F.mse_loss(output.features, means) * scale)
 
     def declare(self, profile: Profile) -> Declaration:
-        """Means and counts."""
+        """The declaration of means (classes, features) and counts (classes,)."""
         return declared_means(profile)
 
     def upload(self, context: ClientContext) -> Payload | None:
@@ -117,7 +127,7 @@ class Prototypes(Exchange):
 
 
 def declared_means(profile: Profile) -> Declaration:
-    """Class means of features, and how many examples of each class there are."""
+    """The declaration of class means of features (classes, features), and of the count of each class (classes,)."""
     classes, size = classes_and_features(profile)
     counts = TensorRule((classes,), low=0, high=profile.examples, whole=True)
     tensors = {"means": TensorRule((classes, size)), "counts": counts}
@@ -131,6 +141,7 @@ def class_means(context: ClientContext) -> Payload:
     features, classes = context.predict(train).features, task.classes(train.whole())
     assert features is not None and classes is not None
     known = classes >= 0
+    # As a product of matrices: one pass over the features for all classes together.
     one_hot = F.one_hot(classes[known], task.class_count).float()
     counts = one_hot.sum(dim=0)
     means = one_hot.T @ features[known] / counts.clamp(min=1)[:, None]
@@ -138,13 +149,19 @@ def class_means(context: ClientContext) -> Payload:
 
 
 def class_points(uploads: Mapping[str, Payload]) -> tuple[Tensor, Tensor]:
-    """Every class mean that clients sent, one by one: points (k, features), and their classes (k,)."""
+    """Every class mean that clients sent, one by one: points (k, features), and their classes (k,).
+
+    >>> upload = Payload({"means": torch.tensor([[1.0, 1.0], [0.0, 0.0]]), "counts": torch.tensor([5.0, 0.0])})
+    >>> class_points({"a": upload})
+    (tensor([[1., 1.]]), tensor([0]))
+    """
     means, counts = (torch.stack([payload.tensors[key] for payload in uploads.values()]) for key in ("means", "counts"))
+    # A row of zeros stands for an absent class, and must not pass for a mean.
     having, classes = (counts > 0).nonzero(as_tuple=True)
     return means[having, classes], classes
 
 
 def classes_and_features(profile: Profile) -> tuple[int, int]:
-    """(classes, feature size)."""
+    """The number of classes and the feature size of a client's model; 0 where it gives no features."""
     features = profile.probe.features
     return profile.task.class_count, 0 if features is None else features.shape[1]

@@ -1,4 +1,4 @@
-"""Part of the model is shared, the rest stays personal."""
+"""Part of the model is shared by averaging, the rest stays personal."""
 
 from __future__ import annotations
 
@@ -41,6 +41,14 @@ class SharedParameters(Exchange):
         proximal: the weight mu of the proximal term.
         server: an optimiser that takes the clients' mean change for a gradient (FedOpt); buffers, such as running statistics,
             are averaged all the same.
+
+    >>> import hetfed as hf
+    >>> data = hf.ClientData.of({"x": torch.zeros(10, 4)}, [0, 1] * 5)
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> client = hf.Client("a", data, hf.Classification(("ill", "well")), lambda spec: model)
+    >>> declared = SharedParameters(exclude=("2",)).declare(client.profile)
+    >>> declared.shapes, declared.weight
+    ({'0.bias': (8,), '0.weight': (8, 4)}, 6.0)
     """
 
     merge: ClassVar[Merge] = "mean"
@@ -57,7 +65,12 @@ class SharedParameters(Exchange):
         return without_gradients(profile) or (None if self._names(profile) else profile.signature.without(self.part))
 
     def check(self, profiles: Sequence[Profile]) -> None:
-        """What is to stay personal must exist; and unless groups are formed, all hold the same, for the same question."""
+        """Parts that are to stay personal must exist; and unless groups are formed, all hold the same tensors, for the same
+        question.
+
+        Raises:
+            PlanError: no client has a part of `exclude`, or two clients differ.
+        """
         for path in self.exclude:
             if not any(profile.signature.has(path) for profile in profiles):
                 found = {part for profile in profiles for part in profile.signature.near(path)}
@@ -67,13 +80,14 @@ class SharedParameters(Exchange):
                     value=path,
                     remedy=f"Name the submodule that stays personal: {', '.join(sorted(found))}.",
                 )
+        # Once, before round 1: in a round it would be a refused upload in every round.
         if self.among == "all":
             declared = {profile.name: self.declare(profile) for profile in profiles}
             check_same(profiles, declared, part_words(self.part))
             check_question([profile for profile in profiles if declared[profile.name].question], "a head")
 
     def group(self, profile: Profile) -> str:
-        """Those whose tensors agree, where groups are formed."""
+        """The group of clients whose tensors agree, where groups are formed; else everybody."""
         return self.declare(profile).group if self.among == "same-shape" else EVERYBODY
 
     def init(self, server: ServerContext) -> Tensors:
@@ -99,26 +113,29 @@ class SharedParameters(Exchange):
             context.memory.update(payload.tensors)
 
     def loss(self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output) -> Tensor | None:
-        """The proximal term."""
+        """The proximal term: proximal/2 times the squared distance to what the server sent; buffers are not pulled."""
         if not self.proximal:
             return None
+        # Parameters only: a running statistic has no gradient to be pulled by.
         anchored = [name for name in context.profile.signature.parameters if name in context.memory]
         if not anchored:
             return None
         distances = [(parameters[name] - context.memory[name]).square().sum() for name in anchored]
+        # A sum over all parameters, as in the paper, and no mean: mu keeps its meaning in models of other sizes.
         return self.proximal / 2 * torch.stack(distances).sum()
 
     def declare(self, profile: Profile) -> Declaration:
         """The tensors under the path, weighing as many examples as train them."""
+        # The exact weight is declared, so that no client can claim more examples than it enrolled with.
         names, weight = self._names(profile), float(profile.examples)
         return declared_part(profile, names, weight=weight, relative="broadcast", lasting=True)
 
     def upload(self, context: ClientContext) -> Payload | None:
-        """The trained part."""
+        """The trained part, weighing as many examples as trained it."""
         return Payload(read_tensors(context.model, self._names(context.profile)), weight=len(context.train))
 
     def update(self, server: ServerContext, state: Tensors, merged: Mapping[str, Merged]) -> Tensors:
-        """One mean per group; a group that sent nothing keeps its state."""
+        """The state with one mean per group; a group that sent nothing keeps its own."""
         after = dict(state)
         for group, found in merged.items():
             before, mean = of_group(group, state), dict(found.tensors)

@@ -48,6 +48,9 @@ class Slices(Exchange):
         part: path of the submodule that is shared; empty for the whole model.
         exclude: paths below it that stay personal.
         window: "first", or "rolling".
+
+    >>> Slices(window="rolling").merge  # no mean: clients hold tensors of other shapes
+    'each'
     """
 
     part: str = WHOLE
@@ -73,7 +76,11 @@ class Slices(Exchange):
         return without_gradients(profile) or (None if self._names(profile) else profile.signature.without(self.part))
 
     def check(self, profiles: Sequence[Profile]) -> None:
-        """Every model must be a slice of the widest one's, and every head that is shared answer the same question."""
+        """Every model must be a slice of the widest one's, and every head that is shared answer the same question.
+
+        Raises:
+            PlanError: a model is no slice, or a window cannot roll over it.
+        """
         check_question([profile for profile in profiles if self.declare(profile).question], "slices of a head")
         widest = _widest(profiles)
         whole = self.declare(widest).shapes
@@ -115,7 +122,8 @@ class Slices(Exchange):
                 )
 
     def init(self, server: ServerContext) -> Tensors:
-        """The widest member's initialisation."""
+        """The widest member's initialisation, and a window at the first channel."""
+        # The largest member and no larger model: every element of the whole is trained by somebody.
         widest = _widest(list(server.members.values()))
         return {
             WINDOW: torch.tensor([0]),
@@ -123,7 +131,7 @@ class Slices(Exchange):
         }
 
     def broadcast(self, server: ServerContext, state: Tensors, profile: Profile) -> Payload | None:
-        """The client's slice."""
+        """The client's slice of the whole, and where it lies."""
         shapes, window = self.declare(profile).shapes, int(state[WINDOW])
         channels = _channels(shapes, {name: tensor.shape for name, tensor in state.items()})
         slices = {name: state[name][_index(shapes[name], state[name], window, channels)] for name in self._names(profile)}
@@ -143,6 +151,7 @@ class Slices(Exchange):
     def declare(self, profile: Profile) -> Declaration:
         """The parameters under the path, no running statistics; and where the slice lies."""
         relative: Relative = "broadcast" if self.window == "first" else "moving"
+        # Without buffers: statistics of other channels, measured by other clients, would fit nobody.
         names, weight = self._names(profile), float(profile.examples)
         declared = declared_part(profile, names, weight=weight, relative=relative, lasting=True)
         return replace(declared, tensors={WINDOW: TensorRule((1,), torch.int64, low=0), **declared.tensors})
@@ -156,7 +165,7 @@ class Slices(Exchange):
         return Payload({WINDOW: window, **trained}, weight=len(context.train))
 
     def update(self, server: ServerContext, state: Tensors, merged: Mapping[str, Merged]) -> Tensors:
-        """Each element becomes its mean over those who hold it; one that nobody holds stays as it is."""
+        """The state in which each element is its mean over those who hold it; one that nobody holds stays as it is."""
         found = merged[EVERYBODY]
         uploads, after = found.uploads, {WINDOW: state[WINDOW] + (self.window == "rolling")}
         whole_shapes = {name: tensor.shape for name, tensor in state.items()}
@@ -171,6 +180,7 @@ class Slices(Exchange):
             for client, payload in uploads.items():
                 part = payload.tensors[name]
                 index = _index(tuple(part.shape), whole, int(payload.tensors[WINDOW]), channels[client])
+                # No weights by examples, as in the paper; only a late slice counts for less.
                 total[index] += payload.discount * part
                 count[index] += payload.discount
             mean = total / torch.where(count > 0, count, torch.ones_like(count))
@@ -192,6 +202,7 @@ def _rows(k: int, n: int, window: int, channels: Channels) -> Tensor:
     if k == n:
         return torch.arange(n)
     block = next(iter(_blocks(k, n, channels)), 1)
+    # Around the end: a window that has reached the last channel goes on at the first, so that all are trained equally often.
     first = (torch.arange(k // block) + window) % (n // block) * block
     return (first[:, None] + torch.arange(block)).flatten()
 
@@ -220,7 +231,7 @@ class _Scale:
 
 
 class ClassMask(nn.Module):
-    """In training, the logits of classes that the client does not have are zero and learn nothing.
+    """A mask of classes: in training, the logits of those that the client does not have are zero and learn nothing.
 
     Which classes these are is known where the model is bound to the client's data, and nowhere else.
     """
@@ -234,13 +245,13 @@ class ClassMask(nn.Module):
         self.register_buffer("absent", torch.zeros(task.class_count, dtype=torch.bool), persistent=False)
 
     def bind(self, train: Examples, public: Examples | None) -> None:
-        """Look which classes the training data lacks."""
+        """Look up which classes the training data lacks."""
         classes = self.task.classes(train.whole())
         assert classes is not None  # a task that counts classes has them
         self.absent = torch.bincount(classes[classes >= 0], minlength=len(self.absent)) == 0
 
     def hide(self, module: nn.Module, inputs: object, output: Output) -> Output:
-        """A forward hook of the whole model."""
+        """The output with masked logits in training: a forward hook of the whole model."""
         if not module.training:
             return output
         # Zero, as in HeteroFL, and not minus infinity, which would take the class out of the softmax altogether.
@@ -249,8 +260,11 @@ class ClassMask(nn.Module):
 
 @torch.no_grad()
 def measure_statistics(context: ClientContext) -> None:
-    """Running statistics of batch normalisation over the client's training data, every batch counting the same, and the rest
-    of the model as it is when it predicts."""
+    """Measure the running statistics of batch normalisation anew over the client's training data, every batch counting the
+    same.
+
+    The rest of the model is as it is when it predicts: no dropout.
+    """
     layers = [m for m in context.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     if not layers:
         return

@@ -48,6 +48,9 @@ class TeacherDistillation(Exchange):
         weighting: "equal", or "fit", which weighs teachers by how well they predict the student's own training labels.
         hint: weight of the squared distance between the student's features, through a projector for each teacher, and the
             teacher's (FitNets, Romero et al. 2015).
+
+    >>> TeacherDistillation(teachers=("university",), after=5, weighting="fit").temperature
+    2.0
     """
 
     teachers: tuple[str, ...] = ()
@@ -60,6 +63,7 @@ class TeacherDistillation(Exchange):
     def extend(self, profile: Profile, model: nn.Module, members: Sequence[Profile]) -> None:
         """Add a projector for each teacher's features."""
         own = profile.probe.features
+        # Without a hint nothing is added, and a student's model stays what it was.
         if not self.hint or own is None:
             return
         projectors = {
@@ -71,7 +75,11 @@ class TeacherDistillation(Exchange):
         model.add_module(PROJECTORS, nn.ModuleDict({_module_name(name): layer for name, layer in projectors.items()}))
 
     def check(self, profiles: Sequence[Profile]) -> None:
-        """The teachers must be among the clients, ask what the students ask, and be able to read what these hold."""
+        """The teachers must be among the clients, ask what the students ask, and be able to read what these hold.
+
+        Raises:
+            PlanError: a teacher takes no part, asks another question, or cannot read a student's data.
+        """
         by_name = {profile.name: profile for profile in profiles}
         for name in self.teachers:
             if name not in by_name:
@@ -98,7 +106,7 @@ class TeacherDistillation(Exchange):
         return Payload(mine) if mine else None
 
     def apply(self, context: ClientContext, payload: Payload) -> None:
-        """Remember the teachers."""
+        """Remember the teachers' parameters, in memory that lasts between rounds."""
         context.memory.update(payload.tensors)
 
     def loss(self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output) -> Tensor | None:
@@ -139,16 +147,17 @@ class TeacherDistillation(Exchange):
         return Declaration(rules, float(profile.examples))
 
     def upload(self, context: ClientContext) -> Payload | None:
-        """A teacher's parameters, when it has trained enough."""
+        """A teacher's parameters, when it has trained enough; None from a client that does not teach."""
         name = context.name
         if (self.teachers and name not in self.teachers) or context.round < (self.after or 0) or SENT in context.memory:
             return None
         state = context.model.state_dict()
+        # The whole model with its buffers, since it is to predict; but not projectors, which serve its own learning.
         own = {f"{name}/{key}": tensor.clone() for key, tensor in state.items() if not inside(key, PROJECTORS)}
         return Payload(own, weight=len(context.train))
 
     def update(self, server: ServerContext, state: Tensors, merged: Mapping[str, Merged]) -> Tensors:
-        """All teachers side by side: nothing is merged, their logits are."""
+        """The state with all teachers side by side: nothing is merged, their logits are, at each student."""
         uploads = merged[EVERYBODY].uploads
         arrived = {_arrival(name): torch.tensor([server.round]) for name in uploads}
         return {**state, **arrived, **{key: tensor for payload in uploads.values() for key, tensor in payload.tensors.items()}}

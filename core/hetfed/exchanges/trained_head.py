@@ -31,6 +31,10 @@ class TrainedHead(Exchange):
         epochs: passes over the class means at the server each time.
         lr: of the server's SGD.
         batch_size: of those passes.
+
+    >>> from hetfed.composition import every
+    >>> every(2, TrainedHead(epochs=5)).exchange.lr
+    0.01
     """
 
     epochs: PositiveInt = 10
@@ -43,7 +47,11 @@ class TrainedHead(Exchange):
         return Prototypes().missing(profile) or (None if signature.names(HEAD) else signature.without(HEAD))
 
     def check(self, profiles: Sequence[Profile]) -> None:
-        """All must agree on the classes, the feature size and the head's shapes."""
+        """All clients must agree on the classes, the feature size and the head's shapes.
+
+        Raises:
+            PlanError: two clients differ.
+        """
         Prototypes().check(profiles)
         first = profiles[0]
         for profile in profiles[1:]:
@@ -55,20 +63,20 @@ class TrainedHead(Exchange):
                 )
 
     def init(self, server: ServerContext) -> Tensors:
-        """A fresh head."""
+        """A freshly initialised head."""
         first = next(iter(server.members.values()))
         return read_tensors(first.new_model(server.seed, "server", HEAD), first.signature.names(HEAD))
 
     def broadcast(self, server: ServerContext, state: Tensors, profile: Profile) -> Payload | None:
-        """The head."""
+        """The head, from the first round on: all start from the same one."""
         return Payload(state)
 
     def apply(self, context: ClientContext, payload: Payload) -> None:
-        """Put it in place."""
+        """Put the head in place."""
         write_tensors(context.model, payload.tensors)
 
     def declare(self, profile: Profile) -> Declaration:
-        """As in `Prototypes`."""
+        """Class means and counts, as in `Prototypes`; what comes back is part of the model."""
         return replace(declared_means(profile), lasting=True)
 
     def upload(self, context: ClientContext) -> Payload | None:
@@ -76,7 +84,7 @@ class TrainedHead(Exchange):
         return class_means(context)
 
     def update(self, server: ServerContext, state: Tensors, merged: Mapping[str, Merged]) -> Tensors:
-        """Train the head on the class means that arrived."""
+        """The state with the head trained on the class means that arrived; as it was where none did."""
         found = merged[EVERYBODY]
         points, classes = class_points(found.uploads)
         if not len(points):
@@ -86,6 +94,7 @@ class TrainedHead(Exchange):
         write_tensors(head, {name.removeprefix(f"{HEAD}."): tensor for name, tensor in state.items()})
         optimizer, chance = torch.optim.SGD(head.parameters(), lr=self.lr), server.generator(HEAD)
         for _ in range(self.epochs):
+            # Class means only, a handful of points: this costs the server next to nothing.
             for rows in torch.randperm(len(points), generator=chance).split(self.batch_size):
                 optimizer.zero_grad()
                 torch.autograd.backward(F.cross_entropy(head(points[rows]), classes[rows]))

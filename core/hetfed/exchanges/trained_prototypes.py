@@ -38,6 +38,9 @@ class TrainedPrototypes(Exchange):
         lr: of the server's SGD.
         batch_size: of those passes.
         margin_cap: the largest margin.
+
+    >>> TrainedPrototypes(margin_cap=10.0).weight
+    10.0
     """
 
     weight: PositiveFloat = 10.0
@@ -51,15 +54,15 @@ class TrainedPrototypes(Exchange):
         return Prototypes(weight=self.weight)
 
     def missing(self, profile: Profile) -> str | None:
-        """As in `Prototypes`."""
+        """A client needs gradients, classes and features, as in `Prototypes`."""
         return self._prototypes.missing(profile)
 
     def check(self, profiles: Sequence[Profile]) -> None:
-        """As in `Prototypes`."""
+        """All clients must agree on the classes and the feature size, as in `Prototypes`."""
         self._prototypes.check(profiles)
 
     def init(self, server: ServerContext) -> Tensors:
-        """The network that gives the prototypes, and that no class has been seen."""
+        """A fresh network that gives the prototypes, and counts of zero: no class has been seen."""
         classes, size = classes_and_features(next(iter(server.members.values())))
         with isolated(server.seed, "server", "prototypes"):
             net = _PrototypeNet(classes, size)
@@ -69,28 +72,29 @@ class TrainedPrototypes(Exchange):
         """The prototypes of the classes seen so far."""
         if not state["counts"].any():
             return None
+        # Prototypes travel, and the network that makes them stays at the server.
         with torch.no_grad():
             means = _net_of(state)()
         return Payload({"means": means, "counts": state["counts"].sign()})
 
     def apply(self, context: ClientContext, payload: Payload) -> None:
-        """As in `Prototypes`."""
+        """Remember the prototypes for the loss."""
         self._prototypes.apply(context, payload)
 
     def loss(self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output) -> Tensor | None:
-        """As in `Prototypes`."""
+        """The mean squared distance of each feature to the prototype of its class."""
         return self._prototypes.loss(context, parameters, batch, output)
 
     def declare(self, profile: Profile) -> Declaration:
-        """As in `Prototypes`."""
+        """Class means and counts, as in `Prototypes`."""
         return self._prototypes.declare(profile)
 
     def upload(self, context: ClientContext) -> Payload | None:
-        """As in `Prototypes`."""
+        """Class means of the features of the trained model."""
         return self._prototypes.upload(context)
 
     def update(self, server: ServerContext, state: Tensors, merged: Mapping[str, Merged]) -> Tensors:
-        """Train the prototypes on the class means that arrived."""
+        """The state with prototypes trained on the class means that arrived; as it was where none did."""
         uploads = merged[EVERYBODY].uploads
         points, classes = class_points(uploads)
         if not len(points):
@@ -115,6 +119,7 @@ class TrainedPrototypes(Exchange):
         """The largest distance of a class to its nearest neighbour among the classes."""
         present = classes.unique()
         centres = torch.stack([points[classes == c].mean(dim=0) for c in present])
+        # One class alone has no neighbour: without a margin it is only pulled to its means.
         if len(present) < 2:
             return torch.zeros(())
         apart = torch.cdist(centres, centres).fill_diagonal_(torch.inf)

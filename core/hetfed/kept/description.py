@@ -1,4 +1,4 @@
-"""What a client says of its model and its inputs, so that both can be made again without its data."""
+"""A client's description of its model and its inputs, from which both can be made again without its data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ TENSORS = "tensors"
 
 @dataclass(frozen=True)
 class Architecture:
-    """A registered builder and its settings: `builder` is a name in the entry point group `hetfed.models`, the rest is JSON.
+    """A registered builder and its settings.
+
+    Args:
+        builder: a name in the entry point group `hetfed.models`.
+        settings: as JSON has them.
 
     >>> Architecture("medical", {"image": "lenet"}).builder
     'medical'
@@ -26,7 +30,7 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Description:
-    """How a client's model is built, and how its inputs are made of the raw form of its data set.
+    """The way a client's model is built, and its inputs are made of the raw form of its data set.
 
     Args:
         architecture: builds the model from the client's data spec; None where no registered builder does.
@@ -36,6 +40,9 @@ class Description:
         preprocessing: the form's settings, as JSON: column names, shapes.
         statistics: the form's tensors, from the client's own training data: means, deviations.
         names: of what is predicted where an output has several numbers alike: the sensors.
+
+    >>> Description().form  # nothing is scaled, unless a client says so
+    'tensors'
     """
 
     architecture: Architecture | None = None

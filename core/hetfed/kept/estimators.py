@@ -25,7 +25,7 @@ AGAIN = "Take the folder from the run again."
 
 
 class NotKept(Exception):
-    """An estimator cannot be written so that reading it runs nothing; the text says why."""
+    """An error of an estimator that cannot be written so that reading it runs nothing; the text says why."""
 
 
 def write_estimator(estimator: Any) -> bytes:
@@ -33,11 +33,17 @@ def write_estimator(estimator: Any) -> bytes:
 
     Raises:
         NotKept: it holds types that are not trusted.
+
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> fitted = LogisticRegression().fit([[0.0], [1.0]], [0, 1])
+    >>> read_estimator(write_estimator(fitted)).predict([[0.9]]).tolist()
+    [1]
     """
     import skops.io
 
     try:
         written: bytes = skops.io.dumps(_bare(estimator))
+        # Read back by the reader's own rule: nobody is left with a file that will be refused later.
         unknown = _untrusted(written)
     # skops raises what pickle does of what cannot be written at all, and others.
     except (TypeError, ValueError, AttributeError, NotImplementedError, RecursionError) as error:
@@ -52,6 +58,10 @@ def read_estimator(content: bytes) -> Any:
 
     Raises:
         RunFolderError: it is damaged, or holds types that are not trusted.
+
+    >>> read_estimator(b"cut short")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    hetfed.errors.RunFolderError: not a kept estimator: ...
     """
     import skops.io
 
@@ -79,6 +89,7 @@ def _bare(estimator: Any) -> Any:
     """A copy without what fitting alone needs: an object that makes folds may be of any type."""
     if not hasattr(estimator, "cv"):
         return estimator
+    # A shallow copy: the client's own estimator keeps what it was made with, to be fitted again.
     bare = copy.copy(estimator)
     bare.cv = None
     return bare
@@ -114,6 +125,7 @@ def _inside(part: Any) -> Iterable[Any]:
     """What a value of an estimator holds that may hold trees."""
     if isinstance(part, list | tuple):
         return part
+    # Only containers and scikit-learn's own objects are looked into: nothing else can hold a tree here.
     if isinstance(part, dict):
         return part.values()
     if isinstance(part, np.ndarray):

@@ -1,4 +1,8 @@
-"""A kept model in a form that other programs run: ONNX, torch.export, TorchScript."""
+"""A kept model in a form that other programs run: ONNX, torch.export, TorchScript.
+
+A format is a function to bytes, a reader of these bytes, and a row in FORMATS and READERS. What is written is read back and
+compared before it is left in a file.
+"""
 
 from __future__ import annotations
 
@@ -31,14 +35,19 @@ SIZES = (5, 1, 2)
 
 @dataclass(frozen=True)
 class Exported:
-    """A file, and the largest difference of its logits from the model's own."""
+    """An exported model.
+
+    Args:
+        file: where it lies.
+        difference: the largest difference of its logits from the model's own.
+    """
 
     file: Path
     difference: float
 
 
 def export(kept: KeptModel, file: Path, kind: Format, examples: Mapping[str, Tensor] | None = None) -> Exported:
-    """Write the model to `file`, and check that what is written says the same for one and for several examples.
+    """Write the model to `file`, and check that what is written gives the same logits for one and for several examples.
 
     It takes one tensor (n, ...) per modality, in the sorted order of their names, for any n, and gives logits (n, ...). The
     inputs are those of `KeptModel.output`: already scaled.
@@ -48,6 +57,9 @@ def export(kept: KeptModel, file: Path, kind: Format, examples: Mapping[str, Ten
         file: is replaced where it is there.
         kind: the format.
         examples: inputs to compare by, as the model reads them; made-up ones without.
+
+    Returns:
+        The file, and the largest difference that was seen.
 
     Raises:
         PlanError: the model is an estimator, or a package is not installed.
@@ -60,6 +72,7 @@ def export(kept: KeptModel, file: Path, kind: Format, examples: Mapping[str, Ten
     with _quiet():
         content = FORMATS[kind](kept.module, tried)
         difference = _difference(kept, READERS[kind](content), tried)
+    # Last: a model that differs leaves no file behind, and the one that was there stays.
     write_bytes(file, content)
     return Exported(file, difference)
 
@@ -78,6 +91,7 @@ def as_onnx(module: nn.Module, examples: Mapping[str, Tensor]) -> bytes:
     except ImportError as error:
         raise PlanError(f"export to ONNX needs {error.name}", key="--format", value="onnx", remedy=INSTALL) from None
     with _exporting("ONNX"), _quiet():
+        # By name and open in the number of examples: other programs know neither torch nor the order of a dictionary.
         named: dict[str, Any] = {"input_names": names, "output_names": ["logits"], "dynamic_shapes": _any_number(names)}
         program = torch.onnx.export(exportable(module, names), _of(examples), dynamo=True, verbose=False, **named)
         assert program is not None
@@ -143,6 +157,7 @@ def _difference(kept: KeptModel, again: Any, examples: Mapping[str, Tensor]) -> 
     largest = 0.0
     for size in SIZES:
         some = {name: tensor[:size] for name, tensor in examples.items()}
+        # One example and several: a size that was baked in when the model was traced shows here.
         own = kept.output(some).logits
         found = again(some)
         if found.shape != own.shape or not torch.allclose(found, own, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):

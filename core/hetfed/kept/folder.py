@@ -5,6 +5,8 @@ model.safetensors        weights
 statistics.safetensors   the scaling of inputs and outputs
 estimator.skops          a fitted scikit-learn estimator, in place of weights
 program.onnx             the model as a program, where no builder makes it
+
+None of these files runs anything when it is read.
 """
 
 from __future__ import annotations
@@ -37,34 +39,54 @@ NEEDED = ("client", "task", "architecture", "spec", "inputs", "target", "form", 
 
 
 def write_folder(folder: Path, about: Mapping[str, Any], contents: Mapping[str, bytes]) -> None:
-    """Write every file, model.json last: a folder that has it is whole."""
+    """Write every file, model.json last: a folder that has it is whole.
+
+    Args:
+        folder: is made where it is not there; what a model before has left in it is removed.
+        about: what model.json says, besides the digests of the files.
+        contents: of each file, by its name.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as home:
+    ...     about = {key: None for key in NEEDED if key != "files"} | {"format": FORMAT}
+    ...     write_folder(Path(home) / "a", about, {WEIGHTS: packed({"w": Tensor([1.0])})})
+    ...     Kept.open(Path(home) / "a").tensors(WEIGHTS)
+    {'w': tensor([1.])}
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    # First: if the process dies in between, the folder says that it holds no model, and not that it holds another.
     (folder / ABOUT).unlink(missing_ok=True)
     for name in (ESTIMATOR, PROGRAM):
         if name not in contents:
             (folder / name).unlink(missing_ok=True)
     for name, content in contents.items():
         write_bytes(folder / name, content)
+    # Against damage, not against malice: whoever can change a file can change its digest.
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     write_json(folder / ABOUT, {**about, "files": digests})
 
 
 def packed(tensors: Mapping[str, Tensor]) -> bytes:
-    """Tensors as safetensors bytes."""
+    """Tensors as safetensors bytes; tensors that share their memory are written one by one."""
     # Cloned: safetensors refuses tensors that share their memory, as tied weights do.
     return save({name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()})
 
 
 @dataclass(frozen=True)
 class Kept:
-    """The folder of a kept model, its model.json read and checked."""
+    """The folder of a kept model, its model.json read and checked.
+
+    Args:
+        path: of the folder.
+        about: what model.json holds.
+    """
 
     path: Path
     about: Mapping[str, Any]
 
     @staticmethod
     def open(path: Path) -> Kept:
-        """The folder at `path`.
+        """Open the folder at `path`; of its files only model.json is read.
 
         Raises:
             RunFolderError: there is none, model.json is damaged, or a later version wrote it.
@@ -84,7 +106,7 @@ class Kept:
         return name in self.about["files"]
 
     def read(self, name: str) -> bytes:
-        """The bytes of a file.
+        """The bytes of a file, once their digest has been compared with that in model.json.
 
         Raises:
             RunFolderError: it is missing, or is not what was written.

@@ -21,15 +21,19 @@ IDS = "id"
 
 
 class TensorForm:
-    """Inputs are tensors or arrays (n, ...) by modality, as the model reads them."""
+    """The form of inputs that are tensors or arrays (n, ...) by modality, as the model reads them.
+
+    >>> TensorForm().prepare({}, {}, {"x": [[1.0, 2.0]], "id": ["patient 7"]})
+    Prepared(inputs={'x': tensor([[1., 2.]])}, ids=['patient 7'])
+    """
 
     def prepare(self, settings: Mapping[str, Any], statistics: Mapping[str, Tensor], inputs: Mapping[str, Any]) -> Prepared:
-        """The same as float32 tensors."""
+        """The same inputs as float32 tensors; nothing is scaled."""
         arrays = {name: torch.as_tensor(value).float() for name, value in inputs.items() if name != IDS}
         return Prepared(arrays, ids_of(inputs, len(next(iter(arrays.values()), ()))))
 
     def trial(self, inputs: Mapping[str, Blank], count: int, chance: torch.Generator) -> dict[str, Tensor]:
-        """Standard normal numbers."""
+        """Standard normal numbers in the shapes of the inputs."""
         return {name: one.random(count, chance) for name, one in sorted(inputs.items())}
 
     def read(self, settings: Mapping[str, Any], files: Sequence[Path]) -> Mapping[str, Any]:
@@ -41,7 +45,20 @@ TENSOR_FORM = TensorForm()
 
 
 def check_modalities(inputs: Mapping[str, Any], known: Sequence[str], further: Sequence[str] = (IDS,)) -> None:
-    """Raise `DataError` unless every modality is there and no other is."""
+    """Check that every modality is there and no other is.
+
+    Args:
+        inputs: by modality, as a user gave them.
+        known: the modalities that the model reads.
+        further: names that may be there besides.
+
+    Raises:
+        DataError: one is missing or unknown.
+
+    >>> check_modalities({"imge": []}, ["image"])
+    Traceback (most recent call last):
+    hetfed.errors.DataError: imge: the model has no such modality. Did you mean 'image'? The model reads: image.
+    """
     for name in inputs:
         if name not in known and name not in further:
             remedy = f"{among(name, known, 'The model reads')}"
@@ -63,6 +80,7 @@ def columns_in_order(modality: str, value: Any, columns: Sequence[str]) -> NDArr
     """
     if not isinstance(value, pd.DataFrame):
         return numbers(modality, value, (len(columns),))
+    # A year or an Entrez number is an integer to pandas, and text in the folder.
     names = [str(name) for name in value.columns]
     for name in names:
         if name not in columns:
@@ -73,6 +91,7 @@ def columns_in_order(modality: str, value: Any, columns: Sequence[str]) -> NDArr
         if name not in names:
             remedy = "Add it; an empty cell stands for a value that is not known."
             raise DataError("this column is missing", key=f"{modality}.{name}", remedy=remedy)
+    # By name: a table whose columns stand in another order would be read without an error, and wrongly.
     ordered = value.set_axis(names, axis=1)[list(columns)]
     for name in columns:
         if not pd.api.types.is_numeric_dtype(ordered[name]):
@@ -81,10 +100,16 @@ def columns_in_order(modality: str, value: Any, columns: Sequence[str]) -> NDArr
 
 
 def numbers(modality: str, value: Any, shape: tuple[int | None, ...]) -> NDArray[np.float32]:
-    """An array (n, *shape) as float32; None in `shape` stands for any size.
+    """An array (n, *shape) as float32; None in `shape` stands for any size. NaN passes, as a missing value.
 
     Raises:
         DataError: it has another shape, holds an infinity, or something else than numbers.
+
+    >>> numbers("genes", [[1, 2]], (2,))
+    array([[1., 2.]], dtype=float32)
+    >>> numbers("genes", [[1, 2]], (3,))
+    Traceback (most recent call last):
+    hetfed.errors.DataError: genes: wrong shape (value: (1, 2)). The model reads (n, 3), in which n is the number of examples.
     """
     try:
         array = np.asarray(value)
@@ -109,6 +134,9 @@ def ids_of(inputs: Mapping[str, Any], count: int) -> list[str]:
 
     Raises:
         DataError: there are more or fewer names than examples.
+
+    >>> ids_of({}, 2), ids_of({"id": ["a", "b"]}, 2)
+    (['0', '1'], ['a', 'b'])
     """
     ids = [str(one) for one in inputs.get(IDS, range(count))]
     if len(ids) != count:
@@ -123,6 +151,7 @@ def read_npz(file: Path) -> dict[str, NDArray[Any]]:
         DataError: it cannot be read.
     """
     try:
+        # The default of numpy, said all the same: this is what keeps a file from running code.
         with np.load(file, allow_pickle=False) as opened:
             if not isinstance(opened, np.lib.npyio.NpzFile):
                 raise ValueError("it holds one array without a name")
@@ -133,7 +162,7 @@ def read_npz(file: Path) -> dict[str, NDArray[Any]]:
 
 
 def read_csv(file: Path) -> pd.DataFrame:
-    """A CSV table.
+    """A CSV table: one row an example, the names of the columns above.
 
     Raises:
         DataError: it cannot be read, or has no row.

@@ -1,4 +1,4 @@
-"""Reads the model that a client keeps."""
+"""Reading of the model that a client keeps."""
 
 from __future__ import annotations
 
@@ -39,6 +39,10 @@ def load_model(
 
     Raises:
         RunFolderError: a file is missing, damaged or of a later version; or nothing builds the model.
+
+    >>> load_model("no such folder")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    hetfed.errors.RunFolderError: no such folder/model.json: no kept model here. Give the folder of one model: ...
     """
     kept = Kept.open(Path(folder))
     try:
@@ -103,11 +107,13 @@ def _load_weights(module: nn.Module, kept: Kept) -> None:
             problem = f"the weights are not those of this model, which has {tuple(tensor.shape)} {tensor.dtype} here"
             remedy = "Give the function that built the model, or take the folder from the run again."
             raise RunFolderError(problem, file=kept.path / WEIGHTS, key=name, value=shown, remedy=remedy)
+    # All have been compared: no model is left half old, half new.
     write_tensors(module, {name: weights[name] for name in module.state_dict()})
 
 
 def _unpack_part(value: Mapping[str, Any]) -> Part:
     def architecture(one: Any) -> Architecture | None:
+        """The architecture that JSON describes; None where none is."""
         return one and Architecture(one["builder"], unpack(one["settings"], {}))
 
     return Part(

@@ -35,6 +35,19 @@ class KeptModel:
         preprocessing: that form's settings.
         statistics: that form's tensors: means, deviations.
         names: of the sensors, where it forecasts.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import hetfed as hf
+    >>> data = hf.ClientData.of({"x": torch.zeros(10, 4)}, [0, 1] * 5)
+    >>> def build(spec): return nn.Sequential(nn.Linear(4, 2))
+    >>> client = hf.Client("a", data, hf.Classification(("ill", "well")), build)
+    >>> from hetfed.kept.save import save_model
+    >>> with tempfile.TemporaryDirectory() as home:
+    ...     save_model(Path(home), client, client.module.state_dict())
+    ...     table = hf.load_model(home, model_fn=build).predict({"x": torch.zeros(3, 4)})
+    >>> list(table.columns), len(table)
+    (['id', 'probability:ill', 'probability:well'], 3)
     """
 
     about: Mapping[str, Any]
@@ -48,20 +61,24 @@ class KeptModel:
 
     @property
     def client(self) -> str:
-        """Whose model it is."""
+        """The name of the client that keeps it."""
         return str(self.about["client"])
 
     @property
     def inputs(self) -> InputForm:
-        """What turns raw inputs into the model's."""
+        """The form that turns raw inputs into the model's."""
         return TENSOR_FORM if self.form == TENSORS else input_form(self.form)
 
     def predict(self, inputs: Mapping[str, Any]) -> pd.DataFrame:
         """Predictions for raw inputs (n, ...) by modality, in the form of the data set, before any scaling.
 
-        A table is a DataFrame whose columns are put in order, or an array in the order of training. `inputs["id"]` may name the
-        examples. Returns a row per example, or per example and horizon: `probability:<class>`, `forecast:<sensor>` in the
-        city's unit, `prediction:<output>` or `risk`.
+        Args:
+            inputs: a table is a DataFrame whose columns are put in order, or an array in the order of training; `inputs["id"]`
+                may name the examples.
+
+        Returns:
+            A row per example, or per example and horizon: `probability:<class>`, `forecast:<sensor>` in the city's unit,
+            `prediction:<output>` or `risk`.
 
         Raises:
             DataError: a modality, a column or a shape is not what the model was trained on.
@@ -78,7 +95,7 @@ class KeptModel:
         """Logits, features and further heads for preprocessed tensors (n, ...) by modality, as the model reads them.
 
         Raises:
-            DataError: a modality or a shape is not what the model was trained on.
+            DataError: a modality, a shape or a dtype is not what the model was trained on.
         """
         return self._output(tensors, [])[0]
 
@@ -96,6 +113,7 @@ class KeptModel:
         check_modalities(tensors, list(self.part.inputs), ())
         counts = {}
         for name, expected in self.part.inputs.items():
+            # Before the model sees them: some models answer inputs of a wrong shape, by broadcasting, without an error.
             found = tensors[name]
             if tuple(found.shape[1:]) != expected.shape or found.dtype != getattr(torch, expected.dtype):
                 wanted = f"(n, {', '.join(map(str, expected.shape))}) {expected.dtype}"

@@ -31,10 +31,10 @@ class Program(nn.Module):
 
 
 def session(content: bytes) -> Any:
-    """A runtime for the program.
+    """A runtime for the program, on the CPU.
 
     Raises:
-        RunFolderError: it is damaged, or onnxruntime is not installed.
+        RunFolderError: it is damaged, reads other files, or onnxruntime is not installed.
     """
     try:
         import onnx
@@ -46,6 +46,7 @@ def session(content: bytes) -> Any:
         if any(one.data_location == onnx.TensorProto.EXTERNAL for one in onnx.load_from_string(content).graph.initializer):
             raise ValueError("it reads other files")
         options = onnxruntime.SessionOptions()
+        # Errors only: its warnings are about optimisations, and would land in the user's terminal.
         options.log_severity_level = 3
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     # onnxruntime and protobuf have errors of their own for every way of being damaged.
@@ -54,6 +55,6 @@ def session(content: bytes) -> Any:
 
 
 def run(opened: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-    """The first output of the program for `inputs`."""
+    """The first output of the program for `inputs`: logits (n, ...)."""
     found = opened.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
     return torch.from_numpy(found[0])

@@ -28,7 +28,16 @@ ModelFn = Callable[[Mapping[str, Any]], nn.Module]
 
 @dataclass(frozen=True)
 class Part:
-    """All that a model is built from, of the client itself or of one that an exchange looks at: JSON and no data."""
+    """All that a model is built from, of the client itself or of one that an exchange looks at: JSON and no data.
+
+    Args:
+        architecture: builds the model; None where no registered builder does.
+        spec: the sizes that it is built from.
+        inputs: the shape and dtype of one example of each input.
+        target: the same of its target.
+        common: builds the small common model; None where there is none.
+        common_spec: the sizes of that one.
+    """
 
     architecture: Architecture | None
     spec: Mapping[str, Any]
@@ -39,13 +48,17 @@ class Part:
 
     @staticmethod
     def of(client: Client) -> Part:
-        """What is known of a client, its models as they are before any exchange."""
+        """The part of a client, its models as they are before any exchange."""
         about, train = client.description, client.data.train
         inputs = {name: Blank.of(tensor) for name, tensor in train.inputs.items()}
         return Part(about.architecture, client.data.spec, inputs, Blank.of(train.target), about.common, about.common_spec)
 
     def examples(self, count: int, ids: Sequence[str] = ()) -> Examples:
-        """So many examples that say nothing, to learn the sizes of a model by."""
+        """So many examples that say nothing, to learn the sizes of a model by.
+
+        >>> Part(None, {}, {"x": Blank((4,), "float32")}, Blank((), "int64")).examples(2).target
+        tensor([-1, -1])
+        """
         # A class that is not known, where targets are classes.
         target = self.target.tensor(count, 0 if self.target.dtype.startswith("float") else -1)
         blank = {name: one.tensor(count) for name, one in self.inputs.items()}
@@ -54,7 +67,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Extension:
-    """A step whose exchange changes how a model predicts: its settings, and its members by name."""
+    """A step whose exchange changes how a model predicts.
+
+    Args:
+        exchange: with its settings.
+        members: of the step, by name.
+    """
 
     exchange: Exchange
     members: tuple[str, ...]
@@ -62,6 +80,11 @@ class Extension:
 
 def build(architecture: Architecture | None, spec: Mapping[str, Any], model_fn: ModelFn | None = None) -> nn.Module:
     """A module with any weights, built without touching torch's default generator.
+
+    Args:
+        architecture: a registered builder and its settings; None where `model_fn` is given.
+        spec: the sizes that it is built from.
+        model_fn: builds it in place of the architecture.
 
     Raises:
         RunFolderError: no installed builder, and no function, builds it.
@@ -72,6 +95,7 @@ def build(architecture: Architecture | None, spec: Mapping[str, Any], model_fn: 
             key="architecture",
             remedy="Give what built it: load_model(folder, model_fn=...), a function of the data spec.",
         )
+    # The weights are overwritten at once; what matters is that nobody's random numbers move.
     with isolated("kept"):
         if model_fn is not None:
             return answering(model_fn(spec))
@@ -82,7 +106,7 @@ def build(architecture: Architecture | None, spec: Mapping[str, Any], model_fn: 
 def _built(architecture: Architecture, spec: Mapping[str, Any]) -> nn.Module:
     make = builder(architecture.builder)
     try:
-        return make(architecture.settings, spec)
+        return answering(make(architecture.settings, spec))
     except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
         problem = f"no model can be built from these settings: {type(error).__name__} {error}"
         remedy = "Take the folder from the run again, or the version of hetfed that it names."
@@ -101,6 +125,16 @@ def rebuilt(
     """The module of the client `name`, with what the extensions add.
 
     The exchanges see profiles, as they do in a federation: what `extend` does follows from them.
+
+    Args:
+        name: of the client.
+        parts: of it and of the members of the extensions, by name.
+        extensions: in the order of the composition.
+        task: what the client's model answers.
+        model_fn: builds the client's own model in place of its architecture.
+
+    Raises:
+        RunFolderError: no installed builder, and no function, builds one of the models.
     """
     if not extensions:
         return build(parts[name].architecture, parts[name].spec, model_fn)
@@ -139,7 +173,14 @@ def extensions_of(client: Client, composition: Composition) -> list[Extension]:
 
 
 def predicts_alike(base: nn.Module, model: nn.Module) -> bool:
-    """Whether `model` is `base` with submodules that take no part in its predictions, as far as its structure tells."""
+    """Whether `model` is `base` with submodules that take no part in its predictions, as far as its structure tells.
+
+    >>> def base(): return nn.Sequential(nn.Linear(2, 2))
+    >>> model = base()
+    >>> model.add_module("projector", nn.Linear(2, 2))
+    >>> predicts_alike(base(), base()), predicts_alike(nn.Sequential(nn.Tanh()), model)
+    (True, False)
+    """
     theirs = dict(model.named_modules())
     return all(path in theirs and _unchanged(module, theirs[path]) for path, module in base.named_modules())
 
@@ -152,7 +193,12 @@ def _unchanged(one: nn.Module, other: nn.Module) -> bool:
 
 
 def pack_extension(extension: Extension) -> dict[str, Any]:
-    """An extension as JSON."""
+    """An extension as JSON.
+
+    >>> from hetfed.exchanges import Prototypes
+    >>> pack_extension(Extension(Prototypes(), ("a", "b")))["kind"]
+    'prototypes'
+    """
     exchange = extension.exchange
     settings = TypeAdapter(type(exchange)).dump_python(exchange, mode="json")
     return {"kind": kind_of(exchange), "settings": settings, "members": list(extension.members)}

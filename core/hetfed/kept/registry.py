@@ -24,7 +24,12 @@ Builder = Callable[[Mapping[str, Any], Mapping[str, Any]], nn.Module]
 
 @dataclass(frozen=True)
 class Prepared:
-    """Inputs as a model reads them: `inputs` (n, ...) by modality, and a name for each of the n examples."""
+    """Inputs as a model reads them.
+
+    Args:
+        inputs: (n, ...) by modality.
+        ids: a name for each of the n examples.
+    """
 
     inputs: Mapping[str, Tensor]
     ids: Sequence[str]
@@ -32,31 +37,41 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Blank:
-    """The shape (without the number of examples) and the dtype of a tensor of examples."""
+    """The shape (without the number of examples) and the dtype of a tensor of examples, as JSON has them.
+
+    >>> Blank.of(torch.zeros(5, 3)).tensor(2)
+    tensor([[0., 0., 0.],
+            [0., 0., 0.]])
+    """
 
     shape: tuple[int, ...]
     dtype: str
 
     @staticmethod
     def of(tensor: Tensor) -> Blank:
-        """That of `tensor` (n, ...)."""
+        """The shape and the dtype of one example of `tensor` (n, ...)."""
         return Blank(tuple(tensor.shape[1:]), str(tensor.dtype).removeprefix("torch."))
 
     def tensor(self, count: int, fill: float = 0) -> Tensor:
-        """So many examples that say nothing."""
+        """A tensor (count, *shape) full of `fill`: examples that say nothing."""
         dtype: torch.dtype = getattr(torch, self.dtype)
         return torch.full((count, *self.shape), fill, dtype=dtype)
 
     def random(self, count: int, chance: torch.Generator) -> Tensor:
-        """So many examples of standard normal numbers."""
+        """A tensor (count, *shape) of standard normal numbers, drawn from `chance`."""
         return torch.randn(count, *self.shape, generator=chance)
 
 
 class InputForm(Protocol):
-    """How the raw form of a data set becomes a model's inputs."""
+    """A way of turning the raw form of a data set into a model's inputs; packages name theirs in the group `hetfed.inputs`."""
 
     def prepare(self, settings: Mapping[str, Any], statistics: Mapping[str, Tensor], inputs: Mapping[str, Any]) -> Prepared:
         """The model's inputs of raw `inputs` by modality.
+
+        Args:
+            settings: of the form, as the client's description has them.
+            statistics: tensors from the client's training data, by which inputs are scaled.
+            inputs: as a user has them.
 
         Raises:
             DataError: a modality, a column or a shape is not what the model was trained on.
@@ -64,11 +79,17 @@ class InputForm(Protocol):
         ...
 
     def trial(self, inputs: Mapping[str, Blank], count: int, chance: torch.Generator) -> dict[str, Tensor]:
-        """So many made-up examples as a model reads them, of the sizes in `inputs`, by which an exported model is tried."""
+        """So many made-up examples as a model reads them, by which an exported model is tried.
+
+        Args:
+            inputs: the shape and dtype of one example of each.
+            count: how many.
+            chance: the only source of chance.
+        """
         ...
 
     def read(self, settings: Mapping[str, Any], files: Sequence[Path]) -> Mapping[str, Any]:
-        """Raw inputs by modality from files.
+        """Raw inputs by modality from the files that a user names on the command line.
 
         Raises:
             DataError: a file that cannot be read.
@@ -77,7 +98,7 @@ class InputForm(Protocol):
 
 
 def builder(name: str) -> Builder:
-    """The installed builder of that name.
+    """The installed builder of that name, from the entry point group `hetfed.models`.
 
     Raises:
         RunFolderError: there is none.
@@ -87,7 +108,7 @@ def builder(name: str) -> Builder:
 
 
 def input_form(name: str) -> InputForm:
-    """The installed form of that name.
+    """The installed form of that name, from the entry point group `hetfed.inputs`.
 
     Raises:
         RunFolderError: there is none.
@@ -97,6 +118,7 @@ def input_form(name: str) -> InputForm:
 
 
 def _named(group: str, name: str, problem: str, remedy: str) -> Any:
+    # Looked up for each name: a notebook may have installed a package a moment ago.
     found = {entry.name: entry for entry in entry_points(group=group)}
     if name not in found:
         raise RunFolderError(problem, key=group, value=name, remedy=f"{among(name, sorted(found), 'Installed')} {remedy}")

@@ -1,4 +1,4 @@
-"""Writes the model that a client keeps."""
+"""Writing of the model that a client keeps."""
 
 from __future__ import annotations
 
@@ -41,6 +41,9 @@ def save_model(
 ) -> None:
     """Leave a client's model in a folder from which it predicts by itself.
 
+    What is written is read back at once: where it predicts otherwise than the client's own model, model.json says so, and
+    `load_model` asks for the function that built it.
+
     Args:
         folder: is made where it is not there; a model in it is replaced.
         client: whose model it is, as the composition has extended it.
@@ -68,9 +71,11 @@ def save_model(
             contents[PROGRAM] = _program(module, _some(client))
     except NotKept as error:
         told["refused"] = str(error)
+    # Apart from the weights: statistics belong to the inputs, and a model without gradients has them too.
     contents[STATISTICS] = packed(statistics)
     whole = {**client.about, **(about or {}), **told}
     write_folder(folder, whole, contents)
+    # A model that is refused is kept all the same: its folder says why, and a run must not fail over it.
     if not told["refused"] and (reason := _differs(folder, client, module)):
         write_folder(folder, {**whole, "refused": reason}, contents)
 
@@ -152,6 +157,7 @@ def _some(client: Client) -> Examples:
 
 def _differs(folder: Path, client: Client, module: nn.Module) -> str:
     """Why the folder does not give the client's own predictions to the last bit; empty where it does or needs a function to."""
+    # A script's own class cannot be found again by name: only its function could build it here.
     if client.description.architecture is None and not isinstance(module, Learner):
         return ""
     some = _some(client)

@@ -25,8 +25,21 @@ TASK = "$task"
 def pack(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     """`value` as JSON; a tensor goes to `tensors` under its path, and a task is named.
 
+    Args:
+        value: numbers, words, tensors and tasks, in lists and mappings.
+        path: of the value, for the names of its tensors.
+        tensors: takes up the tensors; it is changed in place.
+
     Raises:
         TypeError: it holds something else.
+
+    >>> import torch
+    >>> tensors = {}
+    >>> packed = pack({"mean": torch.tensor([1.0])}, "task", tensors)
+    >>> packed, tensors
+    ({'mean': {'$tensor': 'task.mean'}}, {'task.mean': tensor([1.])})
+    >>> unpack(packed, tensors)
+    {'mean': tensor([1.])}
     """
     if isinstance(value, Tensor):
         tensors[path] = value.detach().clone()
@@ -44,13 +57,14 @@ def _pack_task(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     for word, kind in TASKS.items():
         # Not isinstance: a class that extends one of these may judge and predict in another way.
         if type(value) is kind:
+            # Fields only: what a task computes from them is computed again.
             settings = {one.name: getattr(value, one.name) for one in fields(value)}
             return {TASK: word, **pack(settings, path, tensors)}
     raise TypeError(f"{path}: a {type(value).__name__} cannot be described in JSON")
 
 
 def unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """What `pack` was given; a list is a tuple.
+    """The value that `pack` was given; a list comes back as a tuple.
 
     Raises:
         KeyError, TypeError, ValueError: it is damaged.
@@ -66,6 +80,10 @@ def unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def task_of(value: Any, tensors: Mapping[str, Tensor]) -> Task | None:
-    """The task that is described, or None where none is."""
+    """The task that is described; None where none is.
+
+    >>> task_of(pack(Regression(unit="years"), "task", {}), {}).unit
+    'years'
+    """
     task: Task | None = unpack(value, tensors)
     return task

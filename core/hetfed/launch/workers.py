@@ -86,7 +86,8 @@ class OneByOne:
 class Workers:
     """The runner of `count` processes, which share the machine's cores.
 
-    A failed run stops the others after the runs they are at.
+    A failed run stops the others after the runs they are at. The pools of concurrent.futures and loky do not: where a process
+    of theirs dies, what runs in the others is ended with it, and neither the run nor how it died is told.
     """
 
     count: int

@@ -16,10 +16,20 @@ ABOUT = "comparison.json"
 
 @dataclass(frozen=True)
 class About:
-    """What the folder of a comparison holds, over every call that has run into it.
+    """The contents of the folder of a comparison, over every call that has run into it.
 
-    `seeds` is the largest number of them, `variants` how the plan sets an algorithm where it does, `left_out` why an algorithm
-    does not suit the clients.
+    Args:
+        plan: its path.
+        seeds: the largest number of them.
+        algorithms: that have been compared, in order.
+        variants: how the plan sets an algorithm where it does, by the algorithm's name.
+        left_out: why an algorithm does not suit the clients, by its name.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as home:
+    ...     About("plan.toml", seeds=3, algorithms=("fedavg",)).write(Path(home))
+    ...     read_about(Path(home)).algorithms
+    ('fedavg',)
     """
 
     plan: str = ""
@@ -29,7 +39,7 @@ class About:
     left_out: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, out: Path) -> None:
-        """Leave it in a folder."""
+        """Write it into the folder of a comparison."""
         write_json(out / ABOUT, asdict(self))
 
 

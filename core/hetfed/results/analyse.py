@@ -1,4 +1,7 @@
-"""What a comparison comes to: means with intervals, the worst client, who gains, and whether chance explains it."""
+"""The outcome of a comparison: means with intervals, the worst client, who gains, and whether chance explains it.
+
+Seeds are the samples: the clients of one seed share their rounds, and are not independent of each other.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,12 @@ GAINS = {"federated": "gain", "kept": "kept_gain", "pooled": "pooled_gain"}
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean, and half the width of its 95 % interval (Student's t); NaN where there is nothing, or only one value.
+    """A mean over seeds, with its interval.
 
-    `values` are those it is the mean of, one per seed.
+    Args:
+        mean: NaN where there is no value.
+        half_width: half the width of the 95 % interval (Student's t); NaN where there is none or only one value.
+        values: those it is the mean of, one per seed.
     """
 
     mean: float
@@ -30,7 +36,12 @@ class Estimate:
 
     @staticmethod
     def of(values: Sequence[float] | Values) -> Estimate:
-        """From one value per seed; missing ones are left out."""
+        """The estimate from one value per seed; missing ones are left out.
+
+        >>> found = Estimate.of([0.7, 0.8, 0.9, None])
+        >>> f"{found.mean:.2f} +- {found.half_width:.2f} of {len(found.values)}"
+        '0.80 +- 0.25 of 3'
+        """
         known = np.asarray([value for value in values if value is not None and np.isfinite(value)], dtype=float)
         if not len(known):
             return Estimate(float("nan"), float("nan"))
@@ -45,8 +56,16 @@ class Estimate:
 class ClientResult:
     """One client under one algorithm: its metric in each arm over the seeds, and what it gains over training alone.
 
-    `gain` is positive where it gains: a difference of metrics, or per cent where clients differ in metric or unit. `wins`
-    counts the seeds, of `seeds` in which both are defined, in which it gains.
+    Args:
+        client: its name.
+        alone: its test metric where it trains alone.
+        federated: the same under the algorithm.
+        kept: the same of the model that it keeps.
+        pooled: the same where everybody's data are in one place.
+        gain: of federated over alone, positive where it gains: a difference of metrics, or per cent where clients differ in
+            metric or unit.
+        wins: in how many seeds it gains.
+        seeds: in how many both are defined.
     """
 
     client: str
@@ -63,11 +82,26 @@ class ClientResult:
 class AlgorithmResult:
     """One algorithm over all clients and seeds.
 
-    `score` and `kept` are the means over clients, by seed; where clients differ in metric or unit they are mean gains over
-    training alone in per cent, and `alone` is zero. `worst` is the client with the worst mean score. `gained` counts the
-    clients whose mean gain is positive, of `judged`. `p` is that of the paired t test of federated against alone over the
-    seeds' means, since clients of one seed are not independent; NaN with one seed, or without any difference. `overall` is the
-    median over seeds of the metric on all clients' test data together, NaN where they answer different questions.
+    Where clients differ in metric or unit, `score`, `kept` and `pooled` are mean gains over training alone in per cent, and
+    `alone` is zero.
+
+    Args:
+        algorithm: its name.
+        clients: each by itself.
+        alone: the mean over clients, by seed, where everybody trains alone.
+        score: the same under the algorithm.
+        kept: the same of the models that clients keep.
+        pooled: the same of pooled training.
+        gain: of score over alone.
+        worst: the client with the worst mean score, and that score.
+        gained: how many clients have a positive mean gain.
+        judged: of how many clients there is a gain.
+        p: of the paired t test of federated against alone over the seeds' means, since clients of one seed are not independent;
+            NaN with one seed, or without any difference.
+        overall: the median over seeds of the metric on all clients' test data together; NaN where they answer different
+            questions.
+        bytes: that travelled in a run, the mean over seeds.
+        seconds: of a run, the mean over seeds.
     """
 
     algorithm: str
@@ -87,17 +121,26 @@ class AlgorithmResult:
 
 
 def comparable(frame: pd.DataFrame) -> bool:
-    """Whether all clients have the same metric and unit, so that a mean over them says something."""
+    """Whether all clients have the same metric and unit, so that a mean over them says something.
+
+    >>> comparable(pd.DataFrame({"metric": ["AUROC", "RMSE"], "unit": ["", "years"]}))
+    False
+    """
     return len(frame[["metric", "unit"]].drop_duplicates()) == 1
 
 
 def analyse(frame: pd.DataFrame) -> list[AlgorithmResult]:
-    """Every algorithm of a comparison (one row per algorithm, seed and client), the best mean first."""
+    """Every algorithm of a comparison, the best mean first.
+
+    Args:
+        frame: comparison.csv: one row per algorithm, seed and client, with the test metric of each arm.
+    """
     relative = not comparable(frame)
     results = [_algorithm(str(name), group, relative) for name, group in frame.groupby("algorithm", sort=False)]
     higher = bool(frame["higher_is_better"].iloc[0]) or relative
 
     def rank(result: AlgorithmResult) -> float:
+        """The key of an algorithm: the better its mean, the smaller; without a mean it comes last."""
         mean = result.score.mean
         return np.inf if np.isnan(mean) else (-mean if higher else mean)
 
@@ -106,6 +149,7 @@ def analyse(frame: pd.DataFrame) -> list[AlgorithmResult]:
 
 def _algorithm(name: str, rows: pd.DataFrame, relative: bool) -> AlgorithmResult:
     rows = rows.astype(dict.fromkeys(["alone", *GAINS], float))
+    # Of an error, less is a gain: after this, more is always better.
     sign = rows["higher_is_better"].map({True: 1.0, False: -1.0})
     rows = rows.assign(**{gain: sign * (rows[arm] - rows["alone"]) for arm, gain in GAINS.items()})
     if relative:
@@ -114,6 +158,7 @@ def _algorithm(name: str, rows: pd.DataFrame, relative: bool) -> AlgorithmResult
         scale = 100 / rows["alone"].abs().replace(0, np.nan)
         rows = rows.assign(**{gain: rows[gain] * scale for gain in GAINS.values()})
     clients = [_client(str(client), group) for client, group in rows.groupby("client", sort=False)]
+    # A client without a metric in some arm says nothing of who gains.
     judged = [client for client in clients if not np.isnan(client.gain.mean)]
     columns = ("gain", "kept_gain", "pooled_gain") if relative else ("federated", "kept", "pooled")
     score, kept, pooled = (_mean_by_seed(rows, column) for column in columns)
@@ -138,6 +183,7 @@ def _algorithm(name: str, rows: pd.DataFrame, relative: bool) -> AlgorithmResult
 
 
 def _client(name: str, rows: pd.DataFrame) -> ClientResult:
+    # A seed without one of the two values tells nothing of a gain: it counts neither as won nor as lost.
     gains = rows["gain"].dropna()
     estimates = {arm: Estimate.of(rows[arm].tolist()) for arm in ("alone", "federated", "kept", "pooled")}
     return ClientResult(name, **estimates, gain=Estimate.of(gains.tolist()), wins=int((gains > 0).sum()), seeds=len(gains))
@@ -146,6 +192,7 @@ def _client(name: str, rows: pd.DataFrame) -> ClientResult:
 def _mean_by_seed(rows: pd.DataFrame, column: str) -> Estimate:
     """The mean over those clients that have both a federated and a value alone, seed by seed; where one of them lacks a value
     the seed has no mean, as it would be one over other clients."""
+    # The same clients in every arm, so that two means can be compared.
     usable = rows[rows["gain"].notna()]
     return Estimate.of([group[column].mean(skipna=False) for _, group in usable.groupby("seed")])
 

@@ -1,4 +1,7 @@
-"""The folder of a run, and what may not happen to it."""
+"""The folder of a run, and what may not happen to it.
+
+No run writes over another one, no two processes write into the same one, and a file is there as a whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,11 @@ PACKAGES = ("hetfed", "torch", "torchvision", "monai", "numpy", "pandas", "sciki
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where a run keeps everything; the names of its parts are those of docs/run-folder.md."""
+    """The folder in which a run keeps everything; the names of its parts are those of docs/run-folder.md.
+
+    >>> RunFolder(Path("runs/first")).ledger.as_posix()
+    'runs/first/ledger.jsonl'
+    """
 
     path: Path
 
@@ -58,11 +65,12 @@ class RunFolder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keeps other processes out of the folder meanwhile.
+        """Keep other processes out of the folder meanwhile.
 
         Raises:
             RunFolderError: another process is running in it.
         """
+        # A lock of the system's, which ends with the process however that ends: nothing is left to clean up by hand.
         lock = FileLock(self.path / LOCK, timeout=0)
         try:
             lock.acquire()
@@ -98,7 +106,11 @@ class RunFolder:
         self.expect_plan(plan)
 
     def expect_plan(self, plan: Plan) -> None:
-        """Raise `RunFolderError` unless the run is one of `plan`."""
+        """Check that the run is one of `plan`.
+
+        Raises:
+            RunFolderError: it was started with another plan, or with other settings.
+        """
         if self.plan_digest() != plan.digest():
             raise RunFolderError(
                 "the folder holds a run of another plan, or of this one with other settings",
@@ -108,6 +120,7 @@ class RunFolder:
 
     def plan_digest(self) -> str:
         """The digest of the plan that the run was started with."""
+        # In the first line: the rest is a plan that anybody may read and run.
         first = (self.path / PLAN).read_text(encoding="utf-8").partition("\n")[0]
         return first.removeprefix("# digest ")
 
@@ -118,22 +131,22 @@ class RunFolder:
 
     @property
     def models(self) -> Path:
-        """One folder per client: the model that it keeps."""
+        """The folder of kept models, one folder per client."""
         return self.path / "models"
 
     @property
     def predictions(self) -> Path:
-        """One table per client: test predictions of the model that it keeps."""
+        """The folder of test predictions of the kept models, one table per client."""
         return self.path / "predictions"
 
     @property
     def ledger(self) -> Path:
-        """What left each client."""
+        """The file of the ledger: what left each client."""
         return self.path / LEDGER
 
     @property
     def plots(self) -> Path:
-        """Pictures."""
+        """The folder of pictures."""
         return self.path / "plots"
 
     def summary(self) -> dict[str, Any]:
@@ -153,17 +166,21 @@ class RunFolder:
 
 
 def folder_of(out: Path, algorithm: str, seed: int) -> Path:
-    """Where the run of an algorithm under a seed lies in the folder of a comparison."""
+    """The folder of the run of an algorithm under a seed, in the folder of a comparison.
+
+    >>> folder_of(Path("out"), "fedavg", 3).as_posix()
+    'out/fedavg/seed-3'
+    """
     return out / algorithm / f"seed-{seed}"
 
 
 def usable_cpus() -> int:
-    """The processor cores that this process may use: in a container, fewer than there are."""
+    """The number of processor cores that this process may use: in a container, fewer than there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def environment() -> dict[str, Any]:
-    """What the run ran on."""
+    """The machine and the packages that the run ran on, as JSON has them."""
     import torch
 
     packages = {}
@@ -202,5 +219,16 @@ def write_bytes(file: Path, content: bytes) -> None:
 
 
 def write_json(file: Path, value: Any) -> None:
-    """Write JSON as a whole or not at all; NaN is refused, since other readers choke on it."""
+    """Write JSON as a whole or not at all.
+
+    Raises:
+        ValueError: it holds a NaN or an infinity, on which other readers choke.
+        RunError: it cannot be written.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as home:
+    ...     write_json(Path(home) / "a.json", {"rounds": 3})
+    ...     (Path(home) / "a.json").read_text()
+    '{\\n  "rounds": 3\\n}\\n'
+    """
     write_bytes(file, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())

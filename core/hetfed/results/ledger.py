@@ -17,12 +17,24 @@ LEDGER_COLUMNS = ("round", "sent", "client", "exchange", "tensors", "bytes", "sh
 
 @dataclass(frozen=True)
 class Ledger:
-    """A JSON-lines file. A round that is run again after an interruption is written again: it left the client again."""
+    """A JSON-lines file. A round that is run again after an interruption is written again: it left the client again.
+
+    >>> import tempfile
+    >>> import torch
+    >>> from hetfed.payload import Payload
+    >>> payload = Payload({"w": torch.zeros(2, 3)}, weight=10)
+    >>> with tempfile.TemporaryDirectory() as home:
+    ...     ledger = Ledger(Path(home) / "ledger.jsonl")
+    ...     ledger.write(Upload(1, "a", "shared-parameters", payload.encoded, travelled=payload, contents=payload))
+    ...     entry, = ledger.entries()
+    >>> entry["tensors"], entry["accepted"]
+    ({'w': ['float32', [2, 3]]}, True)
+    """
 
     file: Path
 
     def write(self, upload: Upload) -> None:
-        """Record `upload`: what it was, how large, its digest, whether it was accepted."""
+        """Append a line for `upload`: what it was, how large, its digest, whether it was accepted."""
         # Opened anew for each line: whenever the process is killed, what was recorded is out of its hands.
         with self.file.open("ab+") as lines:
             if _cut_short(lines):
@@ -30,7 +42,7 @@ class Ledger:
             lines.write(json.dumps(_entry(upload)).encode() + b"\n")
 
     def entries(self) -> list[dict[str, Any]]:
-        """All lines; a last line that was cut short by an interruption is left out."""
+        """All lines in their order; a last line that was cut short by an interruption is left out."""
         if not self.file.exists():
             return []
         entries = []
@@ -51,6 +63,7 @@ def _cut_short(lines: BinaryIO) -> bool:
 
 
 def _entry(upload: Upload) -> dict[str, Any]:
+    # What travelled and not what it was before compression: the ledger is a record of what left the house.
     tensors = upload.travelled.tensors if upload.travelled else {}
     return {
         "round": upload.round,

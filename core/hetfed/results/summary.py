@@ -1,4 +1,4 @@
-"""summary.json: who took part, what came out alone, federated and pooled, and what travelled."""
+"""The summary of a run, summary.json: who took part, what came out alone, federated and pooled, and what travelled."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ from hetfed.results.arms import ARMS
 
 @dataclass(frozen=True)
 class Results:
-    """What came out: for each client by arm, the arm whose model it keeps, and for all test data together by arm."""
+    """The outcomes of a run.
+
+    Args:
+        outcomes: of each client by name, and there by arm.
+        kept: the arm whose model each client keeps; None where none was judged.
+        overall: the metric on all test data together, by arm; None where it is not defined.
+    """
 
     outcomes: Mapping[str, Mapping[str, Outcome]]
     kept: Mapping[str, str | None]
@@ -34,7 +40,18 @@ def summarise(
     federated: FederationState,
     results: Results,
 ) -> dict[str, Any]:
-    """The summary of a run; every number in it is finite, a value that is not there is None with the reason under `notes`."""
+    """The summary of a run as JSON has it.
+
+    Every number in it is finite; a value that is not there is None, with the reason under `notes`.
+
+    Args:
+        name: of the plan.
+        plan: as it was run.
+        clients: as they took part, in the order of the plan.
+        enrolment: who took part in what.
+        federated: the server's state after the last round.
+        results: of all arms.
+    """
     first = clients[0].task
     return {
         "plan": name,
@@ -66,6 +83,7 @@ def _quorum(plan: Plan) -> dict[str, int]:
 
 
 def _exchange(step: Step, enrolment: Enrolment) -> dict[str, Any]:
+    # From declarations, which were enforced: what the summary says of a payload held for every upload.
     declared = {profile.name: step.exchange.declare(profile) for profile in enrolment.profiles if step.includes(profile.name)}
     return {
         "label": step.label,
@@ -108,7 +126,11 @@ def _client(client: Client, outcomes: Mapping[str, Outcome], kept: str | None) -
 
 
 def finite(value: float | None) -> float | None:
-    """`value`, or None where it is not a finite number."""
+    """`value`, or None where it is not a finite number.
+
+    >>> finite(0.5), finite(float("nan"))
+    (0.5, None)
+    """
     return value if value is not None and math.isfinite(value) else None
 
 

@@ -71,6 +71,7 @@ class Classification:
         (tensor(0.1269), tensor(0.))
         """
         logits, target = output.logits.flatten(0, -2), batch.target.flatten()
+        # The weights follow from the batch alone, so that the loss stays a function of its arguments.
         if self.balanced:
             weights = self._class_weights(target).to(logits.dtype)
             total = F.cross_entropy(logits, target, weight=weights, reduction="sum", ignore_index=MISSING)

@@ -107,6 +107,7 @@ class Forecasting:
         values: dict[str, float | None] = {}
         reasons: dict[str, str] = {}
         for minutes in self.horizons:
+            # All steps up to the horizon, as published results of T-GCN are.
             steps = minutes // self.interval
             near, known = forecast[:, :steps], target[:, :steps]
             masked = errors(near, known)

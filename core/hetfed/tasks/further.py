@@ -70,6 +70,7 @@ class WithFurther:
     def loss(self, output: Output, batch: Batch) -> Tensor:
         """The main loss plus the weighted losses of the further heads; a head with nothing to learn adds 0."""
         further = [
+            # To a further task its head is the whole model, so that any task can be one.
             weight * task.loss(Output(output.further[name]), Batch({}, batch.further[name]))
             for name, (task, weight) in self.further.items()
         ]

@@ -74,6 +74,7 @@ class Survival:
         # Everybody who is still observed at that time is at risk, those with the same time included.
         last = torch.searchsorted(-time, -time, right=True) - 1
         at_risk = torch.logcumsumexp(risk, dim=0).gather(0, last)
+        # Over all patients and not over events: a batch with few events must not weigh as much as one with many.
         return ((at_risk - risk) * seen).sum() / known.sum().clamp(min=1)
 
     def learnable(self, batch: Batch) -> Tensor:
