@@ -61,10 +61,10 @@ if TYPE_CHECKING:
     from hetfed.server_optimizer import ServerOptimizer as ServerOptimizer
     from hetfed.tasks import Classification as Classification
     from hetfed.tasks import Forecasting as Forecasting
+    from hetfed.tasks import MultiTask as MultiTask
     from hetfed.tasks import Regression as Regression
     from hetfed.tasks import Survival as Survival
     from hetfed.tasks import Task as Task
-    from hetfed.tasks import WithFurther as WithFurther
     from hetfed.training import Phase as Phase
     from hetfed.training import Training as Training
 
@@ -104,7 +104,7 @@ _WHERE = {
     "payload": ("Declaration", "Merged", "Payload", "TensorRule"),
     "profile": ("Profile",),
     "server_optimizer": ("ServerOptimizer",),
-    "tasks": ("Classification", "Forecasting", "Regression", "Survival", "Task", "WithFurther"),
+    "tasks": ("Classification", "Forecasting", "Regression", "Survival", "Task", "MultiTask"),
     "training": ("Phase", "Training"),
 }
 """The module of each public name. Loaded lazily, since `hetfed --help` must not wait for torch."""

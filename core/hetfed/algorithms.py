@@ -301,7 +301,7 @@ def fedmrl(size: int | None = None, among: Among = SAME) -> Composition:
     return compose(NestedFeatures(size=size), SharedParameters(COMPANION, among=among))
 
 
-def peers(
+def codistillation(
     temperature: float = 2.0, weight: float = 1.0, every: PositiveInt = 2, weighting: Literal["equal", "fit"] = "fit"
 ) -> Composition:
     """Everybody's model teaches everybody else on the learner's own data (after codistillation, Anil et al. 2018).
@@ -342,9 +342,11 @@ NAMED: dict[str, Callable[..., Composition]] = {
     "fedgen": fedgen,
     "fedgh": fedgh,
     "fedmrl": fedmrl,
-    "peers": peers,
+    "codistillation": codistillation,
 }
 """What `[federation] algorithm` may name; its further keys are the function's arguments. `algorithm` adds to it."""
+RENAMED = {"peers": "codistillation"}
+"""Names that plans of earlier versions use."""
 AnyAlgorithm = TypeVar("AnyAlgorithm", bound=Callable[..., Composition])
 
 

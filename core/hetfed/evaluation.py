@@ -117,7 +117,7 @@ def overall(outputs: Sequence[Output], clients: Sequence[Client]) -> float | Non
     task, tests = clients[0].task, [client.data.test for client in clients]
     # Targets of different shapes (other sensors, other outputs) do not go into one tensor, and different questions have no
     # metric in common.
-    alike = {(client.task.question, client.task.metric, tuple(client.data.test.target.shape[1:])) for client in clients}
+    alike = {(client.task.label_space, client.task.metric, tuple(client.data.test.target.shape[1:])) for client in clients}
     if len(alike) > 1 or any(test.further for test in tests):
         return None
     ids = [identity for test in tests for identity in test.ids]

@@ -68,7 +68,7 @@ class Learner(nn.Module):
     """
 
     learns_by_gradients = False
-    lesson: Tensor
+    distilled: Tensor
     weight: Tensor
 
     def __init__(
@@ -91,7 +91,7 @@ class Learner(nn.Module):
         self.train_on: Examples | None = None
         self.public: Examples | None = None
         # Buffers, so that a learner's state travels through state_dict() like that of any model.
-        self.register_buffer("lesson", torch.zeros(public, task.class_count or math.prod(target)))
+        self.register_buffer("distilled", torch.zeros(public, task.class_count or math.prod(target)))
         self.register_buffer("weight", torch.zeros(()))
         self._fitted: tuple[Tensor, Tensor] | None = None
         # The only class that there is in the training data, where there is but one.
@@ -121,7 +121,7 @@ class Learner(nn.Module):
         learner = Learner(_Unfitted(), task, shapes, target=tuple(like.target.shape[1:]))
         # Past the constructor, which would clone the estimator and lose what it has learnt.
         learner.estimator, learner._only = fitted, only
-        learner._fitted = (learner.lesson.clone(), learner.weight.clone())
+        learner._fitted = (learner.distilled.clone(), learner.weight.clone())
         return learner
 
     @property
@@ -130,7 +130,7 @@ class Learner(nn.Module):
         self.fitted()
         return self._only
 
-    def digest(self, logits: Tensor, weight: float, temperature: float = 1.0) -> None:
+    def distil(self, logits: Tensor, weight: float, temperature: float = 1.0) -> None:
         """Take logits on the public inputs for a lesson, by which it is fitted anew when it next predicts.
 
         Args:
@@ -140,7 +140,7 @@ class Learner(nn.Module):
         """
         # Divided here and not at every fit: the lesson as it is stored is what the state holds and resumes from.
         soft = logits / temperature if isinstance(self.task, Classification) else logits
-        self.lesson = soft.reshape(self.lesson.shape).clone()
+        self.distilled = soft.reshape(self.distilled.shape).clone()
         self.weight = torch.tensor(float(weight))
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Output:
@@ -179,14 +179,14 @@ class Learner(nn.Module):
         It is fitted when it is first asked for, and again when the lesson has changed.
         """
         # Compared, not flagged as old: load_state_dict() copies another lesson into the buffers without a word.
-        if self._fitted is None or not (torch.equal(self._fitted[0], self.lesson) and self._fitted[1] == self.weight):
+        if self._fitted is None or not (torch.equal(self._fitted[0], self.distilled) and self._fitted[1] == self.weight):
             columns, target, weight = self._examples()
             # Not every classifier can be fitted on one class; and there is nothing to tell apart.
             one_class = isinstance(self.task, Classification) and len(np.unique(target)) == 1
             self._only = int(target[0]) if one_class else None
             if not one_class:
                 self.estimator.fit(columns, target, sample_weight=weight)
-            self._fitted = (self.lesson.clone(), self.weight.clone())
+            self._fitted = (self.distilled.clone(), self.weight.clone())
         return self.estimator
 
     def _examples(self) -> tuple[NDArray[np.float64], NDArray[np.generic], NDArray[np.float64]]:
@@ -201,11 +201,11 @@ class Learner(nn.Module):
             taught = self._columns(self.public.inputs)
             if isinstance(self.task, Regression):
                 columns.append(taught)
-                answers.append((self.lesson * self.task.scale + self.task.mean).view(len(taught), *target.shape[1:]).numpy())
+                answers.append((self.distilled * self.task.scale + self.task.mean).view(len(taught), *target.shape[1:]).numpy())
                 weights.append(np.full(len(taught), float(self.weight)))
             else:
                 # A soft label is every class at once, each weighing as much as it is likely.
-                for c, share in enumerate(self.lesson.softmax(dim=1).double().numpy().T):
+                for c, share in enumerate(self.distilled.softmax(dim=1).double().numpy().T):
                     columns.append(taught)
                     answers.append(np.full(len(taught), c))
                     weights.append(share * float(self.weight))

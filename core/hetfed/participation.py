@@ -36,7 +36,7 @@ class Participation(Table):
 
     With a `time_limit`, a client that would take longer is not waited for, and its upload is refused as late; or, where rounds
     are `asynchronous`, a round lasts as long as that limit, and a late upload is merged in the round in which it arrives with
-    its weight divided by (1 + rounds of delay) to the power of `staleness` (FedAsync, Xie et al. 2019).
+    its weight divided by (1 + rounds of delay) to the power of `staleness_exponent` (FedAsync, Xie et al. 2019).
 
     Args:
         fraction: of all clients, above 0 and up to 1, that the server asks in a round, drawn at random among those that are
@@ -44,7 +44,7 @@ class Participation(Table):
         minimum: how many clients it asks at least.
         time_limit: of a turn, in the unit of time of `Presence.speed`; None for no limit.
         asynchronous: whether rounds go on without those that are late; it needs a `time_limit`.
-        staleness: the power by which a delay discounts; 0 counts late uploads in full.
+        staleness_exponent: the power by which a delay discounts; 0 counts late uploads in full.
         tolerate_failures: whether a client whose turn fails counts as absent for that round; else it ends the run.
 
     >>> Participation(fraction=0.5, minimum=2).wanted(10), Participation(fraction=0.1, minimum=2).wanted(10)
@@ -55,7 +55,7 @@ class Participation(Table):
     minimum: PositiveInt = 1
     time_limit: PositiveFloat | None = None
     asynchronous: bool = False
-    staleness: NonNegativeFloat = 0.5
+    staleness_exponent: NonNegativeFloat = 0.5
     tolerate_failures: bool = False
 
     @model_validator(mode="after")
@@ -103,10 +103,10 @@ class Participation(Table):
         # A turn of exactly one limit still ends in the round in which it began.
         return max(math.ceil(duration / self.time_limit) - 1, 0)
 
-    def lateness(self, duration: float) -> str | None:
+    def straggler(self, duration: float) -> str | None:
         """The reason why an upload that took so long is refused; None where it is not.
 
-        >>> Participation(time_limit=10).lateness(25.0)
+        >>> Participation(time_limit=10).straggler(25.0)
         'late: it took 25, the time limit is 10'
         """
         # In asynchronous rounds nothing is refused as late: it is merged later, with less weight.
@@ -120,7 +120,7 @@ class Participation(Table):
         >>> Participation().discount(0), Participation().discount(3)
         (1.0, 0.5)
         """
-        return float((1 + delay) ** -self.staleness)
+        return float((1 + delay) ** -self.staleness_exponent)
 
 
 def duration(client: Profile, examples: int) -> float:

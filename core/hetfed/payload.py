@@ -243,7 +243,7 @@ class Declaration:
         relative: what the upload is relative to.
         lasting: whether what comes back becomes part of the client's model, so that the last broadcast is worth sending.
         reveals: what the upload tells of a client's data beyond a model's parameters, in words.
-        question: what the tensors answer; only those that answer the same can be merged. Empty where they answer nothing.
+        label_space: what the tensors answer; only those that answer the same can be merged. Empty where they answer nothing.
         columns: the names of the columns that the tensors stand on, in their order, by input.
 
     >>> declared = Declaration({"mean": TensorRule((2,))}, weight=10.0)
@@ -258,7 +258,7 @@ class Declaration:
     relative: Relative = "nothing"
     lasting: bool = False
     reveals: tuple[str, ...] = ()
-    question: str = ""
+    label_space: str = ""
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
@@ -270,7 +270,7 @@ class Declaration:
     def group(self) -> str:
         """A short name for all whose tensors agree in name and shape, in what they answer, and in the columns they stand on."""
         columns = repr(sorted(self.columns.items())) if self.columns else ""
-        return short_name(repr(sorted(self.shapes.items())), self.question, columns)
+        return short_name(repr(sorted(self.shapes.items())), self.label_space, columns)
 
     @cached_property
     def max_bytes(self) -> int:

@@ -32,15 +32,15 @@ from pydantic import (
 
 from hetfed.aggregation import Aggregation
 from hetfed.aggregation import Setting as AggregationSetting
-from hetfed.algorithms import NAMED
+from hetfed.algorithms import NAMED, RENAMED
 from hetfed.composition import Composition, Step, compose
 from hetfed.compression import Setting as CompressionSetting
 from hetfed.errors import PlanError, among
 from hetfed.exchanges import KINDS
-from hetfed.findings import keys_of, plan_error
 from hetfed.participation import Participation, Presence
 from hetfed.plan_schema import OpenTable, Table
 from hetfed.training import Phase, Select, Training
+from hetfed.validation_errors import keys_of, plan_error
 
 Values = dict[str, Any]
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
@@ -298,6 +298,8 @@ def named_algorithm(name: str, settings: Mapping[str, Any], *, key: str = ALGORI
 
 def check_algorithm(name: str, key: str) -> None:
     """Raise `PlanError` about `key` unless there is an algorithm of that name."""
+    if name in RENAMED and name not in NAMED:
+        raise PlanError("the algorithm has another name now", key=key, value=name, remedy=f"Write {RENAMED[name]!r}.")
     if name not in NAMED:
         raise PlanError("unknown algorithm", key=key, value=name, remedy=among(name, NAMED))
 

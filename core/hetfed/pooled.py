@@ -196,7 +196,7 @@ def fits(client: Client, pool: DataPool) -> bool:
     common = set(mine.inputs) & set(theirs.inputs)
     same_inputs = all(mine.inputs[name].shape[1:] == theirs.inputs[name].shape[1:] for name in common)
     same_target = mine.target.shape[1:] == theirs.target.shape[1:] and set(mine.further) == set(theirs.further)
-    same_question = client.task.question == pool.task.question and not local_parts(pool.model)
+    same_question = client.task.label_space == pool.task.label_space and not local_parts(pool.model)
     return bool(common) and same_inputs and same_target and same_question
 
 

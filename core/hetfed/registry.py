@@ -123,7 +123,7 @@ class Registry(Mapping[str, Item]):
         """`name` itself, for a field of a pydantic model: `Annotated[str, AfterValidator(registry.known)]`.
 
         Raises:
-            PydanticCustomError: there is none of that name; `hetfed.findings` makes of it what `find` raises.
+            PydanticCustomError: there is none of that name; `hetfed.validation_errors` makes of it what `find` raises.
         """
         if name not in self:
             from pydantic_core import PydanticCustomError

@@ -234,7 +234,7 @@ def _receive(federation: Federation, sent: InFlight, round_number: int) -> Uploa
         # Decoded before it is judged: the ledger lists the tensors that left the client, accepted or not.
         travelled = Payload.decode(sent.encoded)
         upload = replace(upload, travelled=travelled)
-        late = federation.participation.lateness(federation.duration(sent.client, sent.sent))
+        late = federation.participation.straggler(federation.duration(sent.client, sent.sent))
         if late:
             raise PayloadRefused(late)
         base = codecs.base_of(codecs.at_client(step.chain, sent.base) if sent.base else None, declared)

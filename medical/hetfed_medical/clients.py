@@ -142,7 +142,7 @@ def _client(table: ClientTable, seed: int, cohorts: Cohorts, public: PublicData 
         about={
             "model": ", ".join(f"{part}: {name}" for part, name in model.items()),
             "data": cohort.name + (f" ({', '.join(data_table.sites)})" if data_table.sites else ""),
-            "question": home.task.question.removesuffix("?"),
+            "question": home.task.label_space.removesuffix("?"),
             "modalities": ", ".join(data_table.modalities),
         },
         common_fn=None if model_table.learner else partial(HospitalNet, table=common),

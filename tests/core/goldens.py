@@ -194,11 +194,11 @@ def feddf() -> None:
     assert held(done.after[0], "distilled-parameters")["head.weight"].item() == near(0.8 - 1e-3)
 
 
-def peers() -> None:
+def codistillation() -> None:
     """After round 1 the slopes are a 0.5, b 1, c 0.2. a hears b and c by how small their losses on a's data are:
     mean((w - 1)^2 x x) = 2.5 (w - 1)^2. Its second step is 0.5 - LR (5 0.5 - 5) - LR 2 2.5 (0.5 - what they say)."""
     clients = [*a_and_b(), line("c", [1.0], [1.0])]
-    done = run("peers", clients, rounds=2, every=1)
+    done = run("codistillation", clients, rounds=2, every=1)
     losses = [2.5 * (slope - 1) ** 2 for slope in (1.0, 0.2)]
     weights = np.exp(-np.array(losses)) / np.exp(-np.array(losses)).sum()
     assert w(done.after[1], "a") == near(0.75 - LR * 5 * (0.5 - weights @ [1.0, 0.2]))

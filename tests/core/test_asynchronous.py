@@ -103,7 +103,7 @@ def test_a_slice_goes_in_by_its_share() -> None:
 def test_a_late_slice_is_discounted_when_it_arrives() -> None:
     """b takes three rounds: of two members, 1 and (1 + 2) ** -1 have arrived."""
     clients = members({"a": 1.0, "b": 0.1})
-    states, uploads = run(clients, heterofl(), 3, Participation(time_limit=0.1, asynchronous=True, staleness=1.0))
+    states, uploads = run(clients, heterofl(), 3, Participation(time_limit=0.1, asynchronous=True, staleness_exponent=1.0))
     arrived = {upload.client: contents(upload) for upload in uploads if upload.round == 3}
     assert set(arrived) == {"a", "b"}
     for name, tensor in states[2].server["slices"].items():

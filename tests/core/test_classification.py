@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from hetfed.data import Batch, Examples
 from hetfed.evaluation import judge
 from hetfed.model import Output
-from hetfed.tasks import Classification, Metrics, WithFurther
+from hetfed.tasks import Classification, Metrics, MultiTask
 
 
 def examples(target: torch.Tensor) -> Examples:
@@ -132,7 +132,7 @@ def test_further_heads_add_weighted_losses_and_named_metrics() -> None:
     chance = torch.Generator().manual_seed(4)
     main, level = torch.randn(12, 2, generator=chance), torch.randn(12, 3, generator=chance)
     target, further = torch.arange(12) % 2, torch.arange(12) % 3
-    task = WithFurther(Classification(("a", "b")), {"level": (Classification(("x", "y", "z")), 0.5)})
+    task = MultiTask(Classification(("a", "b")), {"level": (Classification(("x", "y", "z")), 0.5)})
     output, batch = Output(main, further={"level": level}), Batch({}, target, {"level": further})
     expected = F.cross_entropy(main, target) + 0.5 * F.cross_entropy(level, further)
     assert torch.allclose(task.loss(output, batch), expected)
@@ -142,14 +142,14 @@ def test_further_heads_add_weighted_losses_and_named_metrics() -> None:
         **{f"level {name}": value for name, value in measured("xyz", level, further).values.items()},
     }
     assert (task.metric, task.higher_is_better, task.class_count) == ("AUROC", True, 2)
-    assert task.question == Classification(("a", "b")).question
+    assert task.label_space == Classification(("a", "b")).label_space
     assert torch.equal(task.classes(batch), target)
     assert torch.equal(task.distillation_loss(main, main.flip(0), 2.0), task.main.distillation_loss(main, main.flip(0), 2.0))
     assert list(task.table(output, examples(target))["id"]) == [str(i) for i in range(12)]
 
 
 def test_a_head_with_nothing_to_learn_is_left_out_of_the_loss() -> None:
-    task = WithFurther(Classification(("a", "b")), {"level": (Classification(("x", "y")), 2.0)})
+    task = MultiTask(Classification(("a", "b")), {"level": (Classification(("x", "y")), 2.0)})
     output, unknown = Output(torch.zeros(2, 2), further={"level": torch.zeros(2, 2)}), torch.full((2,), -1)
     known = torch.tensor([0, 1])
     assert float(task.loss(output, Batch({}, unknown, {"level": known}))) == pytest.approx(2 * math.log(2))

@@ -67,7 +67,9 @@ ROWS: dict[str, Row] = {
     "fedgh": Row(goldens.fedgh, widths=(4, 5, 3), private=("*",), trap=traps.the_head_learns_at_the_server),
     "fedmrl": Row(goldens.fedmrl, widths=(4, 5, 3), private=(*OWN, "projector.*"), trap=traps.the_projector_stays_and_lasts),
     "feature-means": Row(toy_algorithm.golden, widths=(4, 5, 3), private=("*",)),
-    "peers": Row(goldens.peers, settings={"every": 1}, widths=(4, 5, 3), trap=traps.everybody_teaches_with_what_it_sent),
+    "codistillation": Row(
+        goldens.codistillation, settings={"every": 1}, widths=(4, 5, 3), trap=traps.everybody_teaches_with_what_it_sent
+    ),
 }
 
 

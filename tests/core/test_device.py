@@ -29,7 +29,7 @@ from hetfed.profile import ModelFn
 from hetfed.run.prepare import prepare
 from hetfed.script import federate
 from hetfed.seeding import isolated
-from hetfed.tasks import Classification, Forecasting, WithFurther
+from hetfed.tasks import Classification, Forecasting, MultiTask
 from hetfed.training import Training, load_optimizer_tensors, optimizer_tensors
 
 ACCELERATOR = torch.accelerator.is_available()
@@ -113,9 +113,9 @@ def test_a_word_that_is_no_device_is_refused() -> None:
 def test_whatever_holds_tensors_is_moved_as_a_whole() -> None:
     meta = torch.device("meta")
     level = Classification(("low", "high"))
-    task = WithFurther(Forecasting("km/h", 5, (15,), torch.zeros(3), torch.ones(3)), {"level": (level, 0.5)})
+    task = MultiTask(Forecasting("km/h", 5, (15,), torch.zeros(3), torch.ones(3)), {"level": (level, 0.5)})
     there = moved(task, meta)
-    assert isinstance(there, WithFurther) and isinstance(there.main, Forecasting)
+    assert isinstance(there, MultiTask) and isinstance(there.main, Forecasting)
     assert {there.main.mean.device, there.main.scale.device} == {meta}
     assert there.further == task.further
     batch = Batch({"x": torch.zeros(2)}, torch.ones(2), {"level": torch.ones(2)})

@@ -38,7 +38,7 @@ from hetfed.kept.values import pack, unpack
 from hetfed.learner import Learner
 from hetfed.model import Output
 from hetfed.profile import Profile
-from hetfed.tasks import Classification, Forecasting, Regression, Survival, WithFurther
+from hetfed.tasks import Classification, Forecasting, MultiTask, Regression, Survival
 from hetfed_medical.learners import LEARNERS, new_learner
 
 BUILDERS = """
@@ -345,7 +345,7 @@ def with_estimator(client: Client, estimator: Any) -> Client:
 def test_every_classifier_is_kept_without_the_data_that_it_was_fitted_on(name, tmp_path) -> None:
     client = learning(name)
     state = new_state(client, 0).model
-    state["lesson"], state["weight"] = torch.randn(state["lesson"].shape), torch.tensor(0.5)
+    state["distilled"], state["weight"] = torch.randn(state["distilled"].shape), torch.tensor(0.5)
     save_model(tmp_path / "model", client, state)
     model = load_model(tmp_path / "model")
     assert torch.equal(model.output(client.data.test.inputs).logits, said(client))
@@ -430,7 +430,7 @@ TASKS = {
     "forecasts": Forecasting("km/h", 15, (15, 30), torch.rand(3), torch.rand(3)),
     "times": Survival("relapse", "months"),
 }
-TASKS["several"] = WithFurther(TASKS["forecasts"], {"level": (TASKS["classes"], 0.25)})
+TASKS["several"] = MultiTask(TASKS["forecasts"], {"level": (TASKS["classes"], 0.25)})
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -438,7 +438,7 @@ def test_a_task_survives_json(name) -> None:
     tensors: dict[str, torch.Tensor] = {}
     text = json.dumps(pack(TASKS[name], "task", tensors))
     again, expected = unpack(json.loads(text), tensors), TASKS[name]
-    assert type(again) is type(expected) and again.question == expected.question
+    assert type(again) is type(expected) and again.label_space == expected.label_space
     assert repr(again) == repr(expected)
 
 

@@ -164,7 +164,7 @@ def test_a_regressor_answers_in_the_shape_of_the_target(shape: tuple[int, ...]) 
     model = bound(DecisionTreeRegressor(random_state=0), Regression(2.0, 3.0), train, train)
     output = predict(model, train)
     assert torch.allclose(output.logits * 3 + 2, train.target)
-    model.digest(output.logits + 1, weight=1e6)
+    model.distil(output.logits + 1, weight=1e6)
     assert torch.allclose(predict(model, train).logits, output.logits + 1, atol=1e-4)
 
 
@@ -178,7 +178,7 @@ def test_numbers_that_are_missing_are_not_learned_from() -> None:
 def test_a_lesson_is_every_class_at_once_as_far_as_it_is_likely() -> None:
     train, test = toy.examples(24, "x"), toy.examples(20, "y")
     model, logits = learner(train), torch.randn(10, 2, generator=torch.Generator().manual_seed(1))
-    model.digest(logits, weight=0.7)
+    model.distil(logits, weight=0.7)
     x = PUBLIC.inputs["point"].double().numpy()
     share = logits.double().softmax(dim=1).numpy()
     columns, target = np.concatenate([x, x]), np.repeat([0, 1], 10)
@@ -189,7 +189,7 @@ def test_a_lesson_is_every_class_at_once_as_far_as_it_is_likely() -> None:
 def test_a_lesson_teaches_a_class_that_the_client_has_never_seen() -> None:
     model = learner(points([[0.0, 0.0], [0.1, 0.1]], [0, 0]))
     before = probability(model, PUBLIC)
-    model.digest(torch.tensor([[4.0, -4.0], [-4.0, 4.0]] * 5), weight=1.0)
+    model.distil(torch.tensor([[4.0, -4.0], [-4.0, 4.0]] * 5), weight=1.0)
     after = probability(model, PUBLIC)
     assert (before.argmax(dim=1) == 0).all()
     assert after.argmax(dim=1).tolist() == [0, 1] * 5
@@ -198,7 +198,7 @@ def test_a_lesson_teaches_a_class_that_the_client_has_never_seen() -> None:
 def test_a_lesson_without_weight_is_none() -> None:
     model, test = learner(), toy.examples(20, "y")
     before = probability(model, test)
-    model.digest(torch.randn(10, 2), weight=0.0)
+    model.distil(torch.randn(10, 2), weight=0.0)
     assert torch.equal(probability(model, test), before)
 
 
@@ -206,7 +206,7 @@ def test_it_is_fitted_again_for_another_lesson_and_not_for_the_same() -> None:
     model, test = learner(estimator=RandomForestClassifier(20, random_state=3)), toy.examples(20, "y")
     states, said = [], []
     for lesson in (torch.zeros(10, 2), torch.eye(2).repeat(5, 1) * 9, torch.eye(2).flip(0).repeat(5, 1) * 9):
-        model.digest(lesson, weight=1.0)
+        model.distil(lesson, weight=1.0)
         states.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
         said.append(probability(model, test))
         trees = model.fitted().estimators_
@@ -219,8 +219,8 @@ def test_it_is_fitted_again_for_another_lesson_and_not_for_the_same() -> None:
 
 def test_its_state_is_two_tensors_from_which_another_process_fits_it_again() -> None:
     one, other = (learner(estimator=RandomForestClassifier(20, random_state=3)) for _ in range(2))
-    one.digest(torch.eye(2).repeat(5, 1) * 9, weight=2.0)
-    assert {name: tuple(tensor.shape) for name, tensor in one.state_dict().items()} == {"lesson": (10, 2), "weight": ()}
+    one.distil(torch.eye(2).repeat(5, 1) * 9, weight=2.0)
+    assert {name: tuple(tensor.shape) for name, tensor in one.state_dict().items()} == {"distilled": (10, 2), "weight": ()}
     assert list(one.parameters()) == []
     other.load_state_dict(load(save(one.state_dict())))
     test = toy.examples(20, "y")
@@ -229,7 +229,7 @@ def test_its_state_is_two_tensors_from_which_another_process_fits_it_again() -> 
 
 def test_the_same_kind_on_other_data_knows_nothing_of_the_first() -> None:
     one, other, test = learner(), toy.examples(24, "z"), toy.examples(20, "y")
-    one.digest(torch.eye(2).repeat(5, 1) * 9, weight=2.0)
+    one.distil(torch.eye(2).repeat(5, 1) * 9, weight=2.0)
     before = probability(one, test)
     assert torch.equal(probability(one.on(other), test), probability(learner(other), test))
     assert torch.equal(probability(one, test), before)
@@ -265,9 +265,9 @@ def test_networks_and_forests_teach_each_other(temperature: float) -> None:
     before, after, last = advanced(clients, composition, 2)
     mean = after.server["logit-distillation"]["logits"]
     lesson = last.clients["forest"].model
-    assert torch.allclose(lesson["lesson"], mean / temperature)
+    assert torch.allclose(lesson["distilled"], mean / temperature)
     assert float(lesson["weight"]) == 0.5
-    assert not before.clients["forest"].model["lesson"].any()
+    assert not before.clients["forest"].model["distilled"].any()
     # The forest is a part of what the network learns from, too.
     apart = advanced([toy.client("net"), toy.client("forest")], composition, 2)[-1]
     assert not toy.same(last.clients["net"].model, apart.clients["net"].model)

@@ -52,7 +52,7 @@ def run(name: str) -> tuple[State, list[Client | Profile]]:
 
 NAMES = [
     "alone", "fedavg", "scaffold", "fedbabu", "fedrep", "ditto", "apfl", "heterofl", "fedrolex", "fedmd", "feddf", "fedproto",
-    "fedkd", "fedgen", "fedmrl", "peers",
+    "fedkd", "fedgen", "fedmrl", "codistillation",
 ]  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from hetfed.data import Batch
 from hetfed.export import exportable
 from hetfed.model import Output
 from hetfed.seeding import generator
-from hetfed.tasks import Classification, Forecasting, Regression, Survival, Task, WithFurther, loss_if_any
+from hetfed.tasks import Classification, Forecasting, MultiTask, Regression, Survival, Task, loss_if_any
 from hetfed.training import Training, train_steps
 
 ROWS, SENSORS, STEPS, CLASSES = 37, 5, 3, 4
@@ -34,8 +34,8 @@ TASKS: dict[str, Task] = {
     "survival": Survival(),
     **{f"regression {kind}": Regression(3.0, 2.0, loss_kind=kind) for kind in LOSSES},
     **{f"forecasting {kind}": forecasting(kind) for kind in LOSSES},
-    "further": WithFurther(forecasting(), {"level": (Classification(NAMES), 0.3)}),
-    "further balanced": WithFurther(Classification(NAMES), {"level": (Classification(NAMES, balanced=True), 0.5)}),
+    "further": MultiTask(forecasting(), {"level": (Classification(NAMES), 0.3)}),
+    "further balanced": MultiTask(Classification(NAMES), {"level": (Classification(NAMES, balanced=True), 0.5)}),
 }
 SHAPES: dict[str, tuple[int, ...]] = {
     "classification": (CLASSES,),
@@ -98,7 +98,7 @@ def output_of(name: str, seed: int = 0) -> Output:
 
 def by_indexing(task: Task, output: Output, batch: Batch) -> Tensor | None:
     """The loss of what is known, taken out by its index."""
-    if isinstance(task, WithFurther):
+    if isinstance(task, MultiTask):
         parts = [by_indexing(task.main, output, batch)]
         for name, (further, weight) in task.further.items():
             found = by_indexing(further, Output(output.further[name]), Batch({}, batch.further[name]))

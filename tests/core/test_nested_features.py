@@ -19,7 +19,7 @@ from hetfed.evaluation import overall, predict
 from hetfed.exchanges import NestedFeatures
 from hetfed.model import Output
 from hetfed.payload import Upload
-from hetfed.tasks import Classification, Task, WithFurther
+from hetfed.tasks import Classification, MultiTask, Task
 
 
 def common(spec: Spec) -> nn.Module:
@@ -74,7 +74,7 @@ class Levels(toy.Net):
 
 
 TWO = Classification(("low", "high"))
-FURTHER = WithFurther(TWO, {"level": (Classification(("left", "middle", "right")), 0.7)})
+FURTHER = MultiTask(TWO, {"level": (Classification(("left", "middle", "right")), 0.7)})
 
 
 def levelled(name: str, task: Task = FURTHER) -> Client:

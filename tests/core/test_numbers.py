@@ -132,7 +132,7 @@ def test_tables_set_targets_beside_predictions() -> None:
 
 
 def test_questions_tell_tasks_apart() -> None:
-    questions = {forecasting().question, forecasting(unit="veh/h").question, forecasting(interval=15).question}
-    assert len(questions | {Regression(unit="years").question, Regression().question}) == 5
+    questions = {forecasting().label_space, forecasting(unit="veh/h").label_space, forecasting(interval=15).label_space}
+    assert len(questions | {Regression(unit="years").label_space, Regression().label_space}) == 5
     assert forecasting().metric == "MAE 5 min"
     assert not forecasting().higher_is_better

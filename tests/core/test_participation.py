@@ -123,7 +123,7 @@ def test_phases_with_more_epochs_take_longer() -> None:
 
 def test_asynchronous_uploads_arrive_later_with_less_weight() -> None:
     fast, slow = fast_and_slow()
-    limits = Participation(time_limit=0.1, asynchronous=True, staleness=1.0)
+    limits = Participation(time_limit=0.1, asynchronous=True, staleness_exponent=1.0)
     state, uploads = run([fast, slow], limits, rounds=4)
     assert [(u.client, u.sent, u.round) for u in uploads] == [
         ("fast", 1, 1), ("fast", 2, 2), ("slow", 1, 3), ("fast", 3, 3), ("fast", 4, 4),

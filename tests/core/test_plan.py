@@ -409,3 +409,15 @@ def test_a_table_of_a_vertical_is_checked_the_same_way() -> None:
     assert validate(FederationTable, {"rounds": 3}, key="x").rounds == 3
     with pytest.raises(PlanError, match=r"client 'a'.data.round: unknown key \(value: 1\). Did you mean 'rounds'\?"):
         validate(FederationTable, {"round": 1}, key="client 'a'.data")
+
+
+def test_an_algorithm_of_another_name_is_refused_with_the_new_one() -> None:
+    plan = read_plan('[federation]\nalgorithm = "peers"\n[[client]]\nname = "a"\n', "plan.toml")
+    with pytest.raises(PlanError, match=r"another name now \(value: 'peers'\)\. Write 'codistillation'"):
+        plan.composition()
+
+
+def test_a_key_of_another_name_is_refused_with_the_new_one() -> None:
+    text = '[participation]\nasynchronous = true\ntime_limit = 1.0\nstaleness = 0.5\n[[client]]\nname = "a"\n'
+    with pytest.raises(PlanError, match="unknown key .*Did you mean 'staleness_exponent'"):
+        read_plan(text, "plan.toml")

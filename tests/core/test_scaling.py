@@ -172,7 +172,7 @@ def lesson(client: Client, logits: Tensor, temperature: float) -> Tensor:
     """What the client's learner makes of these logits."""
     LogitDistillation(temperature=temperature).apply(toy.client_context(client), Payload({"logits": logits}))
     assert isinstance(client.module, Learner)
-    return client.module.lesson
+    return client.module.distilled
 
 
 def test_a_temperature_softens_classes_and_divides_no_numbers() -> None:

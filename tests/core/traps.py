@@ -306,7 +306,7 @@ def the_projector_stays_and_lasts() -> None:
 
 
 def everybody_teaches_with_what_it_sent() -> None:
-    """peers: a frozen teacher does not learn from its pupils."""
-    done = run("peers", toys(), rounds=2, every=1)
+    """codistillation: a frozen teacher does not learn from its pupils."""
+    done = run("codistillation", toys(), rounds=2, every=1)
     remembered = done.after[1].clients["a"].exchanges["teacher-distillation"]
     assert toy.same(remembered, {f"b/{name}": tensor for name, tensor in done.after[0].clients["b"].model.items()})

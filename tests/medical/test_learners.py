@@ -74,7 +74,7 @@ def test_each_learns_answers_with_probabilities_and_takes_a_lesson(name: str) ->
     assert (predict(model, public).logits.argmax(dim=1) == (public.target + 1) % 3).float().mean() > 0.5
 
 
-@pytest.mark.parametrize("lesson", [False, True])
+@pytest.mark.parametrize("distilled", [False, True])
 @pytest.mark.parametrize("classes", ["a", "aa", "ab", "aab", "aabb", "abc", "aaaaab", "aaaaabbc"])
 @pytest.mark.parametrize("name", LEARNERS)
 def test_each_makes_do_with_as_few_examples_as_there_are(name: str, classes: str, lesson: bool) -> None:
@@ -83,7 +83,7 @@ def test_each_makes_do_with_as_few_examples_as_there_are(name: str, classes: str
     own, public = Examples({"genes": x}, target, list(map(str, range(len(target))))), examples(12)
     model = learner(new_learner(name, {}, "client 'x'", 0), own, public)
     if lesson:
-        model.digest(torch.nn.functional.one_hot(public.target, 3) * 2.0, weight=0.5)
+        model.distil(torch.nn.functional.one_hot(public.target, 3) * 2.0, weight=0.5)
     logits = predict(model, public).logits
     assert logits.shape == (12, 3)
     assert logits.isfinite().all()

@@ -13,7 +13,7 @@ from hetfed.client import Client
 from hetfed.errors import PlanError
 from hetfed.evaluation import predict
 from hetfed.plan import read_plan
-from hetfed.tasks import Classification, Forecasting, WithFurther
+from hetfed.tasks import Classification, Forecasting, MultiTask
 from hetfed_traffic import vertical
 
 DATA = {"dataset": "sample-cities", "city": "probes"}
@@ -45,7 +45,7 @@ def test_a_city_that_is_not_named_is_the_first():
 
 def test_congestion_level_is_a_further_task_with_its_weight():
     a, b = cities({"data": DATA, "model": {"management": 0.25}}, {"data": DATA, "model": {"management": 0}})
-    assert isinstance(a.task, WithFurther) and isinstance(a.task.main, Forecasting) and isinstance(b.task, Forecasting)
+    assert isinstance(a.task, MultiTask) and isinstance(a.task.main, Forecasting) and isinstance(b.task, Forecasting)
     level, weight = a.task.further["level"]
     assert level.names == ("free", "congested") and weight == 0.25
     metrics = a.task.metrics(predict(a.module, a.data.test), a.data.test).values

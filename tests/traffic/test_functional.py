@@ -11,7 +11,7 @@ from towns import asking, model_of, noisy, some
 from functional import FORMS, TORCH_WARNS, check_exports, check_functional
 from hetfed.data import Batch
 from hetfed.seeding import generator, isolated
-from hetfed.tasks import Classification, Forecasting, WithFurther
+from hetfed.tasks import Classification, Forecasting, MultiTask
 from hetfed_datasets.records import Series
 from hetfed_traffic.encoders import ENCODERS
 from hetfed_traffic.model import CongestionModel
@@ -35,7 +35,7 @@ def own_weights(model: nn.Module, seed: int) -> nn.Module:
     return model
 
 
-def batches(loss: str) -> tuple[list[Batch], WithFurther]:
+def batches(loss: str) -> tuple[list[Batch], MultiTask]:
     """One city misses some readings, one all levels, and one everything there is to learn from; and what is asked of them."""
     data = [forecasting_data(city(seed), asking()) for seed in range(3)]
     found = [part.train.batch(torch.arange(ROWS)) for part in data]
@@ -44,7 +44,7 @@ def batches(loss: str) -> tuple[list[Batch], WithFurther]:
     found[2] = Batch(found[2].inputs, torch.full_like(found[2].target, torch.nan), {"level": silent[1]})
     own = statistics_of(city(0), asking())
     forecasting = Forecasting("km/h", 15, (15, 30), own["target_mean"], own["target_scale"], loss)
-    return found, WithFurther(forecasting, {"level": (Classification(LEVELS), 0.3)})
+    return found, MultiTask(forecasting, {"level": (Classification(LEVELS), 0.3)})
 
 
 @pytest.mark.parametrize("loss", ["mse", "mae", "huber"])

@@ -15,7 +15,7 @@ from hetfed.client import Client
 from hetfed.errors import PlanError
 from hetfed.plan import ClientTable, Plan, validate
 from hetfed.seeding import isolated
-from hetfed.tasks import Classification, Forecasting, Task, WithFurther
+from hetfed.tasks import Classification, Forecasting, MultiTask, Task
 from hetfed_datasets.records import Series
 from hetfed_datasets.registry import SOURCES, load
 from hetfed_traffic.encoders import ENCODERS, reads_of
@@ -82,7 +82,7 @@ def _client(table: ClientTable, seed: int, data_dir: Path | None, given: Series 
     task = forecasting
     if model_table.management:
         level = Classification(tuple(data.spec["levels"]))
-        task = WithFurther(forecasting, {"level": (level, model_table.management)})
+        task = MultiTask(forecasting, {"level": (level, model_table.management)})
     return Client(
         table.name,
         data,

@@ -26,7 +26,7 @@ from hetfed.parts import COMPANION, HEAD, INNER_HEAD, below, write_tensors
 from hetfed.payload import Declaration, Merged, Payload
 from hetfed.plan_schema import STRICT
 from hetfed.profile import Profile
-from hetfed.tasks import WithFurther
+from hetfed.tasks import MultiTask
 
 NO_COMMON_MODEL = "there is no small common model for it"
 
@@ -279,7 +279,7 @@ class NestedFeatures(Companion):
     def loss(self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output) -> Tensor | None:
         """The loss of the inner prediction, which answers the main question and no further one."""
         task = context.task
-        main = task.main if isinstance(task, WithFurther) else task
+        main = task.main if isinstance(task, MultiTask) else task
         # Beside the loss of the outer prediction, which the turn adds by itself.
         return self.weight * main.loss(Output(output.further[COMPANION]), batch) if context.work.learnable else None
 

@@ -13,7 +13,7 @@ from hetfed.client import Tensors
 from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch
 from hetfed.exchanges.base import EVERYBODY, Exchange, Merge, without_gradients
-from hetfed.exchanges.groups import Among, check_question, check_same, declared_part
+from hetfed.exchanges.groups import Among, check_label_space, check_same, declared_part
 from hetfed.model import Output
 from hetfed.parts import WHOLE, of_group, read_tensors, within
 from hetfed.payload import Declaration, Merged, Payload
@@ -63,7 +63,7 @@ class ControlVariates(Exchange):
         if self.among == "all":
             declared = {profile.name: self.declare(profile) for profile in profiles}
             check_same(profiles, declared, "control variates")
-            check_question([profile for profile in profiles if declared[profile.name].question], "a head's gradients")
+            check_label_space([profile for profile in profiles if declared[profile.name].label_space], "a head's gradients")
 
     def group(self, profile: Profile) -> str:
         """The group of clients whose tensors agree, where groups are formed; else everybody."""

@@ -112,8 +112,8 @@ class FeatureGenerator(Exchange):
         tensors = profile.signature.tensors
         head = {name: rule_of(name, tensors[name]) for name in profile.signature.names(HEAD)}
         counts = TensorRule((profile.task.class_count,), low=0, high=profile.examples, whole=True)
-        weight, question = float(profile.examples), profile.task.question
-        return Declaration({COUNTS: counts, **head}, weight, reveals=(CLASS_COUNTS,), question=question)
+        weight, label_space = float(profile.examples), profile.task.label_space
+        return Declaration({COUNTS: counts, **head}, weight, reveals=(CLASS_COUNTS,), label_space=label_space)
 
     def upload(self, context: ClientContext) -> Payload | None:
         """The trained head, and how many examples of each class trained it."""

@@ -40,8 +40,8 @@ def declared_part(
     signature = profile.signature
     rules = {name: rule_of(name, signature.tensors[name]) for name in names}
     # Encoders of different questions can be averaged, heads cannot.
-    question = profile.task.question if signature.answers(names) else ""
-    return Declaration(rules, weight, relative, lasting, question=question, columns=columns_under(profile, names))
+    label_space = profile.task.label_space if signature.answers(names) else ""
+    return Declaration(rules, weight, relative, lasting, label_space=label_space, columns=columns_under(profile, names))
 
 
 def rule_of(name: str, spec: TensorSpec) -> TensorRule:
@@ -92,7 +92,7 @@ def lonely(exchange: Exchange, profiles: Sequence[Profile]) -> dict[str, str]:
 def _reason(group: str, declaration: Declaration) -> str:
     if group == EVERYBODY:
         return "nobody else can take part"
-    return f"nobody else has the same tensors there{', to answer the same question' if declaration.question else ''}"
+    return f"nobody else has the same tensors there{', to answer the same question' if declaration.label_space else ''}"
 
 
 def check_same(profiles: Sequence[Profile], declared: Mapping[str, Declaration], what: str) -> None:
@@ -113,14 +113,14 @@ def check_same(profiles: Sequence[Profile], declared: Mapping[str, Declaration],
             )
 
 
-def check_question(profiles: Sequence[Profile], what: str) -> None:
+def check_label_space(profiles: Sequence[Profile], what: str) -> None:
     """Check that all clients ask the same question.
 
     Raises:
         PlanError: two clients differ; it names both, and what they ask. `what` is what they would share, in words.
     """
     for first, profile in pairwise(profiles):
-        one, other = first.task.question, profile.task.question
+        one, other = first.task.label_space, profile.task.label_space
         if one != other:
             raise PlanError(
                 f"clients {first.name!r} and {profile.name!r} cannot share {what}: they ask {one!r} and {other!r}",

@@ -19,7 +19,7 @@ from hetfed.data import Batch, Examples
 from hetfed.errors import PlanError
 from hetfed.evaluation import UNREADABLE, predict
 from hetfed.exchanges.base import EVERYBODY, Exchange, Merge
-from hetfed.exchanges.groups import check_question
+from hetfed.exchanges.groups import check_label_space
 from hetfed.learner import Learner
 from hetfed.payload import Declaration, Merged, Payload, TensorRule
 from hetfed.plan_schema import STRICT
@@ -92,7 +92,7 @@ class LogitDistillation(Exchange):
                     "examples in the same order",
                     remedy="Give both the same public inputs.",
                 )
-        check_question(profiles, "predictions")
+        check_label_space(profiles, "predictions")
 
     def broadcast(self, server: ServerContext, state: Tensors, profile: Profile) -> Payload | None:
         """The mean logits, once there are any: in the first round nothing is sent."""
@@ -103,7 +103,7 @@ class LogitDistillation(Exchange):
         task, training, teacher = context.task, context.profile.training, scaled(payload.tensors[LOGITS], context.task)
         if isinstance(context.model, Learner):
             # A learner has no steps: the lesson becomes further examples, and it is fitted anew.
-            context.model.digest(teacher, self.weight, self.temperature)
+            context.model.distil(teacher, self.weight, self.temperature)
             return
         public = public_of(context)
         taught = Examples(public.inputs, teacher, public.ids)
@@ -125,7 +125,7 @@ class LogitDistillation(Exchange):
         weight = float(profile.examples) if self.mean == "examples" else 1.0
         tensors = {LOGITS: TensorRule(_shape(profile))}
         reveals = ("predictions on public inputs",)
-        return Declaration(tensors, weight, lasting=True, reveals=reveals, question=profile.task.question)
+        return Declaration(tensors, weight, lasting=True, reveals=reveals, label_space=profile.task.label_space)
 
     def upload(self, context: ClientContext) -> Payload | None:
         """The logits of the trained model for the public inputs."""

@@ -17,7 +17,7 @@ from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch
 from hetfed.errors import PlanError
 from hetfed.exchanges.base import EVERYBODY, Exchange, without_gradients
-from hetfed.exchanges.groups import check_question
+from hetfed.exchanges.groups import check_label_space
 from hetfed.model import Output
 from hetfed.payload import CLASS_COUNTS, Declaration, Merged, Payload, TensorRule
 from hetfed.plan_schema import STRICT
@@ -70,7 +70,7 @@ class Prototypes(Exchange):
                     f"{classes_and_features(first)} at the one and {classes_and_features(profile)} at the other",
                     remedy="Give their models the same feature size and their tasks the same classes.",
                 )
-        check_question(profiles, "what their classes look like")
+        check_label_space(profiles, "what their classes look like")
 
     def init(self, server: ServerContext) -> Tensors:
         """Means and counts of zero: no class has been seen."""
@@ -132,7 +132,7 @@ def declared_means(profile: Profile) -> Declaration:
     counts = TensorRule((classes,), low=0, high=profile.examples, whole=True)
     tensors = {"means": TensorRule((classes, size)), "counts": counts}
     reveals = ("the mean feature of each class", CLASS_COUNTS)
-    return Declaration(tensors, float(profile.examples), reveals=reveals, question=profile.task.question)
+    return Declaration(tensors, float(profile.examples), reveals=reveals, label_space=profile.task.label_space)
 
 
 def class_means(context: ClientContext) -> Payload:

@@ -15,7 +15,7 @@ from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch
 from hetfed.errors import PlanError
 from hetfed.exchanges.base import EVERYBODY, Exchange, Merge, without_gradients
-from hetfed.exchanges.groups import Among, check_question, check_same, declared_part, seed_of
+from hetfed.exchanges.groups import Among, check_label_space, check_same, declared_part, seed_of
 from hetfed.model import Output
 from hetfed.parts import WHOLE, of_group, part_words, read_tensors, within, write_tensors
 from hetfed.payload import Declaration, Merged, Payload
@@ -84,7 +84,7 @@ class SharedParameters(Exchange):
         if self.among == "all":
             declared = {profile.name: self.declare(profile) for profile in profiles}
             check_same(profiles, declared, part_words(self.part))
-            check_question([profile for profile in profiles if declared[profile.name].question], "a head")
+            check_label_space([profile for profile in profiles if declared[profile.name].label_space], "a head")
 
     def group(self, profile: Profile) -> str:
         """The group of clients whose tensors agree, where groups are formed; else everybody."""

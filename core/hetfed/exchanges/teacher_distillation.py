@@ -18,7 +18,7 @@ from hetfed.data import Batch
 from hetfed.errors import PlanError
 from hetfed.evaluation import UNREADABLE, predict
 from hetfed.exchanges.base import EVERYBODY, Exchange
-from hetfed.exchanges.groups import check_question, rule_of
+from hetfed.exchanges.groups import check_label_space, rule_of
 from hetfed.model import Output
 from hetfed.parts import inside, of_group, within, write_tensors
 from hetfed.payload import Declaration, Merged, Payload
@@ -93,7 +93,7 @@ class TeacherDistillation(Exchange):
             for teacher in profiles:
                 if self._teaches(teacher.name, student):
                     _check_readable(teacher, student)
-                    check_question([teacher, student], "predictions")
+                    check_label_space([teacher, student], "predictions")
 
     def broadcast(self, server: ServerContext, state: Tensors, profile: Profile) -> Payload | None:
         """The parameters of those of the client's teachers that are new to it."""

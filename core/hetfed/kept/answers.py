@@ -8,7 +8,7 @@ import pandas as pd
 
 from hetfed.data import Examples
 from hetfed.model import Output
-from hetfed.tasks import Survival, Task, WithFurther
+from hetfed.tasks import MultiTask, Survival, Task
 
 
 def answers(task: Task, output: Output, blank: Examples, names: Sequence[str]) -> pd.DataFrame:
@@ -31,7 +31,7 @@ def answers(task: Task, output: Output, blank: Examples, names: Sequence[str]) -
     >>> answers(Regression(mean=60.0, scale=12.0), output, blank, ()).values.tolist()
     [['a', 72.0], ['b', 48.0]]
     """
-    main = task.main if isinstance(task, WithFurther) else task
+    main = task.main if isinstance(task, MultiTask) else task
     targets = {main.event, main.unit} if isinstance(main, Survival) else set()
     table = main.table(output, blank)
     kept = [name for name in table.columns if name not in targets and name.partition(":")[0] != "target"]

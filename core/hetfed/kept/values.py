@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import Tensor
 
-from hetfed.tasks import Classification, Forecasting, Regression, Survival, Task, WithFurther
+from hetfed.tasks import Classification, Forecasting, MultiTask, Regression, Survival, Task
 
 TASKS: dict[str, type[Any]] = {
     "classification": Classification,
     "forecasting": Forecasting,
     "regression": Regression,
     "survival": Survival,
-    "several heads": WithFurther,
+    "several heads": MultiTask,
 }
 """The tasks that a kept model can describe."""
 TENSOR = "$tensor"

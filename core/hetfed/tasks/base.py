@@ -60,7 +60,7 @@ class Task(Protocol):
         ...
 
     @property
-    def question(self) -> str:
+    def label_space(self) -> str:
         """The question in words: answers to different questions cannot be compared, averaged or pooled.
 
         It is compared as text, and so must say all that answers have in common: the classes in their order, or the unit and the

@@ -29,7 +29,7 @@ class Classification:
         higher_is_better: whether a larger value of it is a better one.
 
     >>> task = Classification(("benign", "malignant"))
-    >>> task.question
+    >>> task.label_space
     'benign or malignant?'
     >>> output = Output(torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.0, 3.0]]))
     >>> task.metrics(output, Examples({}, torch.tensor([0, 0, 1]), ["a", "b", "c"])).values["balanced accuracy"]
@@ -47,7 +47,7 @@ class Classification:
         return len(self.names)
 
     @property
-    def question(self) -> str:
+    def label_space(self) -> str:
         """The names of the classes, in their order."""
         return " or ".join(self.names) + "?"
 

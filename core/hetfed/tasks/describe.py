@@ -11,7 +11,7 @@ from torch import Tensor
 from hetfed.tasks.base import Task
 from hetfed.tasks.classification import Classification
 from hetfed.tasks.forecasting import Forecasting
-from hetfed.tasks.further import WithFurther
+from hetfed.tasks.further import MultiTask
 from hetfed.tasks.regression import Regression
 from hetfed.tasks.survival import Survival
 
@@ -47,7 +47,7 @@ def task_to_json(task: Task) -> dict[str, Any]:
     Raises:
         TypeError: the kind of the task is not registered.
     """
-    if isinstance(task, WithFurther):
+    if isinstance(task, MultiTask):
         further = {name: [task_to_json(one), weight] for name, (one, weight) in task.further.items()}
         return {"kind": "multi-task", "main": task_to_json(task.main), "further": further}
     names = {kind: name for name, kind in KINDS.items()}
@@ -71,7 +71,7 @@ def task_from_json(known: Mapping[str, Any]) -> Task:
     rest = {key: value for key, value in known.items() if key != "kind"}
     if known["kind"] == "multi-task":
         further = {name: (task_from_json(one), weight) for name, (one, weight) in rest["further"].items()}
-        return WithFurther(task_from_json(rest["main"]), further)
+        return MultiTask(task_from_json(rest["main"]), further)
     settings = {key: tuple(value) if isinstance(value, list) else value for key, value in rest.items()}
     task: Task = KINDS[known["kind"]](**settings)
     return task

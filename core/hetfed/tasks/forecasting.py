@@ -33,7 +33,7 @@ class Forecasting:
         class_count: 0.
 
     >>> task = Forecasting("km/h", interval=15, horizons=(15, 30))
-    >>> task.metric, task.question
+    >>> task.metric, task.label_space
     ('MAE 15 min', 'readings (km/h) every 15 min?')
     >>> readings = torch.tensor([[[50.0], [60.0]]])  # one time, two steps, one sensor
     >>> task.metrics_of(readings + 2, readings).values["MAE 30 min"]
@@ -55,7 +55,7 @@ class Forecasting:
         return f"MAE {min(self.horizons)} min"
 
     @property
-    def question(self) -> str:
+    def label_space(self) -> str:
         """The unit and the step of the forecast."""
         return f"readings ({self.unit}) every {self.interval} min?"
 

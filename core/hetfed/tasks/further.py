@@ -15,7 +15,7 @@ from hetfed.tasks.base import Metrics, Task
 
 
 @dataclass(frozen=True)
-class WithFurther:
+class MultiTask:
     """A main task with further heads; each further task adds its weighted loss and its metrics.
 
     A further task named `level` reads `output.further["level"]` and `batch.further["level"]`; its metrics are called
@@ -26,7 +26,7 @@ class WithFurther:
         further: by the head's name, its task and the weight of its loss.
 
     >>> from hetfed.tasks import Regression
-    >>> task = WithFurther(Regression(unit="years"), {"dose": (Regression(unit="mg"), 0.5)})
+    >>> task = MultiTask(Regression(unit="years"), {"dose": (Regression(unit="mg"), 0.5)})
     >>> output = Output(torch.tensor([1.0]), further={"dose": torch.tensor([2.0])})
     >>> task.loss(output, Batch({}, torch.tensor([0.0]), {"dose": torch.tensor([0.0])}))  # 1 + 0.5 * 4
     tensor(3.)
@@ -51,9 +51,9 @@ class WithFurther:
         return self.main.class_count
 
     @property
-    def question(self) -> str:
+    def label_space(self) -> str:
         """As in the main task."""
-        return self.main.question
+        return self.main.label_space
 
     @property
     def scaling(self) -> tuple[Tensor | float, Tensor | float]:
@@ -61,11 +61,11 @@ class WithFurther:
         return self.main.scaling
 
     @property
-    def unscaled(self) -> WithFurther:
+    def unscaled(self) -> MultiTask:
         """The same, no task of which holds a statistic of anybody's data."""
         main, further = self.main.unscaled, {name: (task.unscaled, weight) for name, (task, weight) in self.further.items()}
         same = main is self.main and all(further[name][0] is task for name, (task, _) in self.further.items())
-        return self if same else WithFurther(main, further)
+        return self if same else MultiTask(main, further)
 
     def loss(self, output: Output, batch: Batch) -> Tensor:
         """The main loss plus the weighted losses of the further heads; a head with nothing to learn adds 0."""

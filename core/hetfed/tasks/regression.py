@@ -71,7 +71,7 @@ class Regression:
     class_count: int = 0
 
     @property
-    def question(self) -> str:
+    def label_space(self) -> str:
         """The unit of the answer, in words."""
         return f"how much ({self.unit})?"
 

@@ -41,7 +41,7 @@ class Survival:
     class_count: int = 0
 
     @property
-    def question(self) -> str:
+    def label_space(self) -> str:
         """The event and the unit of time."""
         return f"when ({self.event}, {self.unit})?"
 
