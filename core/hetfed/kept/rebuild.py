@@ -82,7 +82,7 @@ def build(architecture: Architecture | None, spec: Mapping[str, Any], model_fn: 
 def _built(architecture: Architecture, spec: Mapping[str, Any]) -> nn.Module:
     make = builder(architecture.builder)
     try:
-        return make(architecture.settings, spec)
+        return answering(make(architecture.settings, spec))
     except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
         problem = f"no model can be built from these settings: {type(error).__name__} {error}"
         remedy = "Take the folder from the run again, or the version of hetfed that it names."
