@@ -16,6 +16,7 @@ from hetfed.errors import DataError, among
 from hetfed.kept.description import Architecture, Description
 from hetfed.kept.inputs import IDS, check_modalities, columns_in_order, ids_of, numbers, read_csv, read_npz
 from hetfed.kept.registry import Blank, Prepared
+from hetfed_medical.modalities import MODALITIES
 from hetfed_medical.model import HospitalNet
 from hetfed_medical.plan_schema import HospitalModel
 from hetfed_medical.preprocessing import Hospital, Scale, model_input
@@ -30,7 +31,7 @@ def described(home: Hospital, table: HospitalModel, common: HospitalModel) -> De
     statistics: dict[str, Tensor] = {}
     for name, scale in home.scales.items():
         statistics |= {f"{name}.mean": torch.from_numpy(scale.mean), f"{name}.deviation": torch.from_numpy(scale.deviation)}
-    modalities = {name: _about(home.columns[name], shape) for name, shape in home.data.spec["shapes"].items()}
+    modalities = {name: _about(name, home.columns[name], shape) for name, shape in home.data.spec["shapes"].items()}
     own = None if table.learner else _architecture(table)
     shared = None if table.learner else _architecture(common)
     return Description(own, shared, {}, FORM, {"modalities": modalities}, statistics)
@@ -40,13 +41,13 @@ def _architecture(table: HospitalModel) -> Architecture:
     return Architecture(BUILDER, table.model_dump(mode="json", exclude={"learner", "settings"}))
 
 
-def _about(columns: Sequence[str], shape: Sequence[int]) -> dict[str, Any]:
-    """The raw form of a modality: the columns of a table, or height, width and channels of an image."""
+def _about(name: str, columns: Sequence[str], shape: Sequence[int]) -> dict[str, Any]:
+    """The raw form of a modality: the columns of a table, or the size of each axis (height, width and channels of an image)."""
     if len(shape) == 1:
         # A table whose columns have no names has their numbers.
         return {"columns": list(columns) or [str(index) for index in range(shape[0])]}
-    channels, height, width = shape
-    return {"height": height, "width": width, "channels": channels}
+    channels, *others = shape
+    return dict(zip(MODALITIES[name].axes, (*others, channels), strict=True))
 
 
 def build_network(settings: Mapping[str, Any], spec: Mapping[str, Any]) -> nn.Module:
@@ -97,9 +98,14 @@ class CohortForm:
 
 
 def _raw(name: str, value: Any, about: Mapping[str, Any]) -> NDArray[np.float32]:
-    if "columns" in about:
+    if _is_table(about):
         return columns_in_order(name, value, about["columns"])
-    return numbers(name, value, (about["height"], about["width"], about["channels"]))
+    return numbers(name, value, tuple(about[axis] for axis in MODALITIES[name].axes))
+
+
+def _is_table(about: Mapping[str, Any]) -> bool:
+    # An axis may be called so too, and then has a size.
+    return isinstance(about.get("columns"), list)
 
 
 def _there(values: NDArray[np.float32], given: Any, name: str) -> NDArray[np.bool_]:
@@ -116,7 +122,7 @@ def _there(values: NDArray[np.float32], given: Any, name: str) -> NDArray[np.boo
 
 def _tables(frame: pd.DataFrame, modalities: Mapping[str, Any], file: Path) -> dict[str, Any]:
     """The columns of each table."""
-    columns = {name: about["columns"] for name, about in modalities.items() if "columns" in about}
+    columns = {name: about["columns"] for name, about in modalities.items() if _is_table(about)}
     known = [column for names in columns.values() for column in names]
     for column in frame.columns:
         if column not in known and column != IDS:
