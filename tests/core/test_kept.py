@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,13 @@ from hetfed_medical.learners import LEARNERS, new_learner
 
 BUILDERS = """
 import toy
+from torch import nn
 
 def build(settings, spec):
     return toy.Net(spec["inputs"], settings["width"])
+
+def plain(settings, spec):
+    return nn.Sequential(nn.Linear(spec["inputs"], settings["width"]), nn.ReLU(), nn.Linear(settings["width"], 2))
 """
 
 
@@ -56,7 +61,9 @@ def toy_builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     info.mkdir(parents=True)
     (site / "toy_builders.py").write_text(BUILDERS, encoding="utf-8")
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-builders\nVersion: 1.0\n", encoding="utf-8")
-    (info / "entry_points.txt").write_text("[hetfed.models]\ntoy = toy_builders:build\n", encoding="utf-8")
+    (info / "entry_points.txt").write_text(
+        "[hetfed.models]\ntoy = toy_builders:build\nplain = toy_builders:plain\n", encoding="utf-8"
+    )
     monkeypatch.syspath_prepend(site)
     yield
     sys.modules.pop("toy_builders", None)
@@ -92,6 +99,16 @@ def test_a_model_that_a_builder_makes_needs_nothing_else(toy_builder, tmp_path) 
     expected = client.task.table(predict(client.module, client.data.test), client.data.test)
     assert table.equals(expected[list(table.columns)])
     assert model.client == "a" and not model.module.training
+
+
+def test_a_builder_may_make_a_module_of_torchs_own(toy_builder, tmp_path) -> None:
+    from toy_builders import plain
+
+    settings = {"width": 4}
+    description = Description(Architecture("plain", settings))
+    client = replace(toy.client("a"), model_fn=partial(plain, settings), description=description)
+    model = load_model(kept(client, tmp_path / "model"))
+    assert torch.equal(model.output(client.data.test.inputs).logits, said(client))
 
 
 def test_a_model_of_a_script_is_built_by_the_function_that_is_given(tmp_path) -> None:

@@ -12,7 +12,6 @@ import pytest
 import tomli_w
 import torch
 import wards
-from hetfed_medical.cohort_data import _own_samples
 from rich.console import Console
 
 from hetfed.errors import DataError
@@ -26,6 +25,7 @@ from hetfed_datasets.records import Cohort
 from hetfed_datasets.registry import load
 from hetfed_medical import vertical
 from hetfed_medical.plan_schema import HospitalData
+from hetfed_medical.preprocessing import _own_samples
 
 IMAGES = {
     "federation": {"rounds": 2, "finetune": 0, "alone": False, "pooled": False},
