@@ -24,6 +24,7 @@ from hetfed_datasets.registry import SOURCES, load
 from hetfed_datasets.source import Source
 from hetfed_medical import vertical as medical
 from hetfed_medical.backbones import BACKBONES
+from hetfed_medical.kept import cohort_form
 from hetfed_medical.modalities import MODALITIES, Modality, augmented
 from hetfed_medical.plan_schema import HospitalData
 from hetfed_medical.preprocessing import hospital
@@ -247,6 +248,13 @@ def test_a_script_registers_a_data_set_a_modality_and_encoders() -> None:
     ecg_inputs = here.data.train.inputs["ecg"]
     assert float(ecg_inputs.mean()) == pytest.approx(0, abs=1e-3) and float(ecg_inputs.std()) == pytest.approx(1, abs=0.01)
     assert here.profile.probe.logits.shape == (2, 2)
+    assert here.description.preprocessing["modalities"]["ecg"] == {"time": 40, "leads": 2}
+    # What a kept model makes of raw inputs is what the hospital has made of them.
+    hearts, test = load("hearts"), here.data.test
+    rows = [int(identity.rpartition("/")[2]) for identity in test.ids]
+    raw = {**{name: values[rows] for name, values in hearts.modalities.items()}, "present:image": hearts.present["image"][rows]}
+    ready = cohort_form.prepare(here.description.preprocessing, here.description.statistics, raw).inputs
+    assert all(torch.equal(ready[name].nan_to_num(), test.inputs[name].nan_to_num()) for name in test.inputs)
     batch = augmented(here.data.train.whole(), torch.Generator())
     assert torch.allclose(batch.inputs["ecg"], ecg_inputs * 1.01)
     (city, _) = traffic.clients(read_plan(CITY.replace('"hamlet" }', '"random-readings" }'), "city.toml"), None)

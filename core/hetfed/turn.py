@@ -304,6 +304,7 @@ def loss_of(context: ClientContext, views: Sequence[View]) -> Loss:
     drawing = [view for view in views if type(view.exchange).draw is not Exchange.draw]
 
     def loss(batch: Batch) -> Tensor | None:
+        """The sum of all terms, over the live module."""
         # Asked outside of the losses, which never branch on data: an optimiser with momentum would step on a gradient of 0.
         context.work.learnable = bool(context.task.learnable(batch))
         drawn = {view.step.label: replace(batch, drawn=view.exchange.draw(view.at("draw"), batch)) for view in drawing}

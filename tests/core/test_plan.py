@@ -419,5 +419,5 @@ def test_an_algorithm_of_another_name_is_refused_with_the_new_one() -> None:
 
 def test_a_key_of_another_name_is_refused_with_the_new_one() -> None:
     text = '[participation]\nasynchronous = true\ntime_limit = 1.0\nstaleness = 0.5\n[[client]]\nname = "a"\n'
-    with pytest.raises(PlanError, match="unknown key .*Did you mean 'staleness_exponent'"):
+    with pytest.raises(PlanError, match=r"unknown key .*Did you mean 'staleness_exponent'"):
         read_plan(text, "plan.toml")

@@ -11,7 +11,8 @@ from functional import FORMS, TORCH_WARNS, check_exports, check_functional, with
 from hetfed.data import Batch
 from hetfed.seeding import generator, isolated
 from hetfed.tasks import Classification, Survival
-from hetfed_medical.backbones import BACKBONES, build
+from hetfed_medical.backbones import BACKBONES
+from hetfed_medical.modalities import IMAGE as IMAGES
 from hetfed_medical.present import BatchNormOfKnown, gathered, masked
 from hetfed_medical.tabular import TABULAR
 
@@ -96,7 +97,7 @@ def test_by_masks_an_encoder_learns_what_it_learns_from_the_rows_alone(name: str
     found = []
     for by_masks in (False, True):
         with isolated(name), torch.no_grad():
-            encoder = without_dropout(BatchNormOfKnown.convert(build(name, (1, 40, 40), FEATURES))).double().train()
+            encoder = without_dropout(BatchNormOfKnown.convert(IMAGES.build(name, (1, 40, 40), FEATURES))).double().train()
             for parameter in encoder.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))
         features = masked(encoder, image, known) if by_masks else gathered(encoder, image, known, FEATURES)
@@ -114,7 +115,7 @@ def test_a_backbone_keeps_its_bits_and_names_with_other_normalisation_layers(nam
     plain, other = [], []
     for found, convert in ((plain, lambda module: module), (other, BatchNormOfKnown.convert)):
         with isolated(name):
-            encoder = convert(build(name, (1, 28, 28), FEATURES)).train()
+            encoder = convert(IMAGES.build(name, (1, 28, 28), FEATURES)).train()
         with isolated("dropout"):
             found += [encoder(torch.randn(4, 1, 28, 28, generator=generator("image"))), encoder.state_dict()]
     assert torch.equal(plain[0], other[0]) and list(plain[1]) == list(other[1])
