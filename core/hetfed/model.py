@@ -74,7 +74,6 @@ def answering(module: nn.Module) -> nn.Module:
     Raises:
         TypeError: when it is called, where it answers neither a tensor nor an `Output`, or torch's own gets several inputs.
     """
-<<<<<<< HEAD
     replaced = vars(module).get("forward")
     if replaced is not None:
         # By an earlier call, or by an exchange that adds to the model; or by the script.
@@ -85,14 +84,6 @@ def answering(module: nn.Module) -> nn.Module:
         vars(module)[_LAYERS] = tuple(module._modules) if isinstance(module, nn.Sequential) else None
     # A bound method, which a deep copy of the module binds to the copy.
     vars(module)["forward"] = MethodType(_answer, module)
-=======
-    # Once: what an exchange adds to a client's model must not show as a hook that adds nothing.
-    if _as_output in module._forward_hooks.values():
-        return module
-    if type(module).__module__.startswith("torch.nn."):
-        module.register_forward_pre_hook(_only_input)
-    module.register_forward_hook(_as_output)
->>>>>>> tests3
     return module
 
 
