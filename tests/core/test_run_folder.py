@@ -214,7 +214,7 @@ def test_models_give_the_predictions(whole: Path, summary: dict[str, Any]) -> No
             "arm": client["kept"]["arm"],
             "validation": {arm: client["validation"][arm] for arm in ("federated", "finetuned", "alone")},
             "metric": "AUROC",
-            "spec": {"inputs": 2},
+            "spec": {"inputs": 2, "width": table.model.get("width", 4)},
             "architecture": None,
         }
 
