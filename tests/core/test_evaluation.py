@@ -137,5 +137,5 @@ def test_a_probe_shows_the_shapes_of_what_a_model_says_and_looks_at_no_data(n: i
 
 def test_a_model_is_built_from_the_sizes_of_the_data() -> None:
     client = toy.client("a")
-    wide = replace(client, data=replace(client.data, spec={"inputs": 9}))
+    wide = replace(client, data=replace(client.data, spec={"inputs": 9, "width": 4}))
     assert wide.new_model(0).encoder[0].weight.shape == (4, 9)

@@ -77,12 +77,12 @@ def test_each_learns_answers_with_probabilities_and_takes_a_lesson(name: str) ->
 @pytest.mark.parametrize("distilled", [False, True])
 @pytest.mark.parametrize("classes", ["a", "aa", "ab", "aab", "aabb", "abc", "aaaaab", "aaaaabbc"])
 @pytest.mark.parametrize("name", LEARNERS)
-def test_each_makes_do_with_as_few_examples_as_there_are(name: str, classes: str, lesson: bool) -> None:
+def test_each_makes_do_with_as_few_examples_as_there_are(name: str, classes: str, distilled: bool) -> None:
     target = torch.tensor(["abc".index(each) for each in classes])
     x = torch.randn(len(target), 4, generator=generator(classes)) + 3 * torch.nn.functional.one_hot(target, 4)
     own, public = Examples({"genes": x}, target, list(map(str, range(len(target))))), examples(12)
     model = learner(new_learner(name, {}, "client 'x'", 0), own, public)
-    if lesson:
+    if distilled:
         model.distil(torch.nn.functional.one_hot(public.target, 3) * 2.0, weight=0.5)
     logits = predict(model, public).logits
     assert logits.shape == (12, 3)
