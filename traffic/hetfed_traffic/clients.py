@@ -119,7 +119,7 @@ def _check_encoder(table: CityModelTable, history: int) -> None:
         )
 
 
-def _series(table: CityData, data_dir: Path | None, given: Series | None) -> Series:
+def _series(table: CityData, data_dir: Path | None, given: Series | None = None) -> Series:
     source = None if given else SOURCES.find(table.dataset, key="dataset")
     if source and source.kind != "series":
         raise PlanError("not a traffic data set", key="dataset", value=table.dataset, remedy="Name a series.")
