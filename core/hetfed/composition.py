@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import get_args
 
 from torch import nn
 
@@ -14,6 +15,7 @@ from hetfed.compression import Compression
 from hetfed.data import Spec
 from hetfed.errors import PlanError, among
 from hetfed.exchanges import Exchange, kind_of
+from hetfed.exchanges.base import Merge
 from hetfed.exchanges.groups import lonely
 from hetfed.payload import Declaration
 from hetfed.profile import Profile
@@ -309,6 +311,9 @@ def check_profile(profile: Profile) -> None:
         logits = profile.probe.logits
     except Exception as error:
         raise PlanError(f"its model cannot read its inputs: {error}", key=key, remedy=remedy) from error
+    metric, known = profile.task.metric, getattr(profile.task, "METRICS", None)
+    if known is not None and metric not in known:
+        raise PlanError("no such metric", key=f"{key}.metric", value=metric, remedy=among(metric, known))
     classes = profile.task.class_count
     # Else the loss would fail in the first round with an index out of range, and name nobody.
     if classes and logits.shape[-1] != classes:
@@ -339,6 +344,9 @@ def _check_step(step: Step) -> None:
     if step.every < 1:
         remedy = "Set 1 for every round, 2 for every second one, and so on."
         raise PlanError("not a number of rounds", key=f"{step.label}.every", value=step.every, remedy=remedy)
+    if step.exchange.merge not in get_args(Merge):
+        remedy = among(step.exchange.merge, get_args(Merge), "There are")
+        raise PlanError("no way of merging", key=f"{step.label}.merge", value=step.exchange.merge, remedy=remedy)
     if step.aggregation != Aggregation() and not step.follows_rule:
         problem = f"{kind_of(step.exchange)} takes no mean of what clients send"
         raise PlanError(problem, key=f"{step.label}.aggregation", value=step.aggregation.kind, remedy="Leave it out.")

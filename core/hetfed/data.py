@@ -11,6 +11,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from hetfed.errors import DataError
+
 Spec = Mapping[str, Any]
 """The sizes that a model is built from: channels, number of classes, number of sensors ... As JSON has them, and no statistic
 of data: a spec is part of a client's profile."""
@@ -146,6 +148,10 @@ class ClientData:
         (3, 1, 1)
         """
         arrays = {name: _tensor(array) for name, array in inputs.items()}
+        lengths = {"target": len(_tensor(target)), **{name: len(array) for name, array in arrays.items()}}
+        if len(set(lengths.values())) > 1:
+            remedy = "Give every array a row for each example."
+            raise DataError("the arrays differ in length", key="ClientData.of", value=lengths, remedy=remedy)
         whose = np.asarray(range(len(_tensor(target))) if patients is None else patients).astype(str)
         whole = Examples(arrays, _tensor(target), [f"{owner}/{row}" for row, owner in enumerate(whose.tolist())])
         owners = np.unique(whose)

@@ -195,4 +195,5 @@ class Merging:
         plain = self._server.aggregation.kind == "mean" and not self._server.asynchronous and len(weights) == len(asked)
         if how == "each" or (how == "mean" and not plain) or self._server.asynchronous:
             return Collect(self._server, size, how)
-        return AddUp(size, weights, mean=how == "mean")
+        # A sum counts everybody once, whatever an upload weighs.
+        return AddUp(size, weights if how == "mean" else dict.fromkeys(asked, 1.0), mean=how == "mean")

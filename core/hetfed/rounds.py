@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
+
+from torch import Tensor
 
 from hetfed import codecs
 from hetfed.client import Tensors
 from hetfed.engines.local import Engine, Failure, Order, Reply
-from hetfed.errors import PayloadRefused, RunError
+from hetfed.errors import HetfedError, PayloadRefused, RunError
 from hetfed.federation import Federation, FederationState, Row
 from hetfed.merging import Merging
 from hetfed.payload import InFlight, Payload, Upload
@@ -181,7 +184,8 @@ class _Incoming:
             # At least one, also where a script sets the quorum to 0: no exchange is asked to merge nothing.
             if merging.accepted >= max(self._federation.quorum, 1):
                 context = self._federation.server_context(step, self._number)
-                after[step.label] = step.exchange.update(context, after[step.label], merging.merged())
+                with _server_stage("update", step.label, self._number):
+                    after[step.label] = _state(step.exchange.update(context, after[step.label], merging.merged()))
         return after
 
 
@@ -213,10 +217,11 @@ def _inbox(federation: Federation, state: FederationState, name: str, round_numb
         if step.last_broadcast(round_number) > last_turn:
             reached = step.last_broadcast(last_turn) if last_turn else 0
             context = federation.server_context(step, round_number, reached)
-            payload = step.exchange.broadcast(context, state.server[step.label], federation.peers[name])
-            # Encoded for each client by itself: what is sent may depend on the client, as a slice or a group's mean does.
-            if payload is not None:
-                inbox[step.label] = codecs.to_client(step.chain, payload)
+            with _server_stage("broadcast", step.label, round_number):
+                payload = step.exchange.broadcast(context, state.server[step.label], federation.peers[name])
+                # Encoded for each client by itself: what is sent may depend on the client, as a slice or a group's mean does.
+                if payload is not None:
+                    inbox[step.label] = codecs.to_client(step.chain, payload)
     return inbox
 
 
@@ -285,6 +290,24 @@ def _failed(federation: Federation, number: int, name: str, failure: Failure, by
     nan = float("nan")
     figures: dict[str, Any] = {"train_loss": nan, "validation": None, "validation_loss": nan, "seconds": 0.0}
     return Row(number, name, **figures, bytes_up=0, bytes_down=bytes_down, refused=0, failed=f"{why}{notes}")
+
+
+def _state(found: object) -> Tensors:
+    """What an `update` gives, once it is known to be a state."""
+    if not (isinstance(found, dict) and all(isinstance(tensor, Tensor) for tensor in found.values())):
+        raise TypeError(f"the server's next state is a dict of tensors by name, not {type(found).__name__}")
+    return found
+
+
+@contextmanager
+def _server_stage(stage: str, label: str, number: int) -> Iterator[None]:
+    """Within, whatever an exchange raises is told with its place, as it is of a client's turn."""
+    try:
+        yield
+    except HetfedError:
+        raise
+    except Exception as error:
+        raise RunError(f"the server failed in round {number}, in the {stage} of {label}: {_words(error)}") from error
 
 
 def _words(error: Exception) -> str:

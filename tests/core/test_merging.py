@@ -68,6 +68,18 @@ def test_weights_of_zero_count_as_equal() -> None:
     assert torch.allclose(merger.merged().tensors["w"], weighted_mean(list(sent.values()))["w"], atol=1e-7)
 
 
+def test_a_sum_needs_no_declared_weight() -> None:
+    """Weights are for means: an exchange that adds up need not speak of them."""
+    clients = [toy.client(name) for name in "abc"]
+    exchange = ControlVariates()
+    merging = Merging(exchange, toy.server_context(clients, exchange), dict.fromkeys("abc"))
+    for name in "abc":
+        merging.add(name, Payload({"w": torch.ones(2)}, weight=7.0))
+    merged = merging.merged()[""]
+    assert merged.names == ("a", "b", "c")
+    assert merged.tensors["w"].tolist() == [3.0, 3.0]
+
+
 def test_uploads_are_added_up_as_they_arrive_and_not_held() -> None:
     """In the order of names, an upload is gone when it has been added; one that overtakes another waits for it."""
     clients = [toy.client(name) for name in "abc"]

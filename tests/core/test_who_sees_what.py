@@ -109,7 +109,7 @@ def test_an_exchange_at_a_client_that_reaches_for_more_fails_when_it_runs(what: 
 
 @pytest.mark.parametrize("what", SERVER_REACHES)
 def test_the_server_side_that_reaches_for_data_fails_when_it_runs(what: str) -> None:
-    with pytest.raises(AttributeError):
+    with pytest.raises(RunError, match=r"the server failed in round 1, in the update of Greedy: .* has no attribute"):
         federate(Greedy(at_server=SERVER_REACHES[what]))
 
 

@@ -70,7 +70,7 @@ def test_each_learns_answers_with_probabilities_and_takes_a_lesson(name: str) ->
     assert (logits.argmax(dim=1) == test.target).float().mean() > 0.7
     assert torch.allclose(logits.exp().sum(dim=1), torch.ones(33), atol=0.01)
     turned = torch.nn.functional.one_hot((public.target + 1) % 3, 3) * 20.0
-    model.digest(turned, weight=50.0)
+    model.distil(turned, weight=50.0)
     assert (predict(model, public).logits.argmax(dim=1) == (public.target + 1) % 3).float().mean() > 0.5
 
 

@@ -26,6 +26,7 @@ def enrolled(plan: Plan, clients: Sequence[Client], composition: Composition | N
     chosen = plan.composition() if composition is None else composition
     check_synchronous(plan.participation, chosen)
     _check_devices(clients)
+    _check_targets(clients)
     # `over` settles an end that counts from the last round.
     enrolment = enrol(chosen.over(plan.federation.rounds), [client.profile for client in clients])
     _check_quorum(plan, enrolment)
@@ -40,6 +41,22 @@ def _check_devices(clients: Sequence[Client]) -> None:
             resolve(client.training.device)
         except PlanError as error:
             raise error.seen_from(key=f"client {client.name!r}") from error
+
+
+def _check_targets(clients: Sequence[Client]) -> None:
+    """A class that the task has no name for; only the client itself can see it."""
+    for client in clients:
+        count = client.task.class_count
+        for part, examples in {
+            "training": client.data.train,
+            "validation": client.data.validation,
+            "test": client.data.test,
+        }.items():
+            classes = client.task.classes(examples.whole()) if count else None
+            if classes is not None and len(classes) and int(classes.max()) >= count:
+                problem = f"a {part} example is of a class beyond the {count} that the task names"
+                remedy = f"Name it, or number the classes from 0 to {count - 1}."
+                raise PlanError(problem, key=f"client {client.name!r}", value=int(classes.max()), remedy=remedy)
 
 
 def _check_quorum(plan: Plan, enrolment: Enrolment) -> None:

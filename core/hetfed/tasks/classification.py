@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pandas as pd
 import torch
@@ -35,6 +36,8 @@ class Classification:
     >>> task.metrics(output, Examples({}, torch.tensor([0, 0, 1]), ["a", "b", "c"])).values["balanced accuracy"]
     0.75
     """
+
+    METRICS: ClassVar[tuple[str, ...]] = ("AUROC", "accuracy", "balanced accuracy", "F1")
 
     names: tuple[str, ...]
     balanced: bool = False
@@ -111,8 +114,7 @@ class Classification:
         known = examples.target != MISSING
         probability, target = output.logits[known].softmax(dim=1), examples.target[known]
         if not known.any():
-            names = ("AUROC", "accuracy", "balanced accuracy", "F1")
-            return Metrics(dict.fromkeys(names), dict.fromkeys(names, "no example has a known class"))
+            return Metrics(dict.fromkeys(self.METRICS), dict.fromkeys(self.METRICS, "no example has a known class"))
         # Classes that do not occur in the test data have neither a curve nor a recall, and would enter a mean as zeros.
         count, present = len(self.names), torch.bincount(target).nonzero().flatten()
         per_class = tm.multiclass_accuracy(probability, target, count, average="none", validate_args=False)
