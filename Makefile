@@ -28,7 +28,7 @@ lint: install
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term
 
 bench: install
 	$(BIN)/python tests/benchmarks/round_overhead.py
