@@ -40,7 +40,7 @@ def test_every_block_runs(page: dict[str, Any]) -> None:
 
 
 def test_the_exchange_of_the_page_changes_what_is_learnt(page: dict[str, Any]) -> None:
-    hf, clients, kind = page["hf"], page["clients"], page["FeatureMeans"]
+    hf, clients, kind = page["hf"], page["clients"], page["MeanFeatures"]
 
     def ledger(weight: float) -> list[str]:
         shared = hf.compose(kind(weight=weight))
