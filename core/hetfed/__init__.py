@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from hetfed.exchanges import NestedFeatures as NestedFeatures
     from hetfed.exchanges import Prototypes as Prototypes
     from hetfed.exchanges import ProximalCopy as ProximalCopy
+    from hetfed.exchanges import SecondModel as SecondModel
     from hetfed.exchanges import SharedParameters as SharedParameters
     from hetfed.exchanges import Slices as Slices
     from hetfed.exchanges import TeacherDistillation as TeacherDistillation
@@ -88,6 +89,7 @@ _WHERE = {
         "NestedFeatures",
         "Prototypes",
         "ProximalCopy",
+        "SecondModel",
         "SharedParameters",
         "Slices",
         "TeacherDistillation",

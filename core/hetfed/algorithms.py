@@ -29,6 +29,7 @@ from hetfed.exchanges import (
     NestedFeatures,
     Prototypes,
     ProximalCopy,
+    SecondModel,
     SharedParameters,
     Slices,
     TeacherDistillation,
@@ -271,6 +272,29 @@ def fedkd(energy: float = 0.95, hint: float = 1.0, among: Among = SAME) -> Compo
     return compose(MutualLearning(adaptive=True, hint=hint), shared)
 
 
+def second_model(own: float = 0.5, among: Among = SAME) -> Composition:
+    """A common model is averaged over all; it and the client's own learn by themselves and predict together.
+
+    Args:
+        own: the share of the client's own model in the prediction, from 0 to 1.
+        among: as in `fedavg`.
+    """
+    return compose(SecondModel(own=own), SharedParameters(COMPANION, among=among))
+
+
+def two_alone() -> Composition:
+    """Everybody trains two models of its own alone, and predicts with their mean: the control for every ensemble.
+
+    What a federation of several models gains below this is not owed to the other clients.
+    """
+    return compose(SecondModel("own"))
+
+
+def alone_again() -> Composition:
+    """Everybody trains alone, from other first weights: the control for chance. What an algorithm gains below this is luck."""
+    return compose(SecondModel("own", own=0.0))
+
+
 def fedgen(weight: float = 1.0, epochs: int = 50) -> Composition:
     """A generator of features, trained at the server against the clients' heads (FedGen, Zhu et al. 2021).
 
@@ -339,10 +363,13 @@ NAMED: dict[str, Callable[..., Composition]] = {
     "fedtgp": fedtgp,
     "fml": fml,
     "fedkd": fedkd,
+    "second-model": second_model,
     "fedgen": fedgen,
     "fedgh": fedgh,
     "fedmrl": fedmrl,
     "codistillation": codistillation,
+    "two-alone": two_alone,
+    "alone-again": alone_again,
 }
 """What `[federation] algorithm` may name; its further keys are the function's arguments. `algorithm` adds to it."""
 RENAMED = {"peers": "codistillation"}

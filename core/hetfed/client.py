@@ -17,7 +17,7 @@ from hetfed.model import answering
 from hetfed.participation import Presence
 from hetfed.parts import copy_of, write_tensors
 from hetfed.profile import ModelFn, Profile, PublicInputs, keep_alive, specs_of
-from hetfed.seeding import isolated
+from hetfed.seeding import INITIAL, isolated
 from hetfed.tasks import Metrics, Task
 from hetfed.training import Augment, Training
 
@@ -121,7 +121,9 @@ class Client:
         """A freshly initialised model of the client's own, the same for the same `seed_path`."""
         with isolated(*seed_path):
             model = self.model_fn(self.data.spec)
-        write_tensors(model, self.statistics)
+        # Also in the models that exchanges add beside the client's own: they read the same data.
+        places = {name: key for name in model.state_dict() for key in self.statistics if f".{name}".endswith(f".{key}")}
+        write_tensors(model, {name: self.statistics[key] for name, key in places.items()})
         for module in model.modules():
             if isinstance(module, Bound):
                 module.bind(self.data.train, self.public)
@@ -181,7 +183,8 @@ class ClientState:
     `model` is the module's whole state_dict(). `optimizer` holds the moments as `<parameter>/<moment>`; it is empty where they
     are not kept. `exchanges` is the private memory of each exchange, by label, and under `<label> owed` what compression has
     left out of its uploads so far. `best` is the model that did best on validation data, `score` its (metric, minus loss), so
-    that larger is better, and `best_round` when it was.
+    that larger is better, and `best_round` when it was. `recent` holds the models of the last rounds, by round, where the rule
+    of selection asks for them.
     """
 
     model: Tensors
@@ -190,9 +193,9 @@ class ClientState:
     best: Tensors = field(default_factory=dict)
     score: tuple[float, float] | None = None
     best_round: int = 0
+    recent: dict[int, Tensors] = field(default_factory=dict)
 
 
 def new_state(client: Client, seed: int) -> ClientState:
     """The state before the first round."""
-    # Seeded by the client's name: clients of one architecture start apart, unless an exchange sends them a common start.
-    return ClientState(copy_of(client.new_model(seed, client.name, "initial")))
+    return ClientState(copy_of(client.new_model(seed, INITIAL)))

@@ -115,7 +115,15 @@ class Composition:
         """
         # Where none of them is active in this round the list is empty, and the client does not train in it.
         phases = self.phases or profile.training.phases or (Phase(),)
-        return [phase for phase in phases if phase.active(round_number, rounds)]
+        active = [phase for phase in phases if phase.active(round_number, rounds)]
+        # What a composition freezes so that it stays alike for all (FedBABU's head), those who share nothing train.
+        if self.phases and not self.steps and not _train_all(active, profile):
+            return [phase.model_copy(update={"only": (), "frozen": ()}) for phase in active]
+        return active
+
+    def sharing_nothing(self) -> Composition:
+        """The same phases of local training, so that who trains alone takes the same steps."""
+        return Composition(phases=self.phases)
 
     def over(self, rounds: int) -> Composition:
         """The same composition for so many rounds: no step's end counts from the last round any more.
@@ -127,6 +135,11 @@ class Composition:
         # Settled once the number of rounds is known: what counts from the end would move with a longer run.
         steps = [step if step.until is None else replace(step, until=last_round(step.until, rounds)) for step in self.steps]
         return replace(self, steps=tuple(steps))
+
+
+def _train_all(phases: Sequence[Phase], profile: Profile) -> bool:
+    """Whether each parameter of the client's model trains in one of the phases."""
+    return all(any(phase.trains(name) for phase in phases) for name in profile.signature.parameters)
 
 
 def every(rounds: int, exchange: Exchange) -> Step:

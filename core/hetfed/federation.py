@@ -5,7 +5,8 @@ Both are plain values: a process without any data can hold them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -16,7 +17,7 @@ from hetfed.data import Examples
 from hetfed.participation import Participation, duration
 from hetfed.payload import Declaration, InFlight
 from hetfed.profile import Profile
-from hetfed.training import Select
+from hetfed.selection import Select
 from hetfed.turn import Round, Stage
 
 
@@ -95,10 +96,39 @@ class Federation:
         phases = self.composition.phases_of(profile, round_number, self.rounds)
         return duration(profile, sum(phase.examples(profile.training, profile.examples) for phase in phases))
 
-    def round(self, number: int) -> Round:
-        """The settings that every turn of a round needs; the round after the last one is final."""
+    def round(self, number: int, rows: Sequence[Row] = ()) -> Round:
+        """The settings that every turn of a round needs; the round after the last one is final.
+
+        Args:
+            number: from 1.
+            rows: of the rounds so far, by which everybody's figures choose one.
+        """
         stage: Stage = "final" if number > self.rounds else "train"
-        return Round(number, self.rounds, self.seed, self.composition, self.peers, self.select, stage)
+        chosen = self.best_round(rows, before=number - 1) if self.select == "everybody" else 0
+        return Round(number, self.rounds, self.seed, self.composition, self.peers, self.select, chosen, stage)
+
+    def best_round(self, rows: Sequence[Row], before: int) -> int:
+        """The round, below `before`, whose models do best on the validation data of all clients; 0 where there is none.
+
+        A client's figure weighs as many examples as it stands for. Of rounds that do equally well, and where no figure is
+        defined, it is the last one.
+        """
+        found = {(row.round, row.client): row for row in rows if not row.failed}
+        latest: dict[str, float] = {}
+        best, score = 0, -math.inf
+        for number in range(1, min(before, self.rounds + 1)):
+            for profile in self.profiles:
+                after, row = found.get((number + 1, profile.name)), found.get((number, profile.name))
+                # What the others' uploads have made of the model shows when it arrives.
+                value = after.received if after and after.received is not None else row.validation if row else None
+                if value is not None:
+                    # Who was absent counts with the figure before.
+                    latest[profile.name] = value if profile.task.higher_is_better else -value
+            weights = {p.name: p.validation_examples for p in self.profiles if p.name in latest}
+            mean = sum(latest[name] * weight for name, weight in weights.items()) / max(sum(weights.values()), 1)
+            if mean >= score:
+                best, score = number, mean
+        return best
 
     def server_context(self, step: Step, round_number: int, reached: int = 0) -> ServerContext:
         """The server as the exchange of `step` sees it in a round.
@@ -128,7 +158,8 @@ class Row:
         round: from 1; the round after the last one has no training.
         client: its name.
         train_loss: the mean over the steps of local training; NaN without any.
-        validation: the metric on its validation data after training; None where it is not defined.
+        received: the metric on its validation data of the model as it arrived; None where nothing arrived that was trained.
+        validation: the metric there after training; None where it is not defined.
         validation_loss: the loss there.
         seconds: of the turn, where it ran.
         bytes_up: of all payloads that it sent.
@@ -140,6 +171,7 @@ class Row:
     round: int
     client: str
     train_loss: float
+    received: float | None
     validation: float | None
     validation_loss: float
     seconds: float

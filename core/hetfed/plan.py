@@ -11,7 +11,7 @@ import inspect
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -37,9 +37,11 @@ from hetfed.composition import Composition, Step, compose
 from hetfed.compression import Setting as CompressionSetting
 from hetfed.errors import PlanError, among
 from hetfed.exchanges import KINDS
+from hetfed.keeping import Keep
 from hetfed.participation import Participation, Presence
 from hetfed.plan_schema import OpenTable, Table
-from hetfed.training import Phase, Select, Training
+from hetfed.selection import Select
+from hetfed.training import Phase, Training
 from hetfed.validation_errors import keys_of, plan_error
 
 Values = dict[str, Any]
@@ -85,8 +87,9 @@ class FederationTable(Table):
         algorithm: a published one, in place of `[[exchange]]` tables.
         quorum: uploads that an exchange needs before the server merges them.
         checkpoint_every: rounds between checkpoints; the last round always has one.
-        select: which model of a client counts: the best on its validation data, or the last.
-        finetune: rounds in which each client trains its federated model by itself; 0 for none.
+        select: which model of a client counts, as `hetfed.selection.Select` says.
+        finetune: the last rounds of an arm in which each client trains its federated model by itself; 0 for no such arm.
+        keep: what each client keeps in the end, as `hetfed.keeping.Keep` says.
         alone: whether everybody is trained alone, too.
         pooled: whether each kind of model is trained on everybody's data, too.
 
@@ -101,6 +104,7 @@ class FederationTable(Table):
     checkpoint_every: PositiveInt = 1
     select: Select = "validation"
     finetune: NonNegativeInt = 3
+    keep: Keep = "mean"
     alone: bool = True
     pooled: bool = True
 
@@ -145,13 +149,18 @@ class VariantTable(Table):
 
 
 class Plan(Table):
-    """A whole plan. `defaults` holds `data`, `model`, `training` and `presence` tables that every client starts from."""
+    """A whole plan. `defaults` holds `data`, `model`, `training` and `presence` tables that every client starts from.
+
+    `common` is the model table of the common model that exchanges hold beside a client's own; without it, the vertical chooses
+    a small one.
+    """
 
     title: str = ""
     description: str = ""
     federation: FederationTable = Field(default_factory=FederationTable)
     participation: Participation = Field(default_factory=Participation)
     public: Values | None = None
+    common: Values = Field(default_factory=dict)
     defaults: dict[str, Values] = Field(default_factory=dict)
     exchange: tuple[ExchangeTable, ...] = ()
     phase: tuple[Phase, ...] = ()
@@ -207,6 +216,27 @@ class Plan(Table):
                 remedy="Remove the one or the other.",
             )
         return named_algorithm(algorithm.name, algorithm.model_extra or {})
+
+    def sharing_nothing(self, phases: Sequence[Phase]) -> Plan:
+        """The same clients, who train alone in these phases; there is nobody to be asked or waited for.
+
+        >>> plan = read_plan('federation = { algorithm = "fedprox" }\n[[client]]\nname = "north"', "one.toml")
+        >>> plan.sharing_nothing(()) == plan.under("fedavg").sharing_nothing(())
+        True
+        """
+        kept = {"rounds", "seed", "checkpoint_every", "select"}
+        federation = FederationTable(finetune=0, alone=False, pooled=False, **self.federation.model_dump(include=kept))
+        clients = tuple(client.model_copy(update={"presence": Presence()}) for client in self.client)
+        participation = Participation(tolerate_failures=self.participation.tolerate_failures)
+        changes: dict[str, Any] = {
+            "federation": federation,
+            "participation": participation,
+            "client": clients,
+            "exchange": (),
+            "phase": tuple(phases),
+            "variant": {},
+        }
+        return self.model_copy(update=changes)
 
     def resolved(self) -> str:
         """The plan as TOML with every default written out.

@@ -24,9 +24,10 @@ from hetfed.evaluation import DIVERGED, UNREADABLE, Outcome, evaluate, predict
 from hetfed.federation import Federation
 from hetfed.learner import Learner
 from hetfed.parts import copy_of, inside, local_parts, write_tensors
-from hetfed.seeding import generator, isolated
+from hetfed.seeding import INITIAL, generator, isolated
+from hetfed.selection import Select
 from hetfed.tasks import Task, loss_if_any
-from hetfed.training import Augment, Loss, Phase, Select, Training, set_training_mode, shuffled, train_steps, training_only
+from hetfed.training import Augment, Loss, Phase, Training, set_training_mode, shuffled, train_steps, training_only
 
 OnEpoch = Callable[[int], None]
 
@@ -104,7 +105,7 @@ def train_pooled(
     data. Returns what came out for each member, by name.
 
     Args:
-        federation: gives rounds, seed and the rule of selection. Nothing of its composition is looked at.
+        federation: gives rounds, seed, the rule of selection and, in its composition, the phases of training.
         clients: everybody whose data may join.
         members: clients of one kind, whose model and training are used.
         on_epoch: called with the number of each round that has ended.
@@ -117,7 +118,7 @@ def train_pooled(
     name = f"pooled {members[0].name}"
     # A note and no figure: "pooled" on one client's data would be training alone.
     nobody = Outcome(note="no other client's data fits its model")
-    with isolated(federation.seed, name, "initial"):
+    with isolated(federation.seed, INITIAL):
         pools = build_pools(members, clients)
     # By itself in its pool, a client would only train alone once more.
     if sum(len(pool.clients) for pool in pools) == 1:
@@ -136,7 +137,7 @@ def train_pooled(
     for round_number in range(1, federation.rounds + 1):
         for group in optimizer.param_groups:
             group["lr"] = training.lr_at(round_number, federation.rounds)
-        phases = [phase for phase in training.phases or (Phase(),) if phase.active(round_number, federation.rounds)]
+        phases = federation.composition.phases_of(members[0].profile, round_number, federation.rounds)
         with isolated(federation.seed, name, round_number, device=device_of(pools[0].model)):
             passes = (_mixed(pools, generator(federation.seed, name, round_number, n), training) for n in count())
             for phase in phases:

@@ -54,7 +54,7 @@ def run_round(
             and the exchange.
     """
     # A state says how many rounds are done: a resumed run goes on from here like any other.
-    this = federation.round(state.round + 1)
+    this = federation.round(state.round + 1, state.rows)
     asked = _asked(federation, state, this.number)
     inboxes: dict[str, dict[str, bytes]] = {}
     due = [upload for upload in state.pending if upload.due == this.number]
@@ -89,7 +89,7 @@ def finalize(
     # The round after the last one: with any cadence whose last upload was in round `rounds`, it is now that the server sends.
     # Of that, only what changes models: prototypes and the like shape a loss, and without training after it would cost bytes
     # for nothing.
-    this = federation.round(federation.rounds + 1)
+    this = federation.round(federation.rounds + 1, state.rows)
     late = [_too_late(upload, federation.rounds) for upload in state.pending]
     for upload in late:
         on_upload(upload)
@@ -108,8 +108,14 @@ def finalize(
     return FederationState(state.round, state.server, [*_with_refusals(state.rows, late), *rows])
 
 
-def ask(federation: Federation, engine: Engine, stage: Stage) -> dict[str, Report]:
+def ask(federation: Federation, engine: Engine, stage: Stage, rows: Sequence[Row] = ()) -> dict[str, Report]:
     """Have every client go through a stage in which nothing travels but figures.
+
+    Args:
+        federation: of the arm.
+        engine: runs the turns.
+        stage: what clients are to do.
+        rows: of all rounds, where everybody's figures choose one of them.
 
     Returns:
         The report of each client, by its name.
@@ -117,7 +123,8 @@ def ask(federation: Federation, engine: Engine, stage: Stage) -> dict[str, Repor
     Raises:
         RunError: a client could not.
     """
-    this = replace(federation.round(federation.rounds), stage=stage)
+    # Two rounds on: by then, every round's figures are known.
+    this = replace(federation.round(federation.rounds + 2, rows), number=federation.rounds, stage=stage)
     reports = {}
     # Empty inboxes: a stage of figures must not change what a client holds by what the server sends.
     for name, reply in engine((Order(profile.name, {}) for profile in federation.profiles), this):
@@ -273,6 +280,7 @@ def _row(federation: Federation, number: int, name: str, reply: Reply | Failure,
         number,
         name,
         train_loss=report.train_loss,
+        received=report.received,
         validation=report.validation,
         validation_loss=report.validation_loss,
         seconds=report.seconds,
@@ -288,7 +296,7 @@ def _failed(federation: Federation, number: int, name: str, failure: Failure, by
     if not federation.participation.tolerate_failures:
         raise RunError(f"client {name!r} failed in round {number}{notes}: {why}") from failure.error
     nan = float("nan")
-    figures: dict[str, Any] = {"train_loss": nan, "validation": None, "validation_loss": nan, "seconds": 0.0}
+    figures: dict[str, Any] = {"train_loss": nan, "received": None, "validation": None, "validation_loss": nan, "seconds": 0.0}
     return Row(number, name, **figures, bytes_up=0, bytes_down=bytes_down, refused=0, failed=f"{why}{notes}")
 
 

@@ -35,7 +35,7 @@ from hetfed.run.enrolled import enrolled
 from hetfed.run.execute import execute
 from hetfed.run.prepare import Prepared
 from hetfed.run.progress import Silent, listener_of
-from hetfed.training import Select
+from hetfed.selection import Select
 
 Arm = Literal["alone", "pooled"]
 Shared = Composition | Exchange | Step | str

@@ -13,6 +13,10 @@ import torch
 
 from hetfed.device import CPU
 
+INITIAL = "initial"
+"""The purpose of a model's first weights. No name stands beside it: alone, federated and pooled an architecture starts from one
+draw."""
+
 
 def derive(*path: object) -> int:
     """A 63-bit seed that depends on every element of `path` and on nothing else.

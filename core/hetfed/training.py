@@ -35,10 +35,6 @@ Loss = Callable[[Batch], Tensor | None]
 """The loss of a batch, a scalar; None where there is nothing to learn from."""
 
 
-Select = Literal["validation", "last"]
-"""Which model a client keeps: the one that does best on its validation data, or the last one."""
-
-
 class Phase(Table):
     """A part of the local epochs of a round in which only some of the model trains.
 

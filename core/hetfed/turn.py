@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from typing import Literal
 
@@ -18,7 +19,7 @@ from hetfed.composition import Composition, Step
 from hetfed.context import ClientContext, Work
 from hetfed.data import Batch
 from hetfed.device import CPU, moved
-from hetfed.evaluation import DIVERGED, Evaluation, Outcome, evaluate, judge, predict
+from hetfed.evaluation import Evaluation, Outcome, judge, predict
 from hetfed.exchanges import Exchange
 from hetfed.learner import Learner
 from hetfed.model import Output
@@ -26,10 +27,10 @@ from hetfed.parts import copy_of, live_tensors
 from hetfed.payload import Declaration, Payload
 from hetfed.profile import Profile
 from hetfed.seeding import isolated
+from hetfed.selection import Select, chosen_by_all, consider, predict_mean, selected
 from hetfed.training import (
     Loss,
     Phase,
-    Select,
     Steps,
     load_optimizer_tensors,
     optimizer_tensors,
@@ -43,8 +44,8 @@ Stage = Literal["train", "final", "adopt", "test"]
 """What a client is to do in its turn.
 
 "train": take in what arrived, train, upload. "final": take in what arrived, after the last round, and judge it. "adopt": go on
-from the model that was selected, as if nothing had been shared, before fine-tuning. "test": judge the selected model on test
-data; figures are all that leaves the client.
+from the model as it stands, as if nothing had been shared, before fine-tuning. "test": judge the selected model on test data;
+figures are all that leaves the client.
 """
 
 
@@ -52,8 +53,8 @@ data; figures are all that leaves the client.
 class Round:
     """What is the same for every turn of a round: its number (1, 2, ...) of how many, the seed, the composition, the clients.
 
-    `peers` are the profiles of all clients by name. `select` says which model a client keeps: the one that did best on its
-    validation data, or the last one. `stage` is what clients are to do.
+    `peers` are the profiles of all clients by name. `select` says which model of a client counts; by everybody's figures it is
+    that of the round `chosen`, 0 where no round is. `stage` is what clients are to do.
     """
 
     number: int
@@ -62,6 +63,7 @@ class Round:
     composition: Composition
     peers: Mapping[str, Profile]
     select: Select = "validation"
+    chosen: int = 0
     stage: Stage = "train"
 
 
@@ -78,10 +80,12 @@ class Job:
 class Report:
     """What a turn tells the run: the mean training loss, the state of the model after training on validation data, seconds.
 
-    `outcome` is how the selected model does on test data, where that was asked.
+    `received` is the metric of the model as it arrived, on the same data; None where nothing arrived. `outcome` is how the
+    selected model does on test data, where that was asked.
     """
 
     train_loss: float = math.nan
+    received: float | None = None
     validation: float | None = None
     validation_loss: float = math.nan
     seconds: float = 0.0
@@ -117,11 +121,11 @@ class View:
 
 
 def take_turn(job: Job, this: Round) -> Turn:
-    """Apply what arrived, train with the summed losses, upload; keep the model that does best on validation data.
+    """Apply what arrived, train with the summed losses, upload; keep the models that are candidates.
 
-    The model is judged both as it arrived, where anything arrived, and as it is after training. A client whose training
-    diverged goes on from where it stood before it trained: its upload shows what happened, and is refused. What a turn does in
-    the other stages of a run, `Stage` says.
+    The model is judged as it arrived, where somebody has trained what arrived, and as it is after training. A client whose
+    training diverged goes on from where it stood before it trained: its upload shows what happened, and is refused. What a turn
+    does in the other stages of a run, `Stage` says.
 
     An error that a turn ends in carries a note of the stage and the exchange that it occurred in.
     """
@@ -138,25 +142,25 @@ def _whole_turn(job: Job, this: Round, work: Work) -> Turn:
     began = time.perf_counter()
     # Memories are copied, and the state is replaced as a whole at the end: a turn that fails or diverges must leave what the
     # client held as it was.
-    state, memories = job.state, _memories(job)
+    state, memories = _up_to_date(job.state, this), _memories(job)
     context, views = set_up(job, this, this.composition.of(job.client.name), memories, work)
     # Dropout and the like draw from torch's default generator. It is seeded here, so that a turn does not depend on which
     # client ran before it.
     with isolated(this.seed, job.client.name, this.number, "turn", device=context.device):
         received = take_in(views, job.inbox)
-        # What arrived may be better than what training on a few examples makes of it, and only a model that has been judged can
-        # be kept.
-        if job.inbox:
-            _, state = _judged(job.client, context, state, this)
+        arrived, state = _judged_on_arrival(job, context, received, state, this)
         train_loss, optimizer = _train(context, views, state.optimizer, this)
         outbox = _upload(views, received, memories, this)
-    after, state = _judged(job.client, context, state, this)
     trained = copy_of(context.model)
+    after = _judged(job.client, context)
+    # Who has nothing to learn from, and gets nothing that others have learnt, still has the model that was drawn.
+    if work.steps or isinstance(context.model, Learner) or (received and this.number > 1):
+        state = consider(state, lambda: trained, after, select=this.select, seen=this.number, of=this.number)
     if not all(tensor.isfinite().all() for tensor in trained.values()):
         # What the server sends but once must not be lost with the rest.
         (trained, memories), optimizer = _received(job, this), {}
     state = replace(state, model=trained, optimizer=optimizer, exchanges=moved(memories, CPU))
-    return Turn(state, outbox, Report(train_loss, after.value, after.loss, time.perf_counter() - began))
+    return Turn(state, outbox, _report(began, arrived, after, train_loss))
 
 
 def _final_turn(job: Job, this: Round, work: Work) -> Turn:
@@ -166,28 +170,26 @@ def _final_turn(job: Job, this: Round, work: Work) -> Turn:
     steps = [step for step in this.composition.of(job.client.name) if step.label in job.inbox]
     context, views = set_up(job, this, steps, memories, work)
     with isolated(this.seed, job.client.name, this.number, "turn", device=context.device):
-        take_in(views, job.inbox)
-    after, state = _judged(job.client, context, job.state, this)
+        received = take_in(views, job.inbox)
+    arrived, state = _judged_on_arrival(job, context, received, _up_to_date(job.state, this), this)
+    after = arrived or _judged(job.client, context)
     state = replace(state, model=copy_of(context.model), exchanges=moved(memories, CPU))
-    return Turn(state, {}, Report(math.nan, after.value, after.loss, time.perf_counter() - began))
+    return Turn(state, {}, _report(began, arrived, after, math.nan))
 
 
 def _adopting_turn(job: Job, this: Round, work: Work) -> Turn:
-    """Start from the selected model; from the first one, where no round was ever completed."""
-    # Without moments and memories: they belong to the model at the end, and this is the one that was selected.
-    found = job.state
-    state = ClientState(dict(found.best or found.model), best=dict(found.best), score=found.score)
-    return Turn(state, {}, Report())
+    """Start from the model as it stands, with no moments, no memories and no candidates."""
+    return Turn(ClientState(dict(job.state.model)), {}, Report())
 
 
 def _testing_turn(job: Job, this: Round, work: Work) -> Turn:
     """Judge the selected model on test data, and on the validation data that it was selected by."""
-    client, state, work.stage = job.client, job.state, "test"
-    if not state.best:
-        return Turn(state, {}, Report(outcome=Outcome(note="it never completed a round")))
-    model = client.module
-    model.load_state_dict(state.best)
-    selection, test = (evaluate(model, client.task, part) for part in (client.data.validation, client.data.test))
+    client, state, work.stage = job.client, _up_to_date(job.state, this), "test"
+    models = selected(state, this.select)
+    if not models:
+        return Turn(state, {}, Report(outcome=Outcome(note="nobody has trained it")))
+    task, parts = client.task, (client.data.validation, client.data.test)
+    selection, test = (judge(predict_mean(client.module, models, task, part), task, part) for part in parts)
     return Turn(state, {}, Report(outcome=Outcome.of(test, state.best_round, selection)))
 
 
@@ -265,14 +267,36 @@ def _received(job: Job, this: Round) -> tuple[Tensors, dict[str, Tensors]]:
     return copy_of(context.model), memories
 
 
-def _judged(client: Client, context: ClientContext, state: ClientState, this: Round) -> tuple[Evaluation, ClientState]:
-    """How the model as it stands does on validation data, and the state that keeps it if it is to be kept: of models that do
-    equally well, the earliest."""
+def _up_to_date(state: ClientState, this: Round) -> ClientState:
+    return chosen_by_all(state, this.chosen) if this.select == "everybody" and this.chosen else state
+
+
+def _judged(client: Client, context: ClientContext) -> Evaluation:
+    """How the model as it stands does on validation data."""
     context.work.stage = "validation"
-    evaluation = judge(predict(context.model, client.placed.validation), client.task, client.data.validation)
-    if state.score is None or evaluation.score > state.score or (this.select == "last" and evaluation.score > DIVERGED):
-        state = replace(state, best=copy_of(context.model), score=evaluation.score, best_round=context.round)
-    return evaluation, state
+    return judge(predict(context.model, client.placed.validation), client.task, client.data.validation)
+
+
+def _judged_on_arrival(
+    job: Job, context: ClientContext, received: Mapping[str, Payload], state: ClientState, this: Round
+) -> tuple[Evaluation | None, ClientState]:
+    """How the model as it arrived does, and the state with it as a candidate; it may be better than what training on a few
+    examples makes of it.
+
+    None, and the state as it was, where nothing arrived, or where some of the model would be one that nobody has trained.
+    """
+    names = {name for payload in received.values() for name in payload.tensors}
+    whole = names.issuperset(context.profile.signature.parameters)
+    if not received or this.number == 1 or not (whole or state.score is not None):
+        return None, state
+    evaluation = _judged(job.client, context)
+    model = partial(copy_of, context.model)
+    return evaluation, consider(state, model, evaluation, select=this.select, seen=this.number, of=this.number - 1)
+
+
+def _report(began: float, arrived: Evaluation | None, after: Evaluation, train_loss: float) -> Report:
+    received = None if arrived is None else arrived.value
+    return Report(train_loss, received, after.value, after.loss, time.perf_counter() - began)
 
 
 def _train(context: ClientContext, views: Sequence[View], moments: Tensors, this: Round) -> tuple[float, Tensors]:

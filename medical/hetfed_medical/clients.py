@@ -34,24 +34,42 @@ def build_clients(plan: Plan, data_dir: Path | None) -> Sequence[Client]:
     Raises:
         PlanError, DataError: what the plan or a file lacks.
     """
-    return clients_of(plan.client, Cohorts(data_dir), plan.public, plan.federation.seed)
+    return clients_of(plan.client, Cohorts(data_dir), plan.public, plan.federation.seed, plan.common)
 
 
 def clients_of(
-    tables: Sequence[ClientTable], cohorts: Cohorts, public_table: Mapping[str, Any] | None, seed: int
+    tables: Sequence[ClientTable],
+    cohorts: Cohorts,
+    public_table: Mapping[str, Any] | None,
+    seed: int,
+    common_table: Mapping[str, Any] | None = None,
 ) -> Sequence[Client]:
-    """The hospitals that `[[client]]` tables and a `[public]` table ask for."""
+    """The hospitals that `[[client]]` tables, a `[public]` and a `[common]` table ask for."""
+    chosen = None if not common_table else validate(HospitalModel, common_table, key="common")
     public = None if public_table is None else validate(PublicData, public_table, key="public")
     owners = Owners()
     if public is not None:
         cohort = cohorts.get(public.dataset, "public")
         owners.add("the public inputs", public.dataset, public_patients(cohort, public, seed), "public")
-    clients = [_client(table, seed, cohorts, public, owners) for table in tables]
+    clients = [_client(table, seed, cohorts, public=public, owners=owners, chosen=chosen) for table in tables]
     networks = [client for client in clients if client.common_fn is not None]
     shapes = [client.data.spec["shapes"] for client in networks]
     # The common model looks only at what every network has in one shape: else its tensors could not be averaged.
     common = [name for name, shape in shapes[0].items() if all(s.get(name) == shape for s in shapes)] if shapes else []
+    if chosen is not None:
+        _check_common(chosen, _only(networks[0].data.spec, common)["shapes"] if networks else {})
     return [_with_common(client, common) for client in clients]
+
+
+def _check_common(table: HospitalModel, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise `PlanError` where the common model cannot be built, or cannot be averaged."""
+    if table.learner is not None:
+        remedy = "Name encoders, as under client.model: a common model is averaged, which takes parameters."
+        raise PlanError("a learner has no parameters", key="common.learner", value=table.learner, remedy=remedy)
+    if not shapes:
+        remedy = "Remove the table, or give the hospitals a modality of one shape and networks."
+        raise PlanError("there is no modality that all hospitals with a network have in one shape", key="common", remedy=remedy)
+    _check_model(shapes, table, "common")
 
 
 def _with_common(client: Client, modalities: Sequence[str]) -> Client:
@@ -107,7 +125,15 @@ class Owners:
         self._owners |= dict.fromkeys(((dataset, patient) for patient in patients), owner)
 
 
-def _client(table: ClientTable, seed: int, cohorts: Cohorts, public: PublicData | None, owners: Owners) -> Client:
+def _client(
+    table: ClientTable,
+    seed: int,
+    cohorts: Cohorts,
+    *,
+    public: PublicData | None,
+    owners: Owners,
+    chosen: HospitalModel | None,
+) -> Client:
     key = f"client {table.name!r}"
     data_table = validate(HospitalData, table.data, key=f"{key}.data")
     model_table = validate(HospitalModel, table.model, key=f"{key}.model")
@@ -116,7 +142,8 @@ def _client(table: ClientTable, seed: int, cohorts: Cohorts, public: PublicData 
     owners.add(f"client {table.name!r}", data_table.dataset, home.patients, f"{key}.data")
     shapes = home.data.spec["shapes"]
     shown, unread = _public(public, cohorts, home, data_table, seed)
-    common = HospitalModel(features=model_table.features, **{name: MODALITIES[name].common_encoder for name in shapes})
+    small = HospitalModel(features=model_table.features, **{name: MODALITIES[name].common_encoder for name in shapes})
+    common = chosen or small
     model = _encoders(shapes, model_table)
     data = home.data
     model_fn: ModelFn = partial(HospitalNet, table=model_table)
@@ -127,7 +154,7 @@ def _client(table: ClientTable, seed: int, cohorts: Cohorts, public: PublicData 
         data = replace(data, spec={**data.spec, "public": len(shown) if shown else 0})
         model_fn = _learner(estimator, home.task)
     else:
-        _check_model(shapes, model_table, key)
+        _check_model(shapes, model_table, f"{key}.model")
     return Client(
         table.name,
         data,
@@ -189,6 +216,7 @@ def _learner(estimator: Estimator, task: Task) -> ModelFn:
 
 
 def _check_model(shapes: Mapping[str, tuple[int, ...]], table: HospitalModel, key: str) -> None:
+    """Raise `PlanError` under the `key` of a model table where one of its encoders cannot be built."""
     for name, shape in shapes.items():
         modality, encoder = MODALITIES[name], table.encoder(name)
-        modality.check_encoder(encoder, shape, features=table.features, width=table.width, key=f"{key}.model", name=name)
+        modality.check_encoder(encoder, shape, features=table.features, width=table.width, key=key, name=name)

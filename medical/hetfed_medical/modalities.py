@@ -15,7 +15,7 @@ from hetfed.registry import Registry
 from hetfed.seeding import isolated
 from hetfed_datasets.gate import Field
 from hetfed_datasets.records import Cohort
-from hetfed_medical.augmentation import flip_and_shift
+from hetfed_medical.augmentation import moved_and_relit
 from hetfed_medical.backbones import BACKBONES
 from hetfed_medical.tabular import TABULAR
 
@@ -180,7 +180,7 @@ IMAGE = Modality(
     "deep-conv",
     common="small-conv",
     always_scaled=True,
-    augment=flip_and_shift,
+    augment=moved_and_relit,
 )
 GENES = Modality(("columns",), TABULAR, "snn", common="mlp")
 CLINICAL = Modality(("columns",), TABULAR, "mlp")

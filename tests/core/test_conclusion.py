@@ -17,8 +17,9 @@ from hetfed.evaluation import evaluate, overall, predict
 from hetfed.participation import Participation
 from hetfed.plan import read_plan
 from hetfed.pooled import train_pooled
+from hetfed.selection import Select
 from hetfed.tasks import Classification
-from hetfed.training import Phase, Select, Training
+from hetfed.training import Phase, Training
 
 
 def federation(composition: Composition, clients: list[Client] | None = None, select: Select = "validation") -> Federation:

@@ -22,7 +22,7 @@ from hetfed.federation import FederationState, Row
 from hetfed.participation import Participation
 from hetfed.payload import InFlight, Upload
 from hetfed.run.checkpoint import Checkpoint
-from hetfed.training import Select
+from hetfed.selection import Select
 from hetfed.turn import Job, Round, Turn, take_turn
 
 Engine = Callable[[Iterable[Job], Round], Iterator[tuple[str, Turn | Failure]]]

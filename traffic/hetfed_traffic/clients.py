@@ -32,6 +32,8 @@ def build_clients(plan: Plan, data_dir: Path | None) -> Sequence[Client]:
     Raises:
         PlanError, DataError: what the plan or a file lacks.
     """
+    if plan.common:
+        raise PlanError("cities have no common model", key="common", remedy="Remove the table.")
     if plan.public is not None:
         raise PlanError("cities have no public inputs", key="public", remedy="Remove the [public] table.")
     return [client_of(table, plan.federation.seed, data_dir) for table in plan.client]

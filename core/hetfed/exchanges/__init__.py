@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from hetfed.exchanges.base import Exchange
-from hetfed.exchanges.companions import MixedModels, MutualLearning, NestedFeatures, ProximalCopy
+from hetfed.exchanges.companions import MixedModels, MutualLearning, NestedFeatures, ProximalCopy, SecondModel
 from hetfed.exchanges.control_variates import ControlVariates
 from hetfed.exchanges.distilled_parameters import DistilledParameters
 from hetfed.exchanges.feature_generator import FeatureGenerator
@@ -31,6 +31,7 @@ KINDS: dict[str, type[Exchange]] = {
     "nested-features": NestedFeatures,
     "prototypes": Prototypes,
     "proximal-copy": ProximalCopy,
+    "second-model": SecondModel,
     "shared-parameters": SharedParameters,
     "slices": Slices,
     "teacher-distillation": TeacherDistillation,
@@ -90,6 +91,7 @@ __all__ = [
     "NestedFeatures",
     "Prototypes",
     "ProximalCopy",
+    "SecondModel",
     "SharedParameters",
     "Slices",
     "TeacherDistillation",

@@ -8,6 +8,7 @@ personal.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal, cast
 
 import torch
@@ -215,6 +216,53 @@ class MixedModels(Companion):
 
     def loss(self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output) -> Tensor | None:
         """The copy's own loss."""
+        return context.task.loss(_companions(context, parameters, batch), batch) if context.work.learnable else None
+
+
+@dataclass(frozen=True, config=STRICT)
+class SecondModel(Companion):
+    """A second model learns beside the client's own from the same batches; the prediction is the mean of both.
+
+    Neither sees the other while it trains. Where the second one is averaged over all clients, what the federation knows reaches
+    also those whose own model nobody shares (a mixture of a general and a private model, Peterson et al. 2019). Where nothing
+    is averaged, it is the control for such a mixture: an ensemble of two, trained alone.
+
+    Args:
+        model: "common" is the small or chosen model that all clients can hold; "own" one more of the client's own architecture.
+        own: the share of the client's own model in the prediction, from 0 to 1.
+
+    >>> from hetfed.composition import compose
+    >>> from hetfed.exchanges import SharedParameters
+    >>> [step.label for step in compose(SecondModel(), SharedParameters(COMPANION))]
+    ['second-model', 'shared-parameters']
+    """
+
+    model: Literal["common", "own"] = "common"
+    own: float = Field(default=0.5, ge=0, le=1)
+
+    def missing(self, profile: Profile) -> str | None:
+        """A client needs gradients, and a common model where that is the second one."""
+        absent = NO_COMMON_MODEL if self.model == "common" and profile.common_fn is None else None
+        return without_gradients(profile) or absent
+
+    def extend(self, profile: Profile, model: nn.Module, members: Sequence[Profile]) -> None:
+        """Add the second model; from now on the model predicts with both."""
+        second = _common(profile) if self.model == "common" else profile.model_fn(profile.spec)
+        model.add_module(COMPANION, second)
+        before, shares, task = model.forward, [self.own, 1 - self.own], profile.task
+
+        def forward(inputs: Mapping[str, Tensor]) -> Output:
+            """The own answer while it trains, so that each model has a loss of its own; the mean answer afterwards."""
+            output: Output = before(inputs)
+            if model.training or self.own == 1:
+                return output
+            other: Output = second(inputs)
+            return replace(task.average([output, other], shares) if self.own else other, features=output.features)
+
+        _replace_forward(model, forward)
+
+    def loss(self, context: ClientContext, parameters: Mapping[str, Tensor], batch: Batch, output: Output) -> Tensor | None:
+        """The second model's own loss."""
         return context.task.loss(_companions(context, parameters, batch), batch) if context.work.learnable else None
 
 

@@ -15,12 +15,13 @@ from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch
 from hetfed.errors import PlanError
 from hetfed.exchanges.base import EVERYBODY, Exchange, Merge, without_gradients
-from hetfed.exchanges.groups import Among, check_label_space, check_same, declared_part, seed_of
+from hetfed.exchanges.groups import Among, check_label_space, check_same, declared_part
 from hetfed.model import Output
 from hetfed.parts import WHOLE, of_group, part_words, read_tensors, within, write_tensors
 from hetfed.payload import Declaration, Merged, Payload
 from hetfed.plan_schema import STRICT
 from hetfed.profile import Profile
+from hetfed.seeding import INITIAL
 from hetfed.server_optimizer import ServerOptimizer
 
 
@@ -96,8 +97,7 @@ class SharedParameters(Exchange):
         for profile in server.members.values():
             group = server.groups[profile.name]
             if not of_group(group, state):
-                # Seeded by shapes and not by a client's name: who comes first in a group must not matter.
-                model = profile.new_model(server.seed, "server", seed_of(self.declare(profile).shapes))
+                model = profile.new_model(server.seed, INITIAL)
                 state |= within(group, read_tensors(model, self._names(profile)))
         return state
 

@@ -21,6 +21,7 @@ from hetfed.parts import NORM_LAYERS, WHOLE, inside, read_tensors, write_tensors
 from hetfed.payload import Declaration, Merged, Payload, Relative, TensorRule
 from hetfed.plan_schema import STRICT
 from hetfed.profile import Profile
+from hetfed.seeding import INITIAL
 from hetfed.tasks import Task
 
 WINDOW = "window"
@@ -127,7 +128,7 @@ class Slices(Exchange):
         widest = _widest(list(server.members.values()))
         return {
             WINDOW: torch.tensor([0]),
-            **read_tensors(widest.new_model(server.seed, "server", "slices"), self._names(widest)),
+            **read_tensors(widest.new_model(server.seed, INITIAL), self._names(widest)),
         }
 
     def broadcast(self, server: ServerContext, state: Tensors, profile: Profile) -> Payload | None:

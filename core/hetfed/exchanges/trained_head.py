@@ -19,6 +19,7 @@ from hetfed.parts import HEAD, copy_of, read_tensors, write_tensors
 from hetfed.payload import Declaration, Merged, Payload
 from hetfed.plan_schema import STRICT
 from hetfed.profile import Profile
+from hetfed.seeding import INITIAL
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -65,7 +66,7 @@ class TrainedHead(Exchange):
     def init(self, server: ServerContext) -> Tensors:
         """A freshly initialised head."""
         first = next(iter(server.members.values()))
-        return read_tensors(first.new_model(server.seed, "server", HEAD), first.signature.names(HEAD))
+        return read_tensors(first.new_model(server.seed, INITIAL), first.signature.names(HEAD))
 
     def broadcast(self, server: ServerContext, state: Tensors, profile: Profile) -> Payload | None:
         """The head, from the first round on: all start from the same one."""

@@ -65,7 +65,7 @@ def export(kept: KeptModel, file: Path, kind: Format, examples: Mapping[str, Ten
         PlanError: the model is an estimator, or a package is not installed.
         RunError: the model cannot be exported, or what is exported says something else: no file is left.
     """
-    if isinstance(kept.module, Learner):
+    if any(isinstance(module, Learner) for module in kept.module.modules()):
         remedy = "Its folder holds it as a skops file already; load it with hetfed or skops."
         raise PlanError("a model of scikit-learn is no network", key="--format", value=kind, remedy=remedy)
     tried = dict(examples or kept.inputs.trial(kept.part.inputs, max(SIZES), generator("export", kept.client)))

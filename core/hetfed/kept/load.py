@@ -13,6 +13,7 @@ from hetfed.errors import RunFolderError
 from hetfed.kept.description import Architecture
 from hetfed.kept.estimators import read_estimator
 from hetfed.kept.folder import ABOUT, AGAIN, ESTIMATOR, PROGRAM, STATISTICS, WEIGHTS, Kept
+from hetfed.kept.mean import MeanModel
 from hetfed.kept.model import KeptModel
 from hetfed.kept.program import Program
 from hetfed.kept.rebuild import ModelFn, Part, rebuilt, unpack_extension
@@ -60,9 +61,11 @@ def _loaded(kept: Kept, model_fn: ModelFn | None, common_fn: ModelFn | None, tas
         remedy = "Give the model yourself: load_model(folder, model_fn=...)."
         raise RunFolderError(f"the run could not keep this model: {about['refused']}", key="refused", remedy=remedy)
     found, part = task or task_of(about["task"], statistics), _unpack_part(about)
+    # Folders of models before this version hold one model, and no such key.
+    build = _mean if about.get("mean") else _module
     return KeptModel(
         about,
-        _module(kept, part, found, model_fn, common_fn).eval(),
+        build(kept, part, found, model_fn, common_fn).eval(),
         part,
         found,
         about["form"],
@@ -70,6 +73,16 @@ def _loaded(kept: Kept, model_fn: ModelFn | None, common_fn: ModelFn | None, tas
         {name.removeprefix("inputs."): tensor for name, tensor in statistics.items() if name.startswith("inputs.")},
         tuple(about["names"]),
     )
+
+
+def _mean(kept: Kept, part: Part, task: Task | None, model_fn: ModelFn | None, common_fn: ModelFn | None) -> MeanModel:
+    if task is None:
+        raise RunFolderError("a mean of models needs its task", key="task", remedy="Give it: load_model(folder, task=...).")
+    shares = kept.about["mean"]
+    for name in shares:
+        kept.read(f"{name}/{ABOUT}")
+    members = [load_model(kept.path / name, model_fn=model_fn, common_fn=common_fn, task=task) for name in shares]
+    return MeanModel([member.module for member in members], list(shares.values()), task)
 
 
 def _module(kept: Kept, part: Part, task: Task | None, model_fn: ModelFn | None, common_fn: ModelFn | None) -> nn.Module:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from hetfed.device import CPU, device_of
 from hetfed.errors import HetfedError
 from hetfed.evaluation import predict
 from hetfed.kept.estimators import NotKept, write_estimator
-from hetfed.kept.folder import ESTIMATOR, FORMAT, PROGRAM, STATISTICS, WEIGHTS, packed, write_folder
+from hetfed.kept.folder import ABOUT, ESTIMATOR, FORMAT, PROGRAM, STATISTICS, WEIGHTS, packed, write_folder
 from hetfed.kept.load import load_model
 from hetfed.kept.rebuild import Extension, Part, extensions_of, pack_extension, predicts_alike
 from hetfed.kept.values import pack
@@ -78,6 +79,59 @@ def save_model(
     # A model that is refused is kept all the same: its folder says why, and a run must not fail over it.
     if not told["refused"] and (reason := _differs(folder, client, module)):
         write_folder(folder, {**whole, "refused": reason}, contents)
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """An arm's part in what a client keeps.
+
+    Args:
+        client: as the arm's composition has extended it.
+        models: the state_dict() of each model whose predictions are averaged; mostly one.
+        composition: the settled one under which it trained.
+    """
+
+    client: Client
+    models: Sequence[Mapping[str, Tensor]]
+    composition: Composition
+
+
+def save_mean(
+    folder: Path,
+    members: Mapping[str, Member],
+    shares: Mapping[str, float],
+    *,
+    before: Sequence[Client],
+    about: Mapping[str, Any],
+) -> None:
+    """Leave what a client keeps: a model, or a folder of the models whose predictions are averaged, each in one of its own.
+
+    Args:
+        folder: is made where it is not there; what was kept in it is replaced.
+        members: by arm.
+        shares: of each arm; their sum is 1.
+        before: every client as it was before compositions extended it.
+        about: what else model.json says.
+    """
+    found = [
+        (f"{arm} {number}" if len(member.models) > 1 else arm, shares[arm] / len(member.models), member, model)
+        for arm, member in members.items()
+        for number, model in enumerate(member.models, start=1)
+    ]
+    # A model before may have been a mean: its parts would stand beside this one and belong to nothing.
+    shutil.rmtree(folder, ignore_errors=True)
+    if len(found) == 1:
+        [(_, _, member, model)] = found
+        save_model(folder, member.client, model, composition=member.composition, before=before, about=about)
+        return
+    for name, _, member, model in found:
+        save_model(folder / name, member.client, model, composition=member.composition, before=before)
+    first = found[0][2].client
+    told, statistics = _told(first, [], before)
+    whole = {**first.about, **about, **told, "mean": {name: share for name, share, _, _ in found}}
+    # Their digests are in their own model.json, and the digests of these here.
+    parts = {f"{name}/{ABOUT}": (folder / name / ABOUT).read_bytes() for name, *_ in found}
+    write_folder(folder, whole, {STATISTICS: packed(statistics), **parts})
 
 
 def _needed(client: Client, module: nn.Module, composition: Composition, before: Sequence[Client]) -> list[Extension]:

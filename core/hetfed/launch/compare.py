@@ -13,13 +13,11 @@ import pandas as pd
 
 from hetfed.algorithms import NAMED
 from hetfed.errors import PlanError, RunFolderError, among
-from hetfed.evaluation import Outcome
 from hetfed.launch.launcher import Launcher
 from hetfed.launch.workers import Job, Runner
-from hetfed.participation import Participation, Presence
 from hetfed.plan import Plan
 from hetfed.results.about import ABOUT, About, read_about
-from hetfed.results.arms import ALONE, FEDERATED, FINETUNED, POOLED, kept_arm
+from hetfed.results.arms import ALONE, FEDERATED, FINETUNED, POOLED
 from hetfed.results.folder import COMPARISON, PLAN, SUMMARY, RunFolder, folder_of, write_bytes
 from hetfed.run.enrolled import enrolled
 from hetfed.run.prepare import load_clients
@@ -60,10 +58,15 @@ class Comparison:
             out: the folder of the comparison; each run has a folder in it.
         """
         for seed in range(self.seeds):
-            for name, plan in {ALONE: self.baseline, **self.variants}.items():
+            baseline = self.baseline.with_federation(seed=seed)
+            for name, variant in {ALONE: baseline, **self.variants}.items():
+                plan = variant.with_federation(seed=seed)
+                # The only arm of the baseline; lent to those under whose plan everybody would train alone in the same way.
+                lends = name != ALONE and _alone(plan) == _alone(baseline)
+                lent = RunFolder(folder_of(out, ALONE, seed)).checkpoints / FEDERATED if lends else None
                 # As text and not as an object: a job goes to another process as a line of JSON.
-                text = plan.with_federation(seed=seed).resolved()
-                yield Job(f"{name}, seed {seed}", vertical, text, self.file, folder_of(out, name, seed), data_dir)
+                where = folder_of(out, name, seed)
+                yield Job(f"{name}, seed {seed}", vertical, plan.resolved(), self.file, where, data_dir, lent)
 
     def with_earlier(self, about: About) -> Comparison:
         """It and what was compared in the same folder before.
@@ -138,17 +141,19 @@ def settle(launcher: Launcher, plan: Plan, file: str, *, algorithms: Sequence[st
 
 
 def _variant(plan: Plan, algorithm: str) -> Plan:
-    """`plan` with another algorithm, whose federated and fine-tuned arms are all that is run."""
-    return under(plan, algorithm).with_federation(alone=False, pooled=False)
+    """`plan` with another algorithm; pooled training is the baseline's, but where the algorithm has phases of its own."""
+    chosen = under(plan, algorithm)
+    return chosen.with_federation(pooled=chosen.federation.pooled and bool(chosen.composition().phases))
 
 
 def _baseline(plan: Plan) -> Plan:
-    """`plan` with everybody training alone, in every round: there is nobody to be asked or waited for."""
+    """`plan` with everybody training alone."""
     alone = under(plan, ALONE)
-    participation = Participation(tolerate_failures=plan.participation.tolerate_failures)
-    clients = tuple(client.model_copy(update={"presence": Presence()}) for client in alone.client)
-    everyone = alone.model_copy(update={"participation": participation, "client": clients})
-    return everyone.with_federation(alone=False, finetune=0)
+    return _alone(alone).with_federation(pooled=plan.federation.pooled)
+
+
+def _alone(plan: Plan) -> Plan:
+    return plan.sharing_nothing(plan.composition().phases)
 
 
 def compare_plan(launcher: Launcher, comparison: Comparison, out: Path, runner: Runner) -> pd.DataFrame:
@@ -184,11 +189,18 @@ def compare_plan(launcher: Launcher, comparison: Comparison, out: Path, runner: 
     whole.about().write(out)
     # Only what is asked for now is run. What was compared before is in the table with the runs that it has.
     jobs = list(comparison.jobs(name, data_dir, out))
-    waiting = [job for job in jobs if not _free_checkpoints(job)]
-    for job in runner(waiting, done=len(jobs) - len(waiting)):
-        _free_checkpoints(job)
-        # After every run, so that a comparison that is stopped leaves a table of what has ended.
-        _leave_rows(whole, out)
+    waiting = [job for job in jobs if not _ended(job)]
+    # First those who train alone: their models are lent to the others.
+    baseline = [folder_of(out, ALONE, seed) for seed in range(comparison.seeds)]
+    first = [job for job in waiting if job.out in baseline]
+    for part in (first, [job for job in waiting if job not in first]):
+        for job in runner(part, done=len(jobs) - len(waiting) + (0 if part is first else len(first))) if part else ():
+            if job not in first:
+                _free_checkpoints(job.out)
+            # After every run, so that a comparison that is stopped leaves a table of what has ended.
+            _leave_rows(whole, out)
+    for folder in baseline:
+        _free_checkpoints(folder)
     return _leave_rows(whole, out)
 
 
@@ -204,12 +216,13 @@ def _refuse_run(out: Path) -> None:
             raise RunFolderError("the folder holds a single run, not a comparison", file=out / name, remedy=remedy)
 
 
-def _free_checkpoints(job: Job) -> bool:
-    """Whether a run has ended; nobody goes on with one that has, and the states of many clients fill a disk."""
-    ended = (job.out / SUMMARY).is_file()
-    if ended:
-        shutil.rmtree(RunFolder(job.out).checkpoints, ignore_errors=True)
-    return ended
+def _ended(job: Job) -> bool:
+    return (job.out / SUMMARY).is_file()
+
+
+def _free_checkpoints(out: Path) -> None:
+    """Nobody goes on with a run that has ended, and the states of many clients fill a disk."""
+    shutil.rmtree(RunFolder(out).checkpoints, ignore_errors=True)
 
 
 def read_comparison(out: Path) -> tuple[pd.DataFrame, About]:
@@ -277,31 +290,25 @@ def _summary(folder: Path) -> dict[str, Any] | None:
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
-def _row(algorithm: str, seed: int, client: dict[str, Any], alone: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
-    """One client under one algorithm and seed; `alone` is its entry in the baseline, whose only arm is training alone."""
-    # The arm called federated of the baseline: there nobody shares, so that it is training alone.
-    outcomes = {arm: _outcome(client, arm) for arm in (FEDERATED, FINETUNED)} | {ALONE: _outcome(alone, FEDERATED)}
-    better = client["higher_is_better"]
-    kept = kept_arm(outcomes, higher_is_better=better)
+def _row(
+    algorithm: str, seed: int, client: dict[str, Any], baseline: dict[str, Any], summary: dict[str, Any]
+) -> dict[str, Any]:
+    """One client under one algorithm and seed; `baseline` is its entry where everybody trained alone."""
     return {
         "algorithm": algorithm,
         "seed": seed,
         "client": client["name"],
         "metric": client["metric"],
         "unit": client["unit"],
-        "higher_is_better": better,
-        ALONE: alone[FEDERATED],
+        "higher_is_better": client["higher_is_better"],
+        ALONE: client[ALONE],
         FEDERATED: client[FEDERATED],
         FINETUNED: client[FINETUNED],
-        POOLED: alone[POOLED],
+        POOLED: baseline[POOLED] if client[POOLED] is None else client[POOLED],
         "overall": summary["overall"][FEDERATED],
-        "kept": None if kept is None else outcomes[kept].value,
-        "kept_arm": kept,
+        "kept": client["kept"]["value"],
+        "kept_arm": client["kept"]["arm"],
         "bytes": sum(summary["communication_bytes"].values()),
         "rounds": summary["rounds"],
         "seconds": summary["turn_seconds"],
     }
-
-
-def _outcome(client: Mapping[str, Any], arm: str) -> Outcome:
-    return Outcome(client[arm], validation=client["validation"][arm], validation_loss=client["validation_loss"][arm])

@@ -34,7 +34,14 @@ class Launcher:
     data_dir: Path | None = None
 
     def run(
-        self, plan: Plan, file: str, out: Path, *, resume: bool = False, listener: Listener | None = None
+        self,
+        plan: Plan,
+        file: str,
+        out: Path,
+        *,
+        resume: bool = False,
+        listener: Listener | None = None,
+        lent: Path | None = None,
     ) -> dict[str, Any]:
         """Run `plan`, which `file` holds, to its end in the folder `out`; returns the summary.
 
@@ -46,6 +53,8 @@ class Launcher:
             out: a new or an empty folder; with `resume` that of the interrupted run.
             resume: go on from the last checkpoint of each arm.
             listener: in place of the console.
+            lent: the checkpoint of an arm in which the same clients have trained alone in the same way, which need not be done
+                again.
 
         Raises:
             UsageError: what is wrong with the plan, the data or the folder, before anything is written.
@@ -59,7 +68,7 @@ class Launcher:
         folder = RunFolder.open(out, plan, resume=resume)
         # Held while it runs: two processes in one folder would write over each other's checkpoints.
         with folder.held(), nullcontext(listener) if listener else listener_of(self.console) as told:
-            summary = execute(prepared, _name(file), folder, told)
+            summary = execute(prepared, _name(file), folder, told, lent)
             write_report(folder)
             return summary
 

@@ -27,7 +27,10 @@ from hetfed.vertical import Vertical, verticals
 
 @dataclass(frozen=True)
 class Job:
-    """One run: the vertical's name, the text of the resolved plan, what to call it in messages, and where it goes."""
+    """One run: the vertical's name, the text of the resolved plan, what to call it in messages, and where it goes.
+
+    `lent` is the checkpoint of an arm in which the same clients have trained alone in the same way.
+    """
 
     title: str
     vertical: str
@@ -35,6 +38,7 @@ class Job:
     file: str
     out: Path
     data_dir: Path | None
+    lent: Path | None = None
 
     def resolved(self) -> Plan:
         """The plan."""
@@ -42,15 +46,14 @@ class Job:
 
     def as_json(self) -> str:
         """One line."""
-        data_dir = None if self.data_dir is None else str(self.data_dir)
-        return json.dumps({**self.__dict__, "out": str(self.out), "data_dir": data_dir})
+        return json.dumps({key: str(value) if isinstance(value, Path) else value for key, value in self.__dict__.items()})
 
     @staticmethod
     def from_json(line: str) -> Job:
         """What `as_json` wrote."""
         known = json.loads(line)
-        data_dir = known.pop("data_dir")
-        return Job(**{**known, "out": Path(known["out"])}, data_dir=None if data_dir is None else Path(data_dir))
+        paths = {key: None if known[key] is None else Path(known[key]) for key in ("out", "data_dir", "lent")}
+        return Job(**{**known, **paths})
 
 
 class Runner(Protocol):
@@ -186,7 +189,7 @@ def run_job(job: Job, vertical: Vertical, listener: Listener) -> None:
     plan = job.resolved()
     launcher = Launcher(vertical, Console(quiet=True), job.data_dir)
     # A folder that is there was begun by an earlier call of the same comparison.
-    launcher.run(plan, job.file, job.out, resume=job.out.exists(), listener=listener)
+    launcher.run(plan, job.file, job.out, resume=job.out.exists(), listener=listener, lent=job.lent)
 
 
 class _Spoken:

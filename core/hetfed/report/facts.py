@@ -90,14 +90,16 @@ class ClientFacts:
 
     @property
     def kept(self) -> str | None:
-        """The arm whose model the client keeps; None where no model has been judged."""
+        """What the client keeps, in words; None where no model has been judged."""
         kept: Mapping[str, Any] | None = self.entry["kept"]
         return None if kept is None else str(kept["arm"])
 
     @property
     def kept_value(self) -> float | None:
-        """The test metric of the model that the client keeps."""
-        return None if self.kept is None else self.value(self.kept)
+        """The test metric of what the client keeps."""
+        kept: Mapping[str, Any] | None = self.entry["kept"]
+        value: float | None = None if kept is None else kept["value"]
+        return value
 
     @cached_property
     def reference(self) -> Reference | None:

@@ -12,8 +12,22 @@ from hetfed.composition import Enrolment, Step
 from hetfed.evaluation import Outcome
 from hetfed.exchanges import kind_of
 from hetfed.federation import FederationState
+from hetfed.keeping import in_words
 from hetfed.plan import Plan
 from hetfed.results.arms import ARMS
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a client keeps.
+
+    Args:
+        shares: of each arm in the mean prediction; their sum is 1.
+        outcome: of that prediction.
+    """
+
+    shares: Mapping[str, float]
+    outcome: Outcome
 
 
 @dataclass(frozen=True)
@@ -22,12 +36,12 @@ class Results:
 
     Args:
         outcomes: of each client by name, and there by arm.
-        kept: the arm whose model each client keeps; None where none was judged.
+        kept: what each client keeps.
         overall: the metric on all test data together, by arm; None where it is not defined.
     """
 
     outcomes: Mapping[str, Mapping[str, Outcome]]
-    kept: Mapping[str, str | None]
+    kept: Mapping[str, Kept]
     overall: Mapping[str, float | None]
 
 
@@ -99,7 +113,7 @@ def _exchange(step: Step, enrolment: Enrolment) -> dict[str, Any]:
     }
 
 
-def _client(client: Client, outcomes: Mapping[str, Outcome], kept: str | None) -> dict[str, Any]:
+def _client(client: Client, outcomes: Mapping[str, Outcome], kept: Kept) -> dict[str, Any]:
     absent = Outcome(note="not part of this plan")
     found = {arm: outcomes.get(arm, absent) for arm in ARMS}
     return {
@@ -114,7 +128,7 @@ def _client(client: Client, outcomes: Mapping[str, Outcome], kept: str | None) -
         "n_public": None if client.public is None else len(client.public),
         "parameters": client.profile.signature.size,
         **{arm: finite(outcome.value) for arm, outcome in found.items()},
-        "kept": None if kept is None else {"arm": kept, "value": finite(outcomes[kept].value)},
+        "kept": {"arm": in_words(kept.shares), "shares": dict(kept.shares), "value": finite(kept.outcome.value)},
         "validation": {arm: finite(outcome.validation) for arm, outcome in found.items()},
         "validation_loss": {arm: finite(outcome.validation_loss) for arm, outcome in found.items()},
         "notes": {arm: outcome.note for arm, outcome in found.items() if outcome.note},

@@ -6,10 +6,13 @@ from dataclasses import dataclass, field, replace
 
 from hetfed.client import Tensors
 from hetfed.composition import Composition
+from hetfed.data import Examples
 from hetfed.engines.local import Sites
-from hetfed.evaluation import Outcome, overall, predict
+from hetfed.evaluation import Outcome, overall
 from hetfed.federation import Federation, FederationState
+from hetfed.model import Output
 from hetfed.rounds import ask
+from hetfed.selection import predict_mean, selected
 
 
 @dataclass(frozen=True)
@@ -37,18 +40,24 @@ class Arm:
         """The arm at its end."""
         return replace(self, state=state)
 
-    def selected(self, name: str) -> Tensors:
-        """The model that a client has selected; its first one, where it never completed a round.
-
-        Returns:
-            The tensors of the model by name.
-        """
+    def models(self, name: str) -> list[Tensors]:
+        """The models of a client whose mean prediction counts; its first one, where nobody has trained any."""
         state = self.sites.states[name]
-        return state.best or state.model
+        return selected(state, self.federation.select) or [state.model]
+
+    def trained(self, name: str) -> bool:
+        """Whether there is a model of the client that somebody has trained."""
+        return bool(self.sites.states[name].best)
+
+    def answer(self, name: str, examples: Examples) -> Output:
+        """What a client predicts for its `examples` in this arm."""
+        client = self.sites.clients[name]
+        return predict_mean(client.module, self.models(name), client.task, examples)
 
     def outcomes(self) -> dict[str, Outcome]:
-        """How each client's selected model does on its own test data; clients test at home and send figures."""
-        found = {name: report.outcome for name, report in ask(self.federation, self.sites, "test").items()}
+        """How each client does on its own test data; clients test at home and send figures."""
+        # It also leaves at each site the models of the round that everybody's figures have chosen, where these choose.
+        found = {name: r.outcome for name, r in ask(self.federation, self.sites, "test", self.state.rows).items()}
         return {name: outcome for name, outcome in found.items() if outcome is not None}
 
     def overall(self) -> float | None:
@@ -59,9 +68,6 @@ class Arm:
         An example is the AUROC over the patients of all hospitals. Where hospitals score on scales of their own it is low,
         though each hospital's own AUROC is high.
         """
-        said, clients = [], list(self.sites.clients.values())
-        for client in clients:
-            # Who never completed a round is judged by its first model: left out, it would change whom the metric is about.
-            client.module.load_state_dict(self.selected(client.name))
-            said.append(predict(client.module, client.data.test))
-        return overall(said, clients)
+        clients = list(self.sites.clients.values())
+        # Who never completed a round is judged by its first model: left out, it would change whom the metric is about.
+        return overall([self.answer(client.name, client.data.test) for client in clients], clients)

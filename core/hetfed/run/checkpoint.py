@@ -133,6 +133,8 @@ def states_to_tensors(states: Mapping[str, ClientState]) -> tuple[Tensors, dict[
         tensors |= _prefixed(client.model, name, "model")
         # The best model may be the latest one; safetensors refuses two names for the same memory.
         tensors |= _prefixed({key: tensor.clone() for key, tensor in client.best.items()}, name, "best")
+        for number, model in client.recent.items():
+            tensors |= _prefixed({key: tensor.clone() for key, tensor in model.items()}, name, f"recent:{number}")
         tensors |= _prefixed(client.optimizer, name, "optimizer")
         for label, memory in client.exchanges.items():
             tensors |= _prefixed(memory, name, f"exchange:{label}")
@@ -193,5 +195,7 @@ def _slot(state: ClientState, where: str) -> Tensors:
     if where.startswith("exchange:"):
         # A memory without tensors has left nothing behind, and needs no entry.
         return state.exchanges.setdefault(where.removeprefix("exchange:"), {})
+    if where.startswith("recent:"):
+        return state.recent.setdefault(int(where.removeprefix("recent:")), {})
     slots = {"model": state.model, "best": state.best, "optimizer": state.optimizer}
     return slots[where]

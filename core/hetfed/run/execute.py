@@ -5,30 +5,32 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from hetfed.client import Client
-from hetfed.evaluation import Outcome, predict
+from hetfed.evaluation import Outcome, judge
 from hetfed.federation import FederationState
-from hetfed.kept.save import save_model
+from hetfed.keeping import in_words, mean_answer, shares_of
+from hetfed.kept.save import Member, save_mean
 from hetfed.payload import Upload
 from hetfed.pooled import kinds_of, train_pooled
-from hetfed.results.arms import ALONE, FEDERATED, FINETUNED, OWN_ARMS, POOLED, kept_arm
+from hetfed.results.arms import ALONE, FEDERATED, FINETUNED, POOLED
 from hetfed.results.folder import LEDGER, ROUNDS, SUMMARY, RunFolder, write_json
 from hetfed.results.ledger import Ledger
-from hetfed.results.summary import Results, summarise
-from hetfed.rounds import finalize, run_round
+from hetfed.results.summary import Kept, Results, summarise
+from hetfed.rounds import OnUpload, ask, finalize, run_round
 from hetfed.run.arm import Arm
 from hetfed.run.checkpoint import Checkpoint
 from hetfed.run.prepare import Prepared
 from hetfed.run.progress import Listener
 
 
-def execute(prepared: Prepared, name: str, folder: RunFolder, listener: Listener) -> dict[str, Any]:
+def execute(prepared: Prepared, name: str, folder: RunFolder, listener: Listener, lent: Path | None = None) -> dict[str, Any]:
     """Run everything that is not done yet, and leave the whole folder; returns the summary.
 
     Args:
@@ -36,34 +38,25 @@ def execute(prepared: Prepared, name: str, folder: RunFolder, listener: Listener
         name: the plan's own name, for the summary.
         folder: open and held; what it has of an interrupted run is not done again.
         listener: told of each round.
+        lent: the checkpoint of an arm in which the same clients have trained alone, so that they need not again.
 
     Raises:
         RunError: a client's turn failed, or the disk is full.
     """
     began = time.perf_counter()
-    table = prepared.plan.federation
-    federated = _run(prepared.federated(), prepared, folder, listener)
-    arms = {FEDERATED: federated}
-    # Where nobody shares anything, fine-tuning would only be more rounds of training alone.
-    if table.finetune and prepared.enrolment.composition.steps:
-        arms[FINETUNED] = _run(prepared.finetuned(federated), prepared, folder, listener)
-    if table.alone:
-        arms[ALONE] = _run(prepared.local(), prepared, folder, listener)
+    table, arms = prepared.plan.federation, train_arms(prepared, folder, listener, lent)
     outcomes: dict[str, Mapping[str, Outcome]] = {arm: found.outcomes() for arm, found in arms.items()}
     if table.pooled:
         outcomes[POOLED] = _pool(prepared, folder, listener)
     by_client = {c.name: {arm: found[c.name] for arm, found in outcomes.items()} for c in prepared.clients}
-    # The pooled model is no candidate: a client could not have it outside of a simulation.
-    kept = {c.name: kept_arm(by_client[c.name], higher_is_better=c.task.higher_is_better) for c in prepared.clients}
-    for client, arm in kept.items():
-        _leave_model(client, arms[arm or FEDERATED], by_client[client], prepared.clients, folder)
+    kept = {client.name: _keep(client, arms, prepared, folder) for client in prepared.clients}
     _write_rounds({name: arm.state for name, arm in arms.items()}, folder)
     summary = summarise(
         name,
         prepared.plan,
         clients=prepared.clients,
         enrolment=prepared.enrolment,
-        federated=federated.state,
+        federated=arms[FEDERATED].state,
         results=Results(by_client, kept, {name: arm.overall() for name, arm in arms.items()}),
     )
     summary["seconds"] = round(time.perf_counter() - began, 2)
@@ -72,12 +65,73 @@ def execute(prepared: Prepared, name: str, folder: RunFolder, listener: Listener
     return summary
 
 
-def _run(arm: Arm, prepared: Prepared, folder: RunFolder, listener: Listener) -> Arm:
-    """One arm to its end, from its checkpoint if there is one, else from where it begins."""
+def train_arms(prepared: Prepared, folder: RunFolder, listener: Listener, lent: Path | None = None) -> dict[str, Arm]:
+    """Every arm but pooled training, at its end; arguments as in `execute`."""
+    federated, arms = prepared.federated(), dict[str, Arm]()
+    if prepared.branching_round:
+        federated = _run(federated, prepared, folder, listener, until=prepared.branching_round)
+        arms[FINETUNED] = _branch(federated, prepared, folder)
+    arms = {FEDERATED: _conclude(_run(federated, prepared, folder, listener), folder, listener), **arms}
+    if FINETUNED in arms:
+        arms[FINETUNED] = _run(arms[FINETUNED], prepared, folder, listener)
+    if prepared.plan.federation.alone:
+        arms[ALONE] = _run(prepared.local(), prepared, folder, listener, lent=lent)
+    return arms
+
+
+def _run(
+    arm: Arm,
+    prepared: Prepared,
+    folder: RunFolder,
+    listener: Listener,
+    *,
+    until: int | None = None,
+    lent: Path | None = None,
+) -> Arm:
+    """An arm up to a round, or to the last one; from its checkpoint or one that is lent if there is one, else from where it
+    begins."""
     plan, federation = prepared.plan, arm.federation
-    checkpoint = Checkpoint(folder.checkpoints / arm.name, plan.digest())
+    checkpoint, last = _checkpoint(arm, prepared, folder), federation.rounds if until is None else until
+    state = checkpoint.load(arm.sites) or (lent and replace(checkpoint, folder=lent).load(arm.sites)) or arm.state
+    metrics = {(profile.task.metric, profile.unit) for profile in federation.profiles}
+    metric = metrics.pop()[0] if len(metrics) == 1 else ""
+    listener.begin(arm.name, federation.rounds, state.round)
+    while state.round < last:
+        state = run_round(federation, state, arm.sites, _on_upload(folder, listener))
+        # Before `finalize`, which moves the clients on: else a run resumed at its end would take the last broadcast in twice.
+        if state.round % plan.federation.checkpoint_every == 0 or state.round == last:
+            checkpoint.save(state, arm.sites)
+        _tell(state, arm.name, metric, listener)
+    return replace(arm, state=state)
+
+
+def _branch(federated: Arm, prepared: Prepared, folder: RunFolder) -> Arm:
+    """Where fine-tuning begins: with the federation's models, what the last uploads have made of them included."""
+    arm = prepared.finetuned(federated)
+    checkpoint = _checkpoint(arm, prepared, folder)
+    # Once the federation has gone on, its models of the branching round stand in that checkpoint alone.
+    if checkpoint.load(arm.sites) is None:
+        finalize(replace(federated.federation, rounds=arm.state.round), federated.state, arm.sites)
+        ask(arm.federation, arm.sites, "adopt")
+        checkpoint.save(arm.state, arm.sites)
+    return arm
+
+
+def _conclude(arm: Arm, folder: RunFolder, listener: Listener) -> Arm:
+    """The arm once what came of the last uploads has reached its clients."""
+    return replace(arm, state=finalize(arm.federation, arm.state, arm.sites, _on_upload(folder, listener)))
+
+
+def _checkpoint(arm: Arm, prepared: Prepared, folder: RunFolder) -> Checkpoint:
+    plan, composition = prepared.plan, arm.federation.composition
+    if arm.name != FINETUNED and not composition.steps:
+        # Whoever shares nothing trains as under any plan of the same clients and phases.
+        plan = plan.sharing_nothing(composition.phases)
+    return Checkpoint(folder.checkpoints / arm.name, plan.digest())
+
+
+def _on_upload(folder: RunFolder, listener: Listener) -> OnUpload:
     ledger = Ledger(folder.path / LEDGER)
-    state = checkpoint.load(arm.sites) or arm.state
 
     def on_upload(upload: Upload) -> None:
         """Record an upload, and tell of it where it was refused."""
@@ -85,16 +139,7 @@ def _run(arm: Arm, prepared: Prepared, folder: RunFolder, listener: Listener) ->
         if upload.refused:
             listener.say(f"round {upload.round}: {upload.exchange} from {upload.client} refused: {upload.refused}")
 
-    metrics = {(profile.task.metric, profile.unit) for profile in federation.profiles}
-    metric = metrics.pop()[0] if len(metrics) == 1 else ""
-    listener.begin(arm.name, federation.rounds, state.round)
-    while state.round < federation.rounds:
-        state = run_round(federation, state, arm.sites, on_upload)
-        # Before `finalize`, which moves the clients on: else a run resumed at its end would take the last broadcast in twice.
-        if state.round % plan.federation.checkpoint_every == 0 or state.round == federation.rounds:
-            checkpoint.save(state, arm.sites)
-        _tell(state, arm.name, metric, listener)
-    return arm.ended(finalize(federation, state, arm.sites, on_upload))
+    return on_upload
 
 
 def _tell(state: FederationState, arm: str, metric: str, listener: Listener) -> None:
@@ -106,17 +151,26 @@ def _tell(state: FederationState, arm: str, metric: str, listener: Listener) -> 
     listener.round_done(arm, state.round, values={row.client: row.validation for row in latest}, metric=metric)
 
 
-def _leave_model(name: str, arm: Arm, outcomes: Mapping[str, Outcome], before: Sequence[Client], folder: RunFolder) -> None:
-    """The model that a client keeps, what it is, and its predictions on test data."""
-    client, best = arm.sites.clients[name], arm.selected(name)
+def _keep(client: Client, arms: Mapping[str, Arm], prepared: Prepared, folder: RunFolder) -> Kept:
+    """What a client keeps: the models, what they are, and their predictions on test data are left in the folder."""
+    task, parts = client.task, (client.data.validation, client.data.test)
+    # The pooled model is no candidate: a client could not have it outside of a simulation.
+    own = {name: arm for name, arm in arms.items() if arm.trained(client.name)} or {FEDERATED: arms[FEDERATED]}
+    answers = [{name: arm.answer(client.name, part) for name, arm in own.items()} for part in parts]
+    shares = shares_of(prepared.plan.federation.keep, answers[0], task, client.data.validation)
+    validation, test = (mean_answer(shares, answer, task) for answer in answers)
+    members = {
+        name: Member(arm.sites.clients[client.name], arm.models(client.name), arm.extended_by)
+        for name, arm in own.items()
+        if name in shares
+    }
     # The validation metric of every arm, by which the client could have chosen, and no metric on test data, by which it could
     # not.
-    validation = {arm: outcome.validation for arm, outcome in outcomes.items() if arm in OWN_ARMS}
-    about = {"arm": arm.name, "validation": validation}
-    save_model(folder.models / name, client, best, composition=arm.extended_by, before=before, about=about)
-    client.module.load_state_dict(best)
-    table = client.task.table(predict(client.module, client.data.test), client.data.test)
-    table.to_csv(folder.predictions / f"{name}.csv", index=False, float_format="%.6g")
+    judged = {name: judge(answer, task, client.data.validation).value for name, answer in answers[0].items()}
+    about = {"arm": in_words(shares), "validation": judged}
+    save_mean(folder.models / client.name, members, shares, before=prepared.clients, about=about)
+    task.table(test, client.data.test).to_csv(folder.predictions / f"{client.name}.csv", index=False, float_format="%.6g")
+    return Kept(shares, Outcome.of(judge(test, task, client.data.test), 0, judge(validation, task, client.data.validation)))
 
 
 def _pool(prepared: Prepared, folder: RunFolder, listener: Listener) -> dict[str, Outcome]:

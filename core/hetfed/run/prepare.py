@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hetfed.client import Client
-from hetfed.composition import Composition, Enrolment
+from hetfed.composition import Enrolment
 from hetfed.engines.local import Sites
 from hetfed.errors import PlanError
 from hetfed.federation import Federation, FederationState
@@ -15,7 +15,7 @@ from hetfed.participation import Participation, Presence
 from hetfed.plan import Plan
 from hetfed.profile import Profile
 from hetfed.results.arms import ALONE, FEDERATED, FINETUNED
-from hetfed.rounds import ask, init
+from hetfed.rounds import init
 from hetfed.run.arm import Arm
 from hetfed.run.enrolled import enrolled
 from hetfed.vertical import Vertical
@@ -53,36 +53,44 @@ class Prepared:
 
     def local(self) -> Arm:
         """The same clients, sharing nothing."""
-        # A federation of its own with the same seed: alone and federated start from the same weights.
         enrolment = self._sharing_nothing([client.profile for client in self.clients])
+        # With the same seed: an architecture starts from the same weights alone and federated.
         sites = Sites.of(self.clients, enrolment, self.plan.federation.seed)
-        return Arm(ALONE, self._each_by_itself(enrolment, self.plan.federation.rounds), sites, FederationState(0, {}))
+        return Arm(ALONE, self._each_by_itself(enrolment), sites, FederationState(0, {}))
+
+    @property
+    def branching_round(self) -> int:
+        """The round after which fine-tuning leaves the federation; 0 where nobody fine-tunes."""
+        table = self.plan.federation
+        # Where nobody shares anything, fine-tuning would be training alone under another name.
+        return max(table.rounds - table.finetune, 0) if table.finetune and self.enrolment.composition.steps else 0
 
     def finetuned(self, federated: Arm) -> Arm:
-        """The clients with the models that they selected in the federation, which go on training by themselves.
+        """The clients with their models of the branching round, who train by themselves for the rest of the rounds.
 
-        Fine-tuning shows what a client makes of the federation's model when it may adapt it.
+        Fine-tuning shows what a client makes of the federation's model when it may adapt it. All arms take equally many steps.
 
         Args:
-            federated: the arm at its end.
+            federated: the arm after that round.
         """
         enrolment = self._sharing_nothing(self.enrolment.profiles)
-        federation = self._each_by_itself(enrolment, self.plan.federation.finetune)
         # States of their own: those of the federation stay as they are.
         sites = Sites(federated.sites.clients, dict(federated.sites.states))
-        ask(federation, sites, "adopt")
-        return Arm(FINETUNED, federation, sites, FederationState(0, {}), self.enrolment.composition)
+        state = FederationState(self.branching_round, {})
+        return Arm(FINETUNED, self._each_by_itself(enrolment), sites, state, self.enrolment.composition)
 
     def _sharing_nothing(self, profiles: Sequence[Profile]) -> Enrolment:
         """Nobody is asked or waited for: every client trains in every round."""
         # Who is reliable already stays the same object, with what is known of its model.
         there = [p if p.presence == Presence() else replace(p, presence=Presence()) for p in profiles]
-        return Enrolment(Composition(), tuple(there))
+        return Enrolment(self.enrolment.composition.sharing_nothing(), tuple(there))
 
-    def _each_by_itself(self, enrolment: Enrolment, rounds: int) -> Federation:
+    def _each_by_itself(self, enrolment: Enrolment) -> Federation:
         table = self.plan.federation
         participation = Participation(tolerate_failures=self.plan.participation.tolerate_failures)
-        return Federation.of(enrolment, rounds, table.seed, participation=participation, select=table.select)
+        # Everybody's figures are something that is shared.
+        select = "validation" if table.select == "everybody" else table.select
+        return Federation.of(enrolment, table.rounds, table.seed, participation=participation, select=select)
 
 
 def prepare(plan: Plan, vertical: Vertical, data_dir: Path | None, file: str) -> Prepared:

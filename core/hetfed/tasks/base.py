@@ -6,11 +6,12 @@ contract alone, and never look at a target themselves.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import pandas as pd
+import torch
 from torch import Tensor
 
 from hetfed.data import Batch, Examples
@@ -27,6 +28,22 @@ class Metrics:
 
     values: Mapping[str, float | None]
     reasons: Mapping[str, str] = field(default_factory=dict)
+
+
+def mean_logits(outputs: Sequence[Output], shares: Sequence[float] | None = None) -> Output:
+    """The mean of the outputs' logits.
+
+    >>> import torch
+    >>> mean_logits([Output(torch.tensor([1.0])), Output(torch.tensor([3.0]))], [0.25, 0.75]).logits
+    tensor([2.5000])
+    """
+    weighted = [share * output.logits for share, output in zip(shares or equal_shares(outputs), outputs, strict=True)]
+    return Output(torch.stack(weighted).sum(dim=0))
+
+
+def equal_shares(outputs: Sequence[Output]) -> list[float]:
+    """The same share of 1 for each."""
+    return [1 / len(outputs)] * len(outputs)
 
 
 def loss_if_any(task: Task, output: Output, batch: Batch) -> Tensor | None:
@@ -117,6 +134,15 @@ class Task(Protocol):
         """Every metric of `output` on `examples`, in the units of the user.
 
         A metric that is not defined there is None, with its reason; nothing is raised for it.
+        """
+        ...
+
+    def average(self, outputs: Sequence[Output], shares: Sequence[float] | None = None) -> Output:
+        """The mean of several models' answers to the same examples: of probabilities where there are classes, else of logits.
+
+        Args:
+            outputs: alike in shape; features are no answer, and are left out.
+            shares: of each; their sum is 1. All alike unless given.
         """
         ...
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,7 +15,7 @@ from torchmetrics.functional import classification as tm
 
 from hetfed.data import Batch, Examples
 from hetfed.model import Output
-from hetfed.tasks.base import Metrics
+from hetfed.tasks.base import Metrics, equal_shares
 
 MISSING = -1
 """The target of an example whose class is not known."""
@@ -134,6 +136,19 @@ class Classification:
     def _judged(self, present: Tensor) -> list[int]:
         """With two classes, one curve says it all."""
         return [1] if len(self.names) == 2 else [int(c) for c in present]
+
+    def average(self, outputs: Sequence[Output], shares: Sequence[float] | None = None) -> Output:
+        """The logarithm of the mean of their probabilities, by logarithms throughout, so that none of them vanishes.
+
+        >>> sure, unsure = Output(torch.tensor([[9.0, 0.0]]).log()), Output(torch.tensor([[1.0, 1.0]]).log())
+        >>> Classification(("ill", "well")).average([sure, unsure]).logits.exp()
+        tensor([[0.7500, 0.2500]])
+        """
+        weighted = [
+            output.logits.log_softmax(dim=-1) + math.log(share)
+            for share, output in zip(shares or equal_shares(outputs), outputs, strict=True)
+        ]
+        return Output(torch.stack(weighted).logsumexp(dim=0))
 
     def table(self, output: Output, examples: Examples) -> pd.DataFrame:
         """One row per example: its id, its class, and the probability of each class."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import pandas as pd
@@ -12,7 +13,7 @@ from torchmetrics.functional import mean_absolute_percentage_error
 
 from hetfed.data import Batch, Examples
 from hetfed.model import Output
-from hetfed.tasks.base import Metrics
+from hetfed.tasks.base import Metrics, mean_logits
 from hetfed.tasks.regression import errors, masked_loss
 
 
@@ -120,6 +121,10 @@ class Forecasting:
             # Published results of T-GCN count a missing reading as a zero: these values are there to be held beside them.
             values |= {f"{n} {minutes} min unmasked": v for n, v in (errors(near, known.nan_to_num()) or {}).items()}
         return Metrics(values, reasons)
+
+    def average(self, outputs: Sequence[Output], shares: Sequence[float] | None = None) -> Output:
+        """The mean of their forecasts."""
+        return mean_logits(outputs, shares)
 
     def table(self, output: Output, examples: Examples) -> pd.DataFrame:
         """One row per time and horizon, a target and a forecast column per sensor.

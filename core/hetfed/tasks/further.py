@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import pandas as pd
 import torch
@@ -99,6 +99,14 @@ class MultiTask:
             values |= {f"{name} {metric}": value for metric, value in found.values.items()}
             reasons |= {f"{name} {metric}": reason for metric, reason in found.reasons.items()}
         return Metrics(values, reasons)
+
+    def average(self, outputs: Sequence[Output], shares: Sequence[float] | None = None) -> Output:
+        """The mean of their answers to each question."""
+        further = {
+            name: task.average([Output(output.further[name]) for output in outputs], shares).logits
+            for name, (task, _) in self.further.items()
+        }
+        return replace(self.main.average(outputs, shares), further=further)
 
     def table(self, output: Output, examples: Examples) -> pd.DataFrame:
         """The predictions of the main task."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -12,7 +13,7 @@ from torchmetrics.functional import mean_absolute_error, mean_squared_error
 
 from hetfed.data import Batch, Examples
 from hetfed.model import Output
-from hetfed.tasks.base import Metrics
+from hetfed.tasks.base import Metrics, mean_logits
 
 
 def masked_loss(kind: str, prediction: Tensor, target: Tensor) -> Tensor:
@@ -113,6 +114,10 @@ class Regression:
 
     def _values(self, output: Output, examples: Examples) -> Tensor:
         return output.logits.view_as(examples.target) * self.scale + self.mean
+
+    def average(self, outputs: Sequence[Output], shares: Sequence[float] | None = None) -> Output:
+        """The mean of their logits."""
+        return mean_logits(outputs, shares)
 
     def table(self, output: Output, examples: Examples) -> pd.DataFrame:
         """One row per example: its id, its target and the prediction, one column pair per output."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 
 from hetfed.data import Batch, Examples
 from hetfed.model import Output
-from hetfed.tasks.base import Metrics
+from hetfed.tasks.base import Metrics, mean_logits
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,10 @@ class Survival:
         except ZeroDivisionError:
             return Metrics({"C-index": None}, {"C-index": "of no two patients it is known who had the event first"})
         return Metrics({"C-index": float(value)})
+
+    def average(self, outputs: Sequence[Output], shares: Sequence[float] | None = None) -> Output:
+        """The mean of the logarithms of their risks."""
+        return mean_logits(outputs, shares)
 
     def table(self, output: Output, examples: Examples) -> pd.DataFrame:
         """One row per patient: whether and when the event was seen, and the logarithm of the risk."""
