@@ -11,7 +11,7 @@ import inspect
 import json
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -217,23 +217,21 @@ class Plan(Table):
             )
         return named_algorithm(algorithm.name, algorithm.model_extra or {})
 
-    def sharing_nothing(self, phases: Sequence[Phase]) -> Plan:
-        """The same clients, who train alone in these phases; there is nobody to be asked or waited for.
+    def sharing_nothing(self) -> Plan:
+        """The same clients, who train alone; there is nobody to be asked or waited for.
 
         >>> plan = read_plan('federation = { algorithm = "fedprox" }\n[[client]]\nname = "north"', "one.toml")
-        >>> plan.sharing_nothing(()) == plan.under("fedavg").sharing_nothing(())
+        >>> plan.sharing_nothing() == plan.under("fedavg").sharing_nothing()
         True
         """
         kept = {"rounds", "seed", "checkpoint_every", "select"}
         federation = FederationTable(finetune=0, alone=False, pooled=False, **self.federation.model_dump(include=kept))
-        clients = tuple(client.model_copy(update={"presence": Presence()}) for client in self.client)
-        participation = Participation(tolerate_failures=self.participation.tolerate_failures)
         changes: dict[str, Any] = {
             "federation": federation,
-            "participation": participation,
-            "client": clients,
+            "participation": Participation(tolerate_failures=self.participation.tolerate_failures),
+            "client": tuple(client.model_copy(update={"presence": Presence()}) for client in self.client),
             "exchange": (),
-            "phase": tuple(phases),
+            "phase": (),
             "variant": {},
         }
         return self.model_copy(update=changes)

@@ -473,6 +473,50 @@ def fml() -> None:
     assert_near(done.after[0].clients["a"].model, trained[0])
 
 
+def both(client: Client, p: Tensors) -> Tensor:
+    """The losses of the own model and of the second one on the client's data."""
+    train = client.data.train
+    return torch.stack([entropy(says(p, train.inputs["point"], prefix)[0], train.target) for prefix in ("", "companion.")]).sum()
+
+
+def predicts_the_mean(client: Client, p: Tensors, own: float) -> None:
+    """The model with both in it says the logarithm of the mean probability."""
+    test = client.data.test.inputs
+    client.module.load_state_dict(p)
+    mine, theirs = (says(p, test["point"], prefix)[0].softmax(dim=1) for prefix in ("", "companion."))
+    found = client.module.eval()(test).logits.softmax(dim=1)
+    assert torch.allclose(found, own * mine + (1 - own) * theirs, atol=1e-6)
+
+
+def second_model() -> None:
+    """Each of the two learns by itself; the second one is averaged, and the prediction is the mean of both probabilities."""
+    clients = enrol(named_algorithm("second-model", {"own": 0.25}), pair()).clients
+    done = run("second-model", pair(), own=0.25)
+    trained = [descend(m, lambda p, c=c: both(c, p), 2) for c, m in zip(clients, first_models(done, clients), strict=True)]
+    names = [f"companion.{name}" for name in (*BODY, *HEAD)]
+    assert_near(held(done.after[0]), mean(clients, trained, names))
+    assert_near(done.after[0].clients["a"].model, trained[0])
+    predicts_the_mean(clients[0], done.after[0].clients["a"].model, 0.25)
+
+
+def pair_alone(name: str, own: float) -> None:
+    """Two models of one architecture from two draws, each trained by itself, of which nothing travels."""
+    clients = enrol(named_algorithm(name, {}), pair()).clients
+    done = run(name, pair())
+    first, after = done.before.clients["a"].model, done.after[0].clients["a"].model
+    assert not torch.equal(first["head.weight"], first["companion.head.weight"])
+    assert_near(after, descend(first, lambda p: both(clients[0], p), 2))
+    predicts_the_mean(clients[0], after, own)
+
+
+def two_alone() -> None:
+    pair_alone("two-alone", 0.5)
+
+
+def alone_again() -> None:
+    pair_alone("alone-again", 0.0)
+
+
 def of_low_rank(matrix: Tensor, energy: float) -> Tensor:
     """The fewest singular values that hold so much energy; the matrix itself where its factors are no smaller."""
     if matrix.ndim < 2:

@@ -251,6 +251,16 @@ def teachers_learn_nothing_from_their_pupils() -> None:
     assert torch.allclose(client.task.distillation_loss(logits, other, 1.0), goldens.divergence(other, logits), atol=1e-6)
 
 
+def each_of_the_two_has_a_loss_of_its_own() -> None:
+    """second-model: were the mean prediction trained, the gradient of one would shrink where the other is sure already."""
+    client = enrol(named_algorithm("second-model", {}), pair()).clients[0]
+    batch = client.data.train.batch(torch.arange(8))
+    own = client.module.train()(batch.inputs).logits
+    client.module.get_submodule(COMPANION).get_parameter("head.bias").data += 5.0
+    assert torch.equal(own, client.module.train()(batch.inputs).logits)
+    assert not torch.equal(own, client.module.eval()(batch.inputs).logits)
+
+
 def changes_are_compressed_and_weights_are_not() -> None:
     """fedkd: one who learnt nothing sends back what it got; and a change whose directions are all as strong is not zeroed."""
     still = [replace(client, training=Training(epochs=0)) for client in pair(common=12)]

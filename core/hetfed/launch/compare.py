@@ -58,11 +58,10 @@ class Comparison:
             out: the folder of the comparison; each run has a folder in it.
         """
         for seed in range(self.seeds):
-            baseline = self.baseline.with_federation(seed=seed)
-            for name, variant in {ALONE: baseline, **self.variants}.items():
+            for name, variant in {ALONE: self.baseline, **self.variants}.items():
                 plan = variant.with_federation(seed=seed)
-                # The only arm of the baseline; lent to those under whose plan everybody would train alone in the same way.
-                lends = name != ALONE and _alone(plan) == _alone(baseline)
+                # The only arm of the baseline; lent to all who would train alone for as many steps.
+                lends = name != ALONE and not plan.composition().phases
                 lent = RunFolder(folder_of(out, ALONE, seed)).checkpoints / FEDERATED if lends else None
                 # As text and not as an object: a job goes to another process as a line of JSON.
                 where = folder_of(out, name, seed)
@@ -149,11 +148,7 @@ def _variant(plan: Plan, algorithm: str) -> Plan:
 def _baseline(plan: Plan) -> Plan:
     """`plan` with everybody training alone."""
     alone = under(plan, ALONE)
-    return _alone(alone).with_federation(pooled=plan.federation.pooled)
-
-
-def _alone(plan: Plan) -> Plan:
-    return plan.sharing_nothing(plan.composition().phases)
+    return alone.sharing_nothing().with_federation(pooled=plan.federation.pooled)
 
 
 def compare_plan(launcher: Launcher, comparison: Comparison, out: Path, runner: Runner) -> pd.DataFrame:

@@ -34,11 +34,11 @@ class Checkpoint:
 
     Args:
         folder: of this arm alone.
-        digest: as `Plan.digest` gives it. A checkpoint of another plan is not taken up.
+        digest: as `Plan.digest` gives it. A checkpoint of another plan is not taken up; None takes any.
     """
 
     folder: Path
-    digest: str
+    digest: str | None
 
     def save(self, state: FederationState, sites: Sites) -> None:
         """Write the state after a round.
@@ -72,7 +72,7 @@ class Checkpoint:
         return self.folder / f"sites-{round_number}.safetensors"
 
 
-def write_tensors(file: Path, tensors: Tensors, about: Mapping[str, Any], digest: str) -> None:
+def write_tensors(file: Path, tensors: Tensors, about: Mapping[str, Any], digest: str | None) -> None:
     """Write tensors, and `about` as JSON in the same file.
 
     Args:
@@ -95,12 +95,12 @@ def write_tensors(file: Path, tensors: Tensors, about: Mapping[str, Any], digest
     write_bytes(file, save(held, {"state": json.dumps({"plan": digest, **about})}))
 
 
-def read_tensors(file: Path, digest: str) -> tuple[Tensors, dict[str, Any]]:
+def read_tensors(file: Path, digest: str | None) -> tuple[Tensors, dict[str, Any]]:
     """What `write_tensors` wrote.
 
     Args:
         file: one that `write_tensors` wrote.
-        digest: of the plan that it must belong to.
+        digest: of the plan that it must belong to; None takes that of any.
 
     Raises:
         RunFolderError: the file is damaged or missing, or of a run of another plan.
@@ -112,7 +112,7 @@ def read_tensors(file: Path, digest: str) -> tuple[Tensors, dict[str, Any]]:
     except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
         remedy = "Start the run again in a new folder."
         raise RunFolderError(f"not a whole checkpoint: {error}", file=file, remedy=remedy) from None
-    if about["plan"] != digest:
+    if digest is not None and about["plan"] != digest:
         raise RunFolderError("a checkpoint of another plan", file=file, remedy="Resume it with its own plan.")
     return tensors, about
 

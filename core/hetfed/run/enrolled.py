@@ -29,9 +29,19 @@ def enrolled(plan: Plan, clients: Sequence[Client], composition: Composition | N
     _check_targets(clients)
     # `over` settles an end that counts from the last round.
     enrolment = enrol(chosen.over(plan.federation.rounds), [client.profile for client in clients])
+    _check_selection(plan, enrolment)
     _check_quorum(plan, enrolment)
     _check_phases(plan, enrolment)
     return enrolment
+
+
+def _check_selection(plan: Plan, enrolment: Enrolment) -> None:
+    """Figures of different metrics have no mean by which a round could be chosen."""
+    metrics = {" in ".join(filter(None, (profile.task.metric, profile.unit))) for profile in enrolment.profiles}
+    if plan.federation.select == "everybody" and len(metrics) > 1:
+        problem = f"the clients are judged by different metrics: {', '.join(sorted(metrics))}"
+        remedy = 'Set it to "validation", or let all be judged by one.'
+        raise PlanError(problem, key="federation.select", value="everybody", remedy=remedy)
 
 
 def _check_devices(clients: Sequence[Client]) -> None:

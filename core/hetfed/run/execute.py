@@ -92,7 +92,7 @@ def _run(
     begins."""
     plan, federation = prepared.plan, arm.federation
     checkpoint, last = _checkpoint(arm, prepared, folder), federation.rounds if until is None else until
-    state = checkpoint.load(arm.sites) or (lent and replace(checkpoint, folder=lent).load(arm.sites)) or arm.state
+    state = checkpoint.load(arm.sites) or (lent and Checkpoint(lent, None).load(arm.sites)) or arm.state
     metrics = {(profile.task.metric, profile.unit) for profile in federation.profiles}
     metric = metrics.pop()[0] if len(metrics) == 1 else ""
     listener.begin(arm.name, federation.rounds, state.round)
@@ -123,11 +123,7 @@ def _conclude(arm: Arm, folder: RunFolder, listener: Listener) -> Arm:
 
 
 def _checkpoint(arm: Arm, prepared: Prepared, folder: RunFolder) -> Checkpoint:
-    plan, composition = prepared.plan, arm.federation.composition
-    if arm.name != FINETUNED and not composition.steps:
-        # Whoever shares nothing trains as under any plan of the same clients and phases.
-        plan = plan.sharing_nothing(composition.phases)
-    return Checkpoint(folder.checkpoints / arm.name, plan.digest())
+    return Checkpoint(folder.checkpoints / arm.name, prepared.plan.digest())
 
 
 def _on_upload(folder: RunFolder, listener: Listener) -> OnUpload:
