@@ -158,15 +158,20 @@ class Result:
     @property
     def predictions(self) -> dict[str, pd.DataFrame]:
         """The test predictions of the model that each client keeps, by client."""
-        return {name: _read(self.run.predictions / f"{name}.csv") for name in self.clients}
+        return {name: _read(self.run.predictions / f"{name}.csv") for name in self._keeping}
 
     @cached_property
     def models(self) -> dict[str, KeptModel]:
         """The model that each client keeps, by client: `result.models["a"].predict({"x": array})`."""
         return {
             name: load_model(self.run.models / name, model_fn=one.model_fn, common_fn=one.common_fn, task=one.task)
-            for name, one in self.clients.items()
+            for name, one in self._keeping.items()
         }
+
+    @property
+    def _keeping(self) -> dict[str, Client]:
+        """Those of whose models somebody has trained one."""
+        return {client["name"]: self.clients[client["name"]] for client in self.summary["clients"] if client["kept"]}
 
     def save(self, folder: str | Path) -> Path:
         """Leave the whole run in a new or empty folder, as the command line does; returns the report's path.

@@ -62,7 +62,9 @@ def trained(
             if not silent:
                 raise
             return {}, ()
-        return train_arms(prepared, RunFolder.open(Path(folder, "run"), prepared.plan, resume=False), Silent()), prepared.clients
+        return train_arms(
+            prepared, RunFolder.open(Path(folder, "run"), prepared.plan, resume=False), Silent()
+        ), prepared.clients
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:

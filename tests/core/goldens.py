@@ -476,7 +476,9 @@ def fml() -> None:
 def both(client: Client, p: Tensors) -> Tensor:
     """The losses of the own model and of the second one on the client's data."""
     train = client.data.train
-    return torch.stack([entropy(says(p, train.inputs["point"], prefix)[0], train.target) for prefix in ("", "companion.")]).sum()
+    return torch.stack(
+        [entropy(says(p, train.inputs["point"], prefix)[0], train.target) for prefix in ("", "companion.")]
+    ).sum()
 
 
 def predicts_the_mean(client: Client, p: Tensors, own: float) -> None:

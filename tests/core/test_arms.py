@@ -1,8 +1,7 @@
-"""The arms of a run, and which of its models a client keeps."""
+"""The arms of a run: they begin alike, take equally many steps, and none of them counts that nobody has trained."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,19 +9,28 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 import toy
-from hypothesis import given
-from hypothesis import strategies as st
 from rich.console import Console
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from hetfed.algorithms import fedbabu, fedrep
 from hetfed.client import Client
-from hetfed.evaluation import Outcome
+from hetfed.data import Spec
 from hetfed.launch.launcher import Launcher
 from hetfed.model import Output
+from hetfed.parts import copy_of
 from hetfed.plan import Plan, read_plan
-from hetfed.results.arms import ARMS, OWN_ARMS, kept_arm
+from hetfed.pooled import build_pools
+from hetfed.results.arms import OWN_ARMS
+from hetfed.results.folder import RunFolder
+from hetfed.run.checkpoint import Checkpoint
+from hetfed.run.execute import train_arms
+from hetfed.run.prepare import Prepared, prepare
+from hetfed.run.progress import Silent
+from hetfed.seeding import INITIAL, isolated
+from hetfed.training import Phase, Training
 
 ROUNDS = "rounds = 3"
 
@@ -50,76 +58,82 @@ def run(text: str, out: Path, vertical: toy.ToyVertical | None = None) -> dict[s
     return {client["name"]: client for client in launcher.run(read_plan(text, "x"), "x", out)["clients"]}
 
 
-def judged(metric: float | None, loss: float | None = 1.0) -> Outcome:
-    return Outcome(validation=metric, validation_loss=loss)
+def under(algorithm: str) -> Prepared:
+    return prepare(read_plan(toy.SAMPLE, "x").under(algorithm), toy.ToyVertical(), None, "x")
 
 
-@pytest.mark.parametrize("higher", [True, False])
-def test_the_best_on_validation_data_is_kept(higher: bool) -> None:
-    outcomes = {"alone": judged(0.9), "federated": judged(0.7), "finetuned": judged(0.8)}
-    assert kept_arm(outcomes, higher_is_better=higher) == ("alone" if higher else "federated")
+@pytest.mark.parametrize("algorithm", ["fedavg", "fedper", "ditto", "fedproto"])
+def test_an_architecture_starts_from_one_draw_alone_federated_and_pooled(algorithm: str) -> None:
+    prepared = under(algorithm)
+    federated, alone = prepared.federated(), prepared.local()
+    b, c = (alone.sites.states[name].model for name in "bc")
+    assert toy.same(b, c)  # of one architecture
+    mine = federated.sites.states["b"].model
+    assert toy.same({name: mine[name] for name in b}, b)
+    for server in federated.state.server.values():
+        sent = {name.rpartition("/")[2]: tensor for name, tensor in server.items()}
+        alike = {name: tensor for name, tensor in sent.items() if name in b and tensor.shape == b[name].shape}
+        assert all(torch.equal(tensor, b[name]) for name, tensor in alike.items())
+    with isolated(prepared.plan.federation.seed, INITIAL):
+        pools = build_pools([client for client in prepared.clients if client.name == "b"], prepared.clients)
+    assert toy.same(copy_of(pools[0].model), b)
 
 
-def test_of_equal_metrics_the_smaller_loss_is_kept_and_of_equals_the_one_that_shares_most() -> None:
-    outcomes = {"alone": judged(0.9, 0.5), "federated": judged(0.9, 0.7), "finetuned": judged(0.9, 0.6)}
-    assert kept_arm(outcomes, higher_is_better=True) == "alone"
-    assert kept_arm(dict.fromkeys(reversed(OWN_ARMS), judged(0.9)), higher_is_better=True) == "federated"
-    assert kept_arm(dict.fromkeys(["alone", "finetuned"], judged(0.9)), higher_is_better=False) == "finetuned"
+def test_all_arms_take_equally_many_rounds(tmp_path: Path) -> None:
+    run(toy.SAMPLE.replace(ROUNDS, "rounds = 5\nfinetune = 2"), tmp_path)
+    rows = pd.read_csv(tmp_path / "rounds.csv")
+    trained = rows[rows["train_loss"].notna()].groupby("arm")["round"].unique().map(sorted)
+    assert trained["alone"] == trained["federated"] == [1, 2, 3, 4, 5]
+    assert trained["finetuned"] == [4, 5]  # after three rounds of the federation
+    fine_tuned = rows.query("arm == 'finetuned'")
+    assert (fine_tuned["bytes_up"] + fine_tuned["bytes_down"] == 0).all()
 
 
-@pytest.mark.parametrize("higher", [True, False])
-def test_where_the_metric_is_nowhere_defined_the_loss_decides(higher: bool) -> None:
-    outcomes = {"alone": judged(None, 0.5), "federated": judged(None, 0.7), "finetuned": judged(None, 0.6)}
-    assert kept_arm(outcomes, higher_is_better=higher) == "alone"
+class Stops(Silent):
+    """Interrupts a run when fine-tuning begins."""
+
+    def begin(self, arm: str, rounds: int, done: int) -> None:
+        if arm == "finetuned":
+            raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("higher", [True, False])
-def test_a_model_without_a_metric_is_kept_only_where_none_has_one(higher: bool) -> None:
-    outcomes = {"alone": judged(None, 0.1), "federated": judged(0.2, 9.0)}
-    assert kept_arm(outcomes, higher_is_better=higher) == "federated"
+def test_fine_tuning_goes_on_from_what_the_federation_had_merged(tmp_path: Path) -> None:
+    """It begins where a federation of as many rounds ends: the last uploads have been merged and sent to all."""
+    long, short = (
+        prepare(read_plan(toy.SAMPLE.replace(ROUNDS, f"rounds = {n}\nfinetune = 1"), "x"), toy.ToyVertical(), None, "x")
+        for n in (2, 1)
+    )
+    folder = RunFolder.open(tmp_path / "long", long.plan, resume=False)
+    with pytest.raises(KeyboardInterrupt):
+        train_arms(long, folder, Stops())
+    begun = long.federated().sites
+    assert Checkpoint(folder.checkpoints / "finetuned", long.plan.digest()).load(begun)
+    ended = train_arms(short, RunFolder.open(tmp_path / "short", short.plan, resume=False), Silent())["federated"]
+    for name in "abc":
+        assert toy.same(begun.states[name].model, ended.sites.states[name].model)
+        assert not begun.states[name].best  # no candidate of the federation is one of fine-tuning
 
 
-def test_who_has_not_been_judged_keeps_nothing_and_nobody_keeps_the_pooled_model() -> None:
-    assert kept_arm({"federated": judged(None, None), "pooled": judged(1.0)}, higher_is_better=True) is None
-    assert kept_arm({"federated": judged(0.1), "pooled": judged(1.0)}, higher_is_better=True) == "federated"
-    assert kept_arm({}, higher_is_better=True) is None
+def test_a_federation_of_one_round_leaves_nothing_to_fine_tune(tmp_path: Path) -> None:
+    assert run(toy.SAMPLE.replace(ROUNDS, "rounds = 1"), tmp_path)["a"]["notes"]["finetuned"] == "not part of this plan"
 
 
-finite = st.floats(-5, 5)
+def test_nobody_fine_tunes_where_nothing_is_shared(tmp_path: Path) -> None:
+    nobody = '[federation]\nalgorithm = "alone"\nrounds = 2\n[[client]]\nname = "a"'
+    assert run(nobody, tmp_path)["a"]["notes"]["finetuned"] == "not part of this plan"
 
 
-@given(st.dictionaries(st.sampled_from(ARMS), st.tuples(st.none() | finite, st.none() | finite)), st.booleans())
-def test_nobody_has_a_better_metric_than_what_is_kept(
-    values: dict[str, tuple[float | None, float | None]], higher: bool
-) -> None:
-    kept = kept_arm({arm: judged(*pair) for arm, pair in values.items()}, higher_is_better=higher)
-    known = {arm: metric for arm, (metric, loss) in values.items() if arm in OWN_ARMS and loss is not None}
-    assert (kept is None) == (not known)
-    metrics = [metric if higher else -metric for metric in known.values() if metric is not None]
-    if kept is not None and metrics:
-        mine = known[kept]
-        assert mine is not None
-        assert (mine if higher else -mine) == max(metrics)
-
-
-def test_fine_tuning_begins_with_the_selected_federated_model_and_never_ends_worse(tmp_path: Path) -> None:
-    clients = run(toy.SAMPLE, tmp_path)
-    untouched = [client for client in clients.values() if client["selected_round"]["finetuned"] == 0]
-    assert untouched, "the toy is meant to have a client whom fine-tuning does not help"
-    for client in untouched:
-        assert client["finetuned"] == client["federated"]
-    for client in clients.values():
-        assert client["validation"]["finetuned"] >= client["validation"]["federated"]
-    rows = pd.read_csv(tmp_path / "rounds.csv").query("arm == 'finetuned'")
-    assert (rows["bytes_up"] + rows["bytes_down"] == 0).all()
-
-
-def test_fine_tuning_is_as_long_as_the_plan_says_and_belongs_to_a_federation(tmp_path: Path) -> None:
-    run(toy.SAMPLE.replace(ROUNDS, "rounds = 1\nfinetune = 5\npooled = false"), tmp_path / "long")
-    rows = pd.read_csv(tmp_path / "long/rounds.csv")
-    assert set(rows[rows["arm"] == "finetuned"]["round"]) == {1, 2, 3, 4, 5}
-    nobody = '[federation]\nalgorithm = "alone"\nrounds = 1\n[[client]]\nname = "a"'
-    assert run(nobody, tmp_path / "nobody")["a"]["notes"]["finetuned"] == "not part of this plan"
+def test_phases_take_as_many_steps_alone_and_freeze_nothing_for_others() -> None:
+    profile = toy.client("a").profile
+    apart = fedrep(head_epochs=3)
+    assert apart.sharing_nothing().phases_of(profile, 1, 9) == apart.phases_of(profile, 1, 9)
+    frozen = fedbabu(finetune=2).over(9)
+    assert frozen.phases_of(profile, 1, 9) == [Phase(frozen=("head",), until=-2)]
+    assert frozen.sharing_nothing().phases_of(profile, 1, 9) == [Phase(until=-2)]
+    # What a client itself wants frozen stays frozen.
+    own = toy.client("a", training=Training(phases=(Phase(frozen=("head",)),))).profile
+    assert frozen.sharing_nothing().phases_of(own, 9, 9) == [Phase(after=-2)]
+    assert under("fedavg").local().federation.composition.phases_of(own, 1, 9) == [Phase(frozen=("head",))]
 
 
 def test_training_alone_needs_no_connection(tmp_path: Path) -> None:
@@ -128,8 +142,74 @@ def test_training_alone_needs_no_connection(tmp_path: Path) -> None:
     assert {name: c["alone"] for name, c in one.items()} == {name: c["alone"] for name, c in other.items()}
     rows = pd.read_csv(tmp_path / "0/rounds.csv")
     assert (rows[rows["arm"] == "alone"].groupby("client").size() == 3).all()
-    assert (rows[rows["arm"] == "finetuned"].groupby("client").size() == 3).all()
+    assert (rows[rows["arm"] == "finetuned"].groupby("client").size() == 1).all()
     assert len(rows[(rows["arm"] == "federated") & (rows["round"] <= 3)]) < 9
+
+
+class OneClass(toy.ToyVertical):
+    """The toy, but the validation data of "b" are of one class, and "c" has no labels at all."""
+
+    def clients(self, plan: Plan, data_dir: Path | None) -> Sequence[Client]:
+        return [self._changed(client) for client in super().clients(plan, data_dir)]
+
+    @staticmethod
+    def _changed(client: Client) -> Client:
+        data = client.data
+        if client.name == "b":
+            one = replace(data.validation, target=torch.zeros_like(data.validation.target))
+            return replace(client, data=replace(data, validation=one))
+        if client.name == "c":
+            unknown = {
+                part: replace(getattr(data, part), target=-torch.ones_like(getattr(data, part).target)) for part in PARTS
+            }
+            return replace(client, data=replace(data, **unknown))
+        return client
+
+
+PARTS = ("train", "validation")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_where_validation_says_nothing_the_last_round_counts_and_the_draw_never_does(seed: int, tmp_path: Path) -> None:
+    text = toy.SAMPLE.replace(ROUNDS, f"{ROUNDS}\nseed = {seed}\npooled = false")
+    clients = run(text, tmp_path, OneClass())
+    assert [clients["b"]["selected_round"][arm] for arm in ("federated", "finetuned", "alone")] == [4, 3, 3]
+    # Alone, who has no labels learns nothing; the federation gives it a model.
+    assert clients["c"]["notes"]["alone"] == "nobody has trained it"
+    assert clients["c"]["kept"]["shares"] == {"federated": 1.0}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_model_counts_that_nobody_has_trained(seed: int, tmp_path: Path) -> None:
+    """The first weights are good by chance: what every client would choose, if they were a candidate."""
+
+    class Lucky(toy.ToyVertical):
+        def clients(self, plan: Plan, data_dir: Path | None) -> Sequence[Client]:
+            return [replace(c, model_fn=Oracle.of, training=Training(lr=1.0)) for c in super().clients(plan, data_dir)]
+
+    text = f'[federation]\nalgorithm = "fedavg"\nrounds = 2\nseed = {seed}\n[[client]]\nname = "a"\n[[client]]\nname = "b"\n'
+    for client in run(text, tmp_path, Lucky()).values():
+        assert all(client["selected_round"][arm] >= 1 for arm in OWN_ARMS)
+        rows = pd.read_csv(tmp_path / "rounds.csv").query(f"client == '{client['name']}'")
+        assert rows[rows["round"] == 1]["received"].isna().all()
+
+
+class Oracle(nn.Module):
+    """Right from the start, and spoilt by any step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(2, 2)
+        with torch.no_grad():
+            self.head.weight.copy_(torch.tensor([[-1.0, -1.0], [1.0, 1.0]]))
+            self.head.bias.copy_(torch.tensor([1.5, -1.5]))
+
+    @staticmethod
+    def of(spec: Spec) -> nn.Module:
+        return Oracle()
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Output:
+        return Output(self.head(inputs["point"]))
 
 
 @pytest.mark.parametrize("kind", ["prototypes", "shared-parameters"])
@@ -137,7 +217,7 @@ def test_a_client_that_was_never_asked_fails_no_run(kind: str, tmp_path: Path) -
     """Shared parameters reach it in the end; what is no part of a model does not."""
     text = f"""
 [federation]
-rounds = 1
+rounds = 2
 finetune = 1
 [[exchange]]
 kind = "{kind}"
@@ -149,25 +229,25 @@ presence = {{ availability = 0 }}
 """
     client = run(text, tmp_path)["b"]
     if kind == "prototypes":
-        assert (client["federated"], client["notes"]) == (None, {"federated": "it never completed a round"})
+        assert (client["federated"], client["notes"]) == (None, {"federated": "nobody has trained it"})
     assert client["kept"] is not None
     assert client["finetuned"] is not None
-    assert (tmp_path / "models/b/model.safetensors").is_file()
+    assert (tmp_path / "models/b/model.json").is_file()
     assert (tmp_path / "report.html").is_file()
 
 
-def test_a_client_whose_turns_all_fail_fails_no_run_that_tolerates_it(tmp_path: Path) -> None:
-    tolerant = toy.SAMPLE.replace(ROUNDS, f"{ROUNDS}\npooled = false\n[participation]\ntolerate_failures = true")
+def test_a_client_whose_turns_all_fail_keeps_nothing_and_fails_no_run_that_tolerates_it(tmp_path: Path) -> None:
+    tolerant = toy.SAMPLE.replace(ROUNDS, "rounds = 3\npooled = false\n[participation]\ntolerate_failures = true")
     text = tolerant.replace('kind = "shared-parameters"\npart = "head"\n[[exchange]]\n', "")
     client = run(text, tmp_path, OneIsBroken())["a"]
     for arm in OWN_ARMS:
-        assert (client[arm], client["notes"][arm]) == (None, "it never completed a round")
+        assert (client[arm], client["notes"][arm]) == (None, "nobody has trained it")
     assert client["kept"] is None
     rows = pd.read_csv(tmp_path / "rounds.csv").query("client == 'a'")
     assert set(rows["failed"]) == {"out of memory, in the training"}
-    # It still has a model to begin with.
-    assert len(pd.read_csv(tmp_path / "predictions/a.csv")) == 20
-    assert math.isfinite(load_file(tmp_path / "models/a/model.safetensors")["head.bias"].sum())
+    assert not (tmp_path / "models/a").exists()
+    assert load_file(tmp_path / "models/b/alone/model.safetensors")
+    assert (tmp_path / "report.html").is_file()
 
 
 def test_without_the_others_only_the_federated_model_can_be_kept(tmp_path: Path) -> None:

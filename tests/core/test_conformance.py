@@ -51,9 +51,7 @@ ROWS: dict[str, Row] = {
     "fedproto": Row(goldens.fedproto, widths=(4, 5, 3), private=("*",), trap=traps.prototypes_are_those_of_the_trained_model),
     "fedtgp": Row(goldens.fedtgp, settings={"weight": 1.0}, widths=(4, 5, 3), private=("*",), trap=traps.the_margin_has_a_cap),
     "fml": Row(goldens.fml, widths=(4, 5, 3), private=OWN, trap=traps.teachers_learn_nothing_from_their_pupils),
-    "second-model": Row(
-        goldens.second_model, widths=(4, 5, 3), private=OWN, trap=traps.each_of_the_two_has_a_loss_of_its_own
-    ),
+    "second-model": Row(goldens.second_model, widths=(4, 5, 3), private=OWN, trap=traps.each_of_the_two_has_a_loss_of_its_own),
     "two-alone": Row(goldens.two_alone, widths=(4, 5, 3), private=("*",), shares=False),
     "alone-again": Row(goldens.alone_again, widths=(4, 5, 3), private=("*",), shares=False),
     "fedkd": Row(

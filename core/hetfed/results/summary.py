@@ -36,12 +36,12 @@ class Results:
 
     Args:
         outcomes: of each client by name, and there by arm.
-        kept: what each client keeps.
+        kept: what each client keeps; None where nobody has trained a model of its.
         overall: the metric on all test data together, by arm; None where it is not defined.
     """
 
     outcomes: Mapping[str, Mapping[str, Outcome]]
-    kept: Mapping[str, Kept]
+    kept: Mapping[str, Kept | None]
     overall: Mapping[str, float | None]
 
 
@@ -113,7 +113,7 @@ def _exchange(step: Step, enrolment: Enrolment) -> dict[str, Any]:
     }
 
 
-def _client(client: Client, outcomes: Mapping[str, Outcome], kept: Kept) -> dict[str, Any]:
+def _client(client: Client, outcomes: Mapping[str, Outcome], kept: Kept | None) -> dict[str, Any]:
     absent = Outcome(note="not part of this plan")
     found = {arm: outcomes.get(arm, absent) for arm in ARMS}
     return {
@@ -128,7 +128,7 @@ def _client(client: Client, outcomes: Mapping[str, Outcome], kept: Kept) -> dict
         "n_public": None if client.public is None else len(client.public),
         "parameters": client.profile.signature.size,
         **{arm: finite(outcome.value) for arm, outcome in found.items()},
-        "kept": {"arm": in_words(kept.shares), "shares": dict(kept.shares), "value": finite(kept.outcome.value)},
+        "kept": None if kept is None else _kept(kept),
         "validation": {arm: finite(outcome.validation) for arm, outcome in found.items()},
         "validation_loss": {arm: finite(outcome.validation_loss) for arm, outcome in found.items()},
         "notes": {arm: outcome.note for arm, outcome in found.items() if outcome.note},
@@ -137,6 +137,10 @@ def _client(client: Client, outcomes: Mapping[str, Outcome], kept: Kept) -> dict
         "references": {name: _finite_values(metrics.values) for name, metrics in client.references().items()},
         "about": dict(client.about),
     }
+
+
+def _kept(kept: Kept) -> dict[str, Any]:
+    return {"arm": in_words(kept.shares), "shares": dict(kept.shares), "value": finite(kept.outcome.value)}
 
 
 def finite(value: float | None) -> float | None:

@@ -147,11 +147,16 @@ def _tell(state: FederationState, arm: str, metric: str, listener: Listener) -> 
     listener.round_done(arm, state.round, values={row.client: row.validation for row in latest}, metric=metric)
 
 
-def _keep(client: Client, arms: Mapping[str, Arm], prepared: Prepared, folder: RunFolder) -> Kept:
-    """What a client keeps: the models, what they are, and their predictions on test data are left in the folder."""
+def _keep(client: Client, arms: Mapping[str, Arm], prepared: Prepared, folder: RunFolder) -> Kept | None:
+    """What a client keeps: the models, what they are, and their predictions on test data are left in the folder.
+
+    None, and nothing is left, where nobody has trained a model of the client's.
+    """
     task, parts = client.task, (client.data.validation, client.data.test)
     # The pooled model is no candidate: a client could not have it outside of a simulation.
-    own = {name: arm for name, arm in arms.items() if arm.trained(client.name)} or {FEDERATED: arms[FEDERATED]}
+    own = {name: arm for name, arm in arms.items() if arm.trained(client.name)}
+    if not own:
+        return None
     answers = [{name: arm.answer(client.name, part) for name, arm in own.items()} for part in parts]
     shares = shares_of(prepared.plan.federation.keep, answers[0], task, client.data.validation)
     validation, test = (mean_answer(shares, answer, task) for answer in answers)

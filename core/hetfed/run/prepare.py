@@ -62,8 +62,9 @@ class Prepared:
     def branching_round(self) -> int:
         """The round after which fine-tuning leaves the federation; 0 where nobody fine-tunes."""
         table = self.plan.federation
-        # Where nobody shares anything, fine-tuning would be training alone under another name.
-        return max(table.rounds - table.finetune, 0) if table.finetune and self.enrolment.composition.steps else 0
+        # Of a short run at most half: a federation of no round at all would be training alone.
+        last = min(table.finetune, table.rounds // 2)
+        return table.rounds - last if last and self.enrolment.composition.steps else 0
 
     def finetuned(self, federated: Arm) -> Arm:
         """The clients with their models of the branching round, who train by themselves for the rest of the rounds.
