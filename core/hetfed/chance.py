@@ -63,9 +63,9 @@ class Resamples:
         """One resample in which each of n examples counts once: with it, a metric is that of the examples themselves."""
         return Resamples(np.zeros(n, dtype=np.int64), np.ones((1, 1)))
 
-    def where(self, mask: NDArray[np.bool_]) -> Resamples:
-        """The same for some of the examples; owners without any are drawn as well, and count nothing."""
-        return Resamples(self.owner[mask], self.counts)
+    def at(self, rows: NDArray[np.int64]) -> Resamples:
+        """The same for the examples at `rows` (k,); owners without any are drawn as well, and count nothing."""
+        return Resamples(self.owner[rows], self.counts)
 
     def by_owner(self, values: NDArray[Any]) -> Values:
         """The sums over each owner's examples (owners, columns) of `values` (n, columns)."""
@@ -75,6 +75,12 @@ class Resamples:
     def sums(self, values: NDArray[Any]) -> Values:
         """The sum over the examples of each resample (resamples, columns) of `values` (n, columns)."""
         return np.asarray(self.counts @ self.by_owner(values))
+
+    def tally(self, kind: NDArray[np.int64], kinds: int) -> Values:
+        """How many examples of each kind a resample has (resamples, kinds); `kind` (n,) is that of each, from 0."""
+        owners = self.counts.shape[1]
+        by_owner = np.bincount(self.owner * kinds + kind, minlength=owners * kinds).reshape(owners, kinds)
+        return np.asarray(self.counts @ by_owner)
 
     def pairs(self, among: Values) -> Values:
         """The sum over all pairs of owners of each resample (resamples,) of `among` (owners, owners)."""
@@ -99,15 +105,16 @@ class Interval:
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
     @staticmethod
-    def of(values: Values, owners: int) -> Interval:
+    def of(resampled: Callable[[], Values], owners: Sequence[object]) -> Interval:
         """The middle 95 % of what a metric is in the resamples.
 
         Args:
-            values: by resample, NaN where the metric is undefined.
-            owners: how many there are.
+            resampled: its value by resample, NaN where it is undefined; asked for only where there are enough owners.
+            owners: of each example.
         """
-        if owners < FEWEST:
+        if len(set(owners)) < FEWEST:
             return Interval(reason=f"fewer than {FEWEST} to draw from")
+        values = resampled()
         known = values[np.isfinite(values)]
         if len(known) < (1 - UNDEFINED) * len(values):
             return Interval(reason="undefined in too many resamples, as where a class is too rare")
@@ -135,7 +142,7 @@ def interval(metric: Metric, owners: Sequence[object], seed: int = 0) -> Interva
     >>> found.low, found.high
     (0.5, 1.0)
     """
-    return Interval.of(metric(Resamples.of(owners, seed)), len(set(owners)))
+    return Interval.of(lambda: metric(Resamples.of(owners, seed)), owners)
 
 
 def paired_interval(one: Metric, other: Metric, owners: Sequence[object], seed: int = 0) -> Interval:
@@ -152,17 +159,19 @@ def paired_interval(one: Metric, other: Metric, owners: Sequence[object], seed: 
     >>> paired_interval(share(right), share(worse), range(10)).clear
     True
     """
-    resamples = Resamples.of(owners, seed)
-    return Interval.of(one(resamples) - other(resamples), len(set(owners)))
+    return Interval.of(lambda: _difference(one, other, owners, seed), owners)
 
 
 def standard_error(one: Metric, other: Metric, owners: Sequence[object], seed: int = 0) -> float | None:
     """The standard error of such a difference; None where there would be no interval."""
-    resamples = Resamples.of(owners, seed)
-    values = one(resamples) - other(resamples)
-    if Interval.of(values, len(set(owners))).low is None:
+    if paired_interval(one, other, owners, seed).low is None:
         return None
-    return float(np.nanstd(values, ddof=1))
+    return float(np.nanstd(_difference(one, other, owners, seed), ddof=1))
+
+
+def _difference(one: Metric, other: Metric, owners: Sequence[object], seed: int) -> Values:
+    resamples = Resamples.of(owners, seed)
+    return np.asarray(one(resamples) - other(resamples))
 
 
 def auroc(score: NDArray[Any], positive: NDArray[np.bool_], drawn: Resamples) -> Values:
@@ -188,7 +197,7 @@ def auroc(score: NDArray[Any], positive: NDArray[np.bool_], drawn: Resamples) ->
             ahead = np.searchsorted(negatives, ranks, "left") + np.searchsorted(negatives, ranks, "right")
             below[:, other] = np.bincount(owner, weights=ahead / 2, minlength=owners)
     numbers = drawn.sums(np.stack([positive, ~positive], axis=1))
-    return _ratio(drawn.pairs(below), numbers[:, 0] * numbers[:, 1])
+    return ratio(drawn.pairs(below), numbers[:, 0] * numbers[:, 1])
 
 
 def concordance(risk: NDArray[Any], event: NDArray[np.bool_], time: NDArray[Any], drawn: Resamples) -> Values:
@@ -213,9 +222,13 @@ def concordance(risk: NDArray[Any], event: NDArray[np.bool_], time: NDArray[Any]
         mine = drawn.owner[first]
         usable[mine] += np.bincount(drawn.owner, weights=later, minlength=owners)
         right[mine] += np.bincount(drawn.owner, weights=later * ahead, minlength=owners)
-    return _ratio(drawn.pairs(right), drawn.pairs(usable))
+    return ratio(drawn.pairs(right), drawn.pairs(usable))
 
 
-def _ratio(part: Values, whole: Values) -> Values:
-    """`part` by `whole`, NaN where that is zero."""
+def ratio(part: Values, whole: Values) -> Values:
+    """`part` by `whole` (resamples,), NaN where that is zero.
+
+    >>> ratio(np.array([1.0, 0.0]), np.array([2.0, 0.0]))
+    array([0.5, nan])
+    """
     return np.asarray(np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0))

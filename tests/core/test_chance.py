@@ -108,7 +108,7 @@ def test_the_same_seed_gives_the_same_resamples_whatever_else_is_drawn() -> None
     ],
 )
 def test_where_there_is_no_interval_a_reason_says_why(values: np.ndarray, owners: int, reason: str) -> None:
-    found = Interval.of(values, owners)
+    found = Interval.of(lambda: values, range(owners))
     assert found.low is found.high is None
     assert reason in found.reason
     assert not found.clear
