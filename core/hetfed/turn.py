@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from typing import Literal
 
@@ -18,7 +19,7 @@ from hetfed.composition import Composition, Step
 from hetfed.context import ClientContext, Work
 from hetfed.data import Batch
 from hetfed.device import CPU, moved
-from hetfed.evaluation import DIVERGED, Evaluation, Outcome, evaluate, judge, predict
+from hetfed.evaluation import DIVERGED, Evaluation, Outcome, judge, predict, tested
 from hetfed.exchanges import Exchange
 from hetfed.learner import Learner
 from hetfed.model import Output
@@ -187,8 +188,8 @@ def _testing_turn(job: Job, this: Round, work: Work) -> Turn:
         return Turn(state, {}, Report(outcome=Outcome(note="it never completed a round")))
     model = client.module
     model.load_state_dict(state.best)
-    selection, test = (evaluate(model, client.task, part) for part in (client.data.validation, client.data.test))
-    return Turn(state, {}, Report(outcome=Outcome.of(test, state.best_round, selection)))
+    outcome = tested(partial(predict, model), client.task, client.data, state.best_round)
+    return Turn(state, {}, Report(outcome=outcome))
 
 
 TURNS: dict[Stage, Callable[[Job, Round, Work], Turn]] = {
