@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from hetfed.chance import Interval, Metric, interval, paired_interval
+from hetfed.chance import Interval, Metric, Resamples, interval, paired_interval
 from hetfed.data import ClientData, Examples
 from hetfed.device import CPU, device_of, moved
 from hetfed.model import Output
@@ -87,7 +87,7 @@ class Outcome:
     unsure: str = ""
 
     @staticmethod
-    def of(evaluation: Evaluation, round_number: int, selection: Evaluation, chance: Interval = NONE) -> Outcome:
+    def of(evaluation: Evaluation, round_number: int, selection: Evaluation | None = None, chance: Interval = NONE) -> Outcome:
         """What an evaluation on test data amounts to, of a model that was selected for its `selection` on validation data.
 
         A metric that is not a finite number counts as undefined. `chance` is the interval of the metric.
@@ -98,7 +98,7 @@ class Outcome:
         values = {name: _figures(value) for name, value in found.values.items()}
         reasons = {**found.reasons, **dict.fromkeys(wild, "the model's predictions are beyond all measure")}
         note = "; ".join(f"{name} is undefined: {reason}" for name, reason in reasons.items()) or None
-        validation, loss = _figures(selection.value), _figures(selection.loss)
+        validation, loss = (None, None) if selection is None else (_figures(selection.value), _figures(selection.loss))
         low, high = _figures(chance.low), _figures(chance.high)
         return Outcome(
             _figures(evaluation.value), values, reasons, round_number, note, validation, loss, low, high, chance.reason
@@ -173,10 +173,11 @@ def gain_of(output: Output, over: Output, task: Task, examples: Examples) -> Gai
     """How much better `output` is than `over` by the task's metric on the same examples."""
     # The better one less the other: of an error, less is better.
     pair = [output, over] if task.higher_is_better else [over, output]
-    more, less = (_figures(judge(each, task, examples).value) for each in pair)
+    examples, (one, other) = _resampled(pair, task, examples)
+    finite = all(_finite(each.logits) for each in pair)
+    more, less = (_figures(float(metric(Resamples.whole(len(examples)))[0])) if finite else None for metric in (one, other))
     if more is None or less is None:
         return Gain(unsure="one of them has no metric")
-    examples, (one, other) = _resampled(pair, task, examples)
     chance = paired_interval(one, other, examples.whose)
     return Gain(_figures(more - less), _figures(chance.low), _figures(chance.high), chance.reason)
 

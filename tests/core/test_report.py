@@ -13,11 +13,14 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from torch.nn import functional as F
 from toy import SAMPLE, ToyVertical
 
 from hetfed.client import Client
+from hetfed.data import Examples
 from hetfed.errors import RunFolderError
 from hetfed.launch.launcher import Launcher
+from hetfed.model import Output
 from hetfed.plan import Plan, read_plan
 from hetfed.report import write_report
 from hetfed.report.facts import ClientFacts, read_facts
@@ -25,7 +28,6 @@ from hetfed.report.sent import by_exchange, repeated
 from hetfed.report.words import arm_name, duration, headline, number, setting, size, undefined, verdict
 from hetfed.results.arms import ARMS
 from hetfed.results.folder import ENVIRONMENT, SUMMARY, RunFolder
-from hetfed.tasks import Metrics
 
 # A client of one class has no AUROC, one with an absurd learning rate sends what the server refuses.
 TROUBLE = """
@@ -48,8 +50,11 @@ class DescribedVertical(ToyVertical):
     def clients(self, plan: Plan, data_dir: Path | None) -> Sequence[Client]:
         """The toy's clients, on data that is said to be generated."""
         about = {"model": "<b>wide</b> & deep"}
-        references = {"coin": Metrics({"AUROC": 1.0})}
-        return [replace(c, about=about, synthetic=True, references=lambda: references) for c in super().clients(plan, data_dir)]
+
+        def references(examples: Examples) -> dict[str, Output]:
+            return {"coin": Output(F.one_hot(examples.target, 2).float())}
+
+        return [replace(c, about=about, synthetic=True, references=references) for c in super().clients(plan, data_dir)]
 
 
 class WithoutPublicInputs(ToyVertical):

@@ -9,6 +9,7 @@ from hetfed.composition import Composition
 from hetfed.engines.local import Sites
 from hetfed.evaluation import Outcome, overall, predict
 from hetfed.federation import Federation, FederationState
+from hetfed.model import Output
 from hetfed.rounds import ask
 
 
@@ -51,6 +52,12 @@ class Arm:
         found = {name: report.outcome for name, report in ask(self.federation, self.sites, "test").items()}
         return {name: outcome for name, outcome in found.items() if outcome is not None}
 
+    def said(self, name: str) -> Output:
+        """What a client's selected model says of its own test data."""
+        client = self.sites.clients[name]
+        client.module.load_state_dict(self.selected(name))
+        return predict(client.module, client.data.test)
+
     def overall(self) -> float | None:
         """The metric on the test data of all clients together, each judged by its own model; None where that makes no sense.
 
@@ -59,9 +66,6 @@ class Arm:
         An example is the AUROC over the patients of all hospitals. Where hospitals score on scales of their own it is low,
         though each hospital's own AUROC is high.
         """
-        said, clients = [], list(self.sites.clients.values())
-        for client in clients:
-            # Who never completed a round is judged by its first model: left out, it would change whom the metric is about.
-            client.module.load_state_dict(self.selected(client.name))
-            said.append(predict(client.module, client.data.test))
-        return overall(said, clients)
+        # Who never completed a round is judged by its first model: left out, it would change whom the metric is about.
+        clients = list(self.sites.clients.values())
+        return overall([self.said(client.name) for client in clients], clients)

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from hetfed.client import Client
+from hetfed.compared import Compared, compare
 from hetfed.evaluation import Outcome, predict
 from hetfed.federation import FederationState
 from hetfed.kept.save import save_model
@@ -64,7 +65,12 @@ def execute(prepared: Prepared, name: str, folder: RunFolder, listener: Listener
         clients=prepared.clients,
         enrolment=prepared.enrolment,
         federated=federated.state,
-        results=Results(by_client, kept, {name: arm.overall() for name, arm in arms.items()}),
+        results=Results(
+            by_client,
+            kept,
+            {name: arm.overall() for name, arm in arms.items()},
+            {client.name: _compared(client, by_client[client.name], arms) for client in prepared.clients},
+        ),
     )
     summary["seconds"] = round(time.perf_counter() - began, 2)
     # Last of all: a folder with a summary is one whose run has ended.
@@ -104,6 +110,11 @@ def _tell(state: FederationState, arm: str, metric: str, listener: Listener) -> 
         if row.failed:
             listener.say(f"round {row.round}: the turn of {row.client} failed: {row.failed}")
     listener.round_done(arm, state.round, values={row.client: row.validation for row in latest}, metric=metric)
+
+
+def _compared(client: Client, outcomes: Mapping[str, Outcome], arms: Mapping[str, Arm]) -> Compared:
+    """A client's selected models side by side, those of arms in which it has one."""
+    return compare(client, {name: arm.said(client.name) for name, arm in arms.items() if outcomes[name].value is not None})
 
 
 def _leave_model(name: str, arm: Arm, outcomes: Mapping[str, Outcome], before: Sequence[Client], folder: RunFolder) -> None:
