@@ -16,6 +16,7 @@ from hetfed.data import Examples
 from hetfed.evaluation import Gain, Outcome, gain_of, interval_of, judge
 from hetfed.model import Output
 from hetfed.results.arms import ALONE, FEDERATED
+from hetfed.tasks import MultiTask
 
 FEW_CASES = 10
 """With fewer patients of the rarer class, or fewer events, validation data are too few to choose a model by: at an AUROC of
@@ -89,8 +90,9 @@ def compare(client: Client, outputs: Mapping[str, Output]) -> Compared:
 
 def _judged(output: Output, client: Client) -> Outcome:
     """How a simple method does; it has no validation figures, since nothing of it is selected."""
-    test = client.data.test
-    return Outcome.of(judge(output, client.task, test), 0, chance=interval_of(output, client.task, test))
+    # It answers the main question alone.
+    task, test = client.task.main if isinstance(client.task, MultiTask) else client.task, client.data.test
+    return Outcome.of(judge(output, task, test), 0, chance=interval_of(output, task, test))
 
 
 def _owners(mask: Tensor, examples: Examples) -> int:

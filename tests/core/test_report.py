@@ -24,8 +24,9 @@ from hetfed.model import Output
 from hetfed.plan import Plan, read_plan
 from hetfed.report import write_report
 from hetfed.report.facts import ClientFacts, read_facts
+from hetfed.report.figures import number
 from hetfed.report.sent import by_exchange, repeated
-from hetfed.report.words import arm_name, duration, headline, number, setting, size, undefined, verdict
+from hetfed.report.words import arm_name, duration, headline, setting, size, undefined
 from hetfed.results.arms import ARMS
 from hetfed.results.folder import ENVIRONMENT, SUMMARY, RunFolder
 
@@ -270,13 +271,25 @@ def entry(**values: Any) -> dict[str, Any]:
 
 def test_where_lower_is_better_less_is_a_gain() -> None:
     client = ClientFacts(entry(references={"last value": {"MAE": 2.5}, "mean": {"MAE": 9.0}, "other": {}}))
-    assert (client.gain, client.best, verdict(client)) == (1.0, 3.0, "better by 1.000")
+    assert client.gain == 1.0
     assert client.reference is not None
     assert client.reference.name == "last value"
-    assert client.behind_reference
-    assert ClientFacts(entry(higher_is_better=True, references={"mean": {"MAE": 2.5}})).behind_reference is False
-    assert verdict(ClientFacts(entry(federated=5.5))) == "worse by 1.500"
-    assert verdict(ClientFacts(entry(federated=None))) == "undefined"
+
+
+def chance(value: float, low: float | None, high: float | None) -> dict[str, Any]:
+    return {"value": value, "low": low, "high": high, "unsure": ""}
+
+
+def test_better_worse_and_the_best_mark_are_for_differences_beyond_chance() -> None:
+    sure, unsure, lost = chance(1.0, 0.2, 1.8), chance(1.0, -0.2, 2.2), chance(-1.0, -1.8, -0.2)
+    assert ClientFacts(entry(gains={"federated": sure})).best == "federated"
+    assert ClientFacts(entry(gains={"federated": unsure})).best is None
+    assert ClientFacts(entry(federated=5.0, gains={"federated": lost})).best == "alone"
+    assert ClientFacts(entry(federated=5.0, gains={"federated": unsure})).best is None
+    assert ClientFacts(entry(pooled=0.1, gains={"federated": sure})).best == "federated"  # nobody can have the pooled one
+    assert ClientFacts(entry(ahead_of_references={"last value": lost})).behind_reference
+    assert not ClientFacts(entry(ahead_of_references={"last value": chance(-1.0, -2.2, 0.2)})).behind_reference
+    assert ClientFacts(entry()).best is None  # a folder of an earlier version
 
 
 def test_clients_in_different_units_are_not_averaged(plain: RunFolder) -> None:

@@ -19,6 +19,7 @@ from hetfed.launch.workers import Job, Runner
 from hetfed.participation import Participation, Presence
 from hetfed.plan import Plan
 from hetfed.results.about import ABOUT, About, read_about
+from hetfed.results.analyse import REFERENCE
 from hetfed.results.arms import ALONE, FEDERATED, FINETUNED, POOLED, kept_arm
 from hetfed.results.folder import COMPARISON, PLAN, SUMMARY, RunFolder, folder_of, write_bytes
 from hetfed.run.enrolled import enrolled
@@ -300,6 +301,9 @@ def _row(algorithm: str, seed: int, client: dict[str, Any], alone: dict[str, Any
         "bytes": sum(summary["communication_bytes"].values()),
         "rounds": summary["rounds"],
         "seconds": summary["turn_seconds"],
+        "n_train": client["n_train"],
+        "n_test": client["n_test"],
+        **{f"{REFERENCE}{name}": values.get(client["metric"]) for name, values in alone["references"].items()},
     }
 
 
