@@ -147,7 +147,7 @@ def judge(output: Output, task: Task, examples: Examples) -> Evaluation:
     return Evaluation(metrics, loss_value, value, (signed, -math.inf if loss is None else -loss_value))
 
 
-def tested(said: Callable[[Examples], Output], task: Task, data: ClientData, round_number: int) -> Outcome:
+def outcome_of(said: Callable[[Examples], Output], task: Task, data: ClientData, round_number: int) -> Outcome:
     """How a selected model does on the test data of its client, and how it did on the validation data.
 
     Args:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from hetfed.client import Client, Tensors
 from hetfed.data import Batch, Examples
 from hetfed.device import CPU, device_of, moved, on_device
-from hetfed.evaluation import DIVERGED, UNREADABLE, Outcome, judge, predict, rescaled, tested
+from hetfed.evaluation import DIVERGED, UNREADABLE, Outcome, judge, outcome_of, predict, rescaled
 from hetfed.federation import Federation
 from hetfed.learner import Learner
 from hetfed.model import Output
@@ -329,4 +329,4 @@ def _outcome(pool: DataPool, client: Client, best: Best) -> Outcome:
     To load it changes the tensors that the other pools are tied to: each member must be judged right after its load.
     """
     pool.model.load_state_dict(best.tensors)
-    return tested(partial(pool.said, client), client.task, client.data, best.round)
+    return outcome_of(partial(pool.said, client), client.task, client.data, best.round)

@@ -19,7 +19,7 @@ from hetfed.composition import Composition, Step
 from hetfed.context import ClientContext, Work
 from hetfed.data import Batch
 from hetfed.device import CPU, moved
-from hetfed.evaluation import DIVERGED, Evaluation, Outcome, judge, predict, tested
+from hetfed.evaluation import DIVERGED, Evaluation, Outcome, judge, outcome_of, predict
 from hetfed.exchanges import Exchange
 from hetfed.learner import Learner
 from hetfed.model import Output
@@ -188,7 +188,7 @@ def _testing_turn(job: Job, this: Round, work: Work) -> Turn:
         return Turn(state, {}, Report(outcome=Outcome(note="it never completed a round")))
     model = client.module
     model.load_state_dict(state.best)
-    outcome = tested(partial(predict, model), client.task, client.data, state.best_round)
+    outcome = outcome_of(partial(predict, model), client.task, client.data, state.best_round)
     return Turn(state, {}, Report(outcome=outcome))
 
 

@@ -160,3 +160,11 @@ def test_a_model_that_can_be_is_built(model):
 def test_cities_have_no_public_inputs():
     with pytest.raises(PlanError, match=r"public: cities have no public inputs\. Remove the \[public\] table"):
         cities({"data": DATA}, public={"dataset": "sample-cities"})
+
+
+def test_chance_is_by_day():
+    for extra in ({}, {"predict": "congestion", "history": 10, "examples": 99}):
+        (city,) = cities({"data": {**DATA, **extra}})
+        assert city.data.owned_by == "days"
+        assert [identity[:10] for identity in city.data.test.ids] == list(city.data.test.whose)
+        assert 1 < len(set(city.data.test.whose)) < 10
