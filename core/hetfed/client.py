@@ -13,15 +13,21 @@ from torch import Tensor, nn
 from hetfed.data import ClientData, Examples, Spec
 from hetfed.device import CPU, device_of, moved, on_device
 from hetfed.kept.description import Description
-from hetfed.model import answering
+from hetfed.model import Output, answering
 from hetfed.participation import Presence
 from hetfed.parts import copy_of, write_tensors
 from hetfed.profile import ModelFn, Profile, PublicInputs, keep_alive, specs_of
 from hetfed.seeding import INITIAL, isolated
-from hetfed.tasks import Metrics, Task
+from hetfed.tasks import Task
 from hetfed.training import Augment, Training
 
 Tensors = dict[str, Tensor]
+References = Callable[[Examples], Mapping[str, Output]]
+"""Simple methods: what each says of some examples, by its name."""
+
+
+def _none(examples: Examples) -> Mapping[str, Output]:
+    return {}
 
 
 @runtime_checkable
@@ -50,7 +56,7 @@ class Client:
         augment: changes the training batches at random; None for none.
         kind: the same text for clients whose model and training are the same; pooled training trains them as one.
         about: what a report says of the client.
-        references: computes, by name, the test metrics of simple methods to be held beside the model.
+        references: what simple methods, by name, say of some examples, to be held beside the model.
         common_fn: builds a small model that every client can hold beside its own; None where there is no such model.
         presence: how reliable and how fast the client is.
         statistics: tensors of the model that come from the client's own data (a city's scale and road graph). They are put in
@@ -71,7 +77,7 @@ class Client:
     augment: Augment | None = None
     kind: str = ""
     about: Mapping[str, str] = field(default_factory=dict)
-    references: Callable[[], Mapping[str, Metrics]] = field(default=dict)
+    references: References = _none
     common_fn: ModelFn | None = None
     presence: Presence = field(default_factory=Presence)
     statistics: Mapping[str, Tensor] = field(default_factory=dict)

@@ -21,7 +21,7 @@ _library: torch.library.Library | None = None
 
 
 def prepare_torchvision() -> None:
-    """Make `import torchvision` work; call before importing it or anything that does (torchmetrics, MONAI).
+    """Make `import torchvision` work; call before importing it or anything that does (MONAI).
 
     Does nothing where torchvision is absent or its native operators load.
 

@@ -27,6 +27,7 @@ class Examples:
         target: (n, ...); a missing class is -1, a missing reading of a regression or forecasting target is NaN.
         ids: names each example (a patient, a slice, a time).
         further: the targets of further heads (n, ...) by the head's name.
+        owners: whose each example is: a patient, a day. Chance draws owners, and not single examples.
 
     >>> some = Examples({"x": torch.arange(4.0)[:, None]}, torch.tensor([0, 1, 0, 1]), list("abcd"))
     >>> some.take(torch.tensor([3, 0])).ids
@@ -39,6 +40,12 @@ class Examples:
     target: Tensor
     ids: Sequence[str]
     further: Mapping[str, Tensor] = field(default_factory=dict)
+    owners: Sequence[str] = ()
+
+    @property
+    def whose(self) -> Sequence[str]:
+        """The owner of each example (n,); each is its own where none is named."""
+        return self.owners or self.ids
 
     def __len__(self) -> int:
         return len(self.target)
@@ -46,7 +53,8 @@ class Examples:
     def take(self, index: Tensor) -> Examples:
         """The examples at `index` (k,), in that order."""
         batch = self.batch(index)
-        return Examples(batch.inputs, batch.target, [self.ids[i] for i in index.tolist()], batch.further)
+        ids, owners = ([names[i] for i in index.tolist()] if names else [] for names in (self.ids, self.owners))
+        return Examples(batch.inputs, batch.target, ids, batch.further, owners)
 
     def batch(self, index: Tensor) -> Batch:
         """The examples at `index` (k,) as one batch."""
@@ -84,6 +92,7 @@ class Examples:
             torch.cat([part.target for part in parts]),
             [identity for part in parts for identity in part.ids],
             {name: torch.cat([part.further[name] for part in parts]) for name in first.further},
+            [owner for part in parts for owner in part.whose],
         )
 
 
@@ -116,12 +125,14 @@ class ClientData:
         validation: they choose which of its models a client keeps.
         test: they judge the model that is kept, and nothing else.
         spec: the sizes that a model is built from, as JSON has them.
+        owned_by: what the owners of its examples are called: "patients", "days".
     """
 
     train: Examples
     validation: Examples
     test: Examples
     spec: Spec = field(default_factory=dict)
+    owned_by: str = "examples"
 
     @staticmethod
     def of(
@@ -153,14 +164,15 @@ class ClientData:
             remedy = "Give every array a row for each example."
             raise DataError("the arrays differ in length", key="ClientData.of", value=lengths, remedy=remedy)
         whose = np.asarray(range(len(_tensor(target))) if patients is None else patients).astype(str)
-        whole = Examples(arrays, _tensor(target), [f"{owner}/{row}" for row, owner in enumerate(whose.tolist())])
+        ids = [f"{owner}/{row}" for row, owner in enumerate(whose.tolist())]
+        whole = Examples(arrays, _tensor(target), ids, owners=whose.tolist())
         owners = np.unique(whose)
         # By owner and not by example: a patient on both sides of a split would be recognised, not diagnosed.
         order = torch.randperm(len(owners), generator=torch.Generator().manual_seed(seed)).numpy()
         first, second = (round(sum(shares[:count]) * len(owners)) for count in (1, 2))
         chosen = (np.isin(whose, owners[part]) for part in (order[:first], order[first:second], order[second:]))
         train, validation, test = (whole.take(torch.from_numpy(np.flatnonzero(mask))) for mask in chosen)
-        return ClientData(train, validation, test, spec or {})
+        return ClientData(train, validation, test, spec or {}, "examples" if patients is None else "patients")
 
 
 def _tensor(array: ArrayLike) -> Tensor:

@@ -1,8 +1,8 @@
 """What a client keeps in the end: a mean of what its models of several arms predict, or one of them.
 
-A real participant can have three models: the one of the federation, that one trained further by itself, and one trained alone. A
-rule gives each a share, looking at the client's own validation data or at nothing. `tests/benchmarks/kept_rules.py` compares the
-rules.
+A real participant can have three models: the one of the federation, that one trained further by itself, and one trained
+alone. A rule gives each a share, looking at the client's own validation data or at nothing. `tests/benchmarks/kept_rules.py`
+compares the rules.
 """
 
 from __future__ import annotations

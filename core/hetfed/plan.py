@@ -88,8 +88,8 @@ class FederationTable(Table):
         quorum: uploads that an exchange needs before the server merges them.
         checkpoint_every: rounds between checkpoints; the last round always has one.
         select: which model of a client counts, as `hetfed.selection.Select` says.
-        finetune: the last rounds, half of all at most, of an arm in which each client trains its federated model by itself; 0 for no
-            such arm.
+        finetune: the last rounds, half of all at most, of an arm in which each client trains its federated model by itself; 0
+            for no such arm.
         keep: what each client keeps in the end, as `hetfed.keeping.Keep` says.
         alone: whether everybody is trained alone, too.
         pooled: whether each kind of model is trained on everybody's data, too.

@@ -3,7 +3,7 @@
 Clients of the same kind (model and training) share one pooled training. Data of another client that asks the same question
 joins as it is, a modality that it lacks being NaN. Data of another shape or question (a city with other sensors) joins
 through a model of the same kind built for it, whose parameters are tied to the first one's but for the head and the local
-parts.
+parts. Whoever joins keeps its own augmentation and its own loss, weights of classes included, and is judged by its own metric.
 """
 
 from __future__ import annotations
@@ -11,21 +11,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from itertools import count
 
 import torch
 from torch import Tensor, nn
 
-from hetfed.client import Client, Tensors
+from hetfed.client import Client, ClientState, Tensors
 from hetfed.data import Batch, Examples
-from hetfed.device import device_of, moved, on_device
-from hetfed.evaluation import DIVERGED, UNREADABLE, Outcome, evaluate, predict
+from hetfed.device import CPU, device_of, moved, on_device
+from hetfed.evaluation import UNREADABLE, Outcome, judge, outcome_of, predict, rescaled
 from hetfed.federation import Federation
 from hetfed.learner import Learner
+from hetfed.model import Output
 from hetfed.parts import copy_of, inside, local_parts, write_tensors
 from hetfed.seeding import INITIAL, generator, isolated
-from hetfed.selection import Select
+from hetfed.selection import Select, consider, predict_mean, selected
 from hetfed.tasks import Task, loss_if_any
 from hetfed.training import Augment, Loss, Phase, Training, set_training_mode, shuffled, train_steps, training_only
 
@@ -34,15 +35,16 @@ OnEpoch = Callable[[int], None]
 
 @dataclass
 class DataPool:
-    """Data that one model can read: the clients in it, their training examples together, and the model.
+    """Data that one model reads and one loss fits: the clients in it, their training examples together, and the model.
 
     Args:
-        model: of the members' kind; its parameters may be those of another pool's model.
+        model: of the members' kind. It may be that of another pool whose clients train by another loss or augmentation, and its
+            parameters may be those of another pool's model.
         examples: training examples of all its clients, one after the other.
-        task: the question of the first client, as models are judged by it.
-        augment: that of the first client.
-        asked: the same where the model is.
-        clients: those whose data the model reads.
+        task: of the first client, whose loss is that of all.
+        augment: that of all its clients.
+        clients: those whose examples these are.
+        scaled_as: the task by which the model's logits are scaled: that of the first client whose data it read.
     """
 
     model: nn.Module
@@ -50,34 +52,22 @@ class DataPool:
     task: Task
     augment: Augment | None
     clients: list[Client]
-    asked: Task = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.asked = self.task
+    scaled_as: Task
 
     def gather(self) -> None:
         """Move what is trained on to where the model is; the clients' own data stay where they are."""
-        device = device_of(self.model)
-        self.examples, self.asked = moved(self.examples, device), moved(self.task, device)
+        there = device_of(self.model)
+        self.examples = moved(self.examples, there)
+        self.task, self.scaled_as = moved(self.task, there), moved(self.scaled_as, there)
 
-
-@dataclass
-class Best:
-    """The best model so far of one member, on its own validation data.
-
-    Args:
-        tensors: the model's state; empty before the first round.
-        score: larger is better; None before the first round.
-        round: in which it was reached.
-    """
-
-    tensors: Tensors = field(default_factory=dict)
-    score: tuple[float, float] | None = None
-    round: int = 0
+    def said(self, client: Client, models: Sequence[Tensors], examples: Examples) -> Output:
+        """What states of the model say of a client's examples in the mean, scaled by the client's own task."""
+        output = predict_mean(self.model, models, client.task, examples)
+        return replace(output, logits=rescaled(output.logits, moved(self.scaled_as, CPU), client.task))
 
 
 def kinds_of(clients: Sequence[Client]) -> list[list[Client]]:
-    """Clients grouped by kind; a client without a kind stands alone.
+    """Clients grouped by kind; a client without a kind stands alone, and so does one whose training differs.
 
     >>> from hetfed.data import ClientData
     >>> from hetfed.tasks import Classification
@@ -87,9 +77,9 @@ def kinds_of(clients: Sequence[Client]) -> list[list[Client]]:
     >>> [[client.name for client in group] for group in kinds_of([a, b, c])]
     [['a', 'c'], ['b']]
     """
-    groups: dict[str, list[Client]] = {}
+    groups: dict[tuple[str, str], list[Client]] = {}
     for client in clients:
-        groups.setdefault(client.kind or client.name, []).append(client)
+        groups.setdefault((client.kind or client.name, client.training.model_dump_json()), []).append(client)
     return list(groups.values())
 
 
@@ -123,11 +113,11 @@ def train_pooled(
     # By itself in its pool, a client would only train alone once more.
     if sum(len(pool.clients) for pool in pools) == 1:
         return {member.name: nobody for member in members}
+    # A client's data are in one pool alone, whose model can read its test data, too.
+    homes = {client.name: pool for pool in pools for client in pool.clients}
     if isinstance(pools[0].model, Learner):
-        pools[0].model = pools[0].model.on(pools[0].examples)
-        found = _as_it_is(pools[0].model)
-        return {m.name: _outcome(pools[0], m, found) if m in pools[0].clients else nobody for m in members}
-    best = {member.name: Best() for member in members}
+        return _fitted(pools[0].model, pools, members, nobody)
+    states = {member.name: ClientState({}) for member in members}
     training = members[0].training
     # By identity: tied parameters occur in several pools, and must take one step.
     for pool in pools:
@@ -142,14 +132,28 @@ def train_pooled(
             passes = (_mixed(pools, generator(federation.seed, name, round_number, n), training) for n in count())
             for phase in phases:
                 _train_phase(pools, optimizer, training.enough(passes, phase), phase, training)
-        _keep_best(pools, best, round_number, federation.select)
+        _consider(pools, states, round_number, federation.select)
         on_epoch(round_number)
-    # A client's data are in one pool alone, whose model can read its test data, too.
-    homes = {client.name: pool for pool in pools for client in pool.clients}
     return {
-        member.name: _outcome(homes[member.name], member, best[member.name]) if member.name in homes else nobody
+        member.name: _outcome(homes[member.name], member, states[member.name], federation.select)
+        if member.name in homes
+        else nobody
         for member in members
     }
+
+
+def _fitted(learner: Learner, pools: Sequence[DataPool], members: Sequence[Client], nobody: Outcome) -> dict[str, Outcome]:
+    """What comes of a model that is fitted at once, not round by round; it has no use for a loss or for augmentation."""
+    alike = [pool for pool in pools if pool.model is learner]
+    model = learner.on(Examples.concat([pool.examples for pool in alike]))
+    found, outcomes = (
+        ClientState({}, best=model.state_dict(), best_round=1),
+        dict.fromkeys((member.name for member in members), nobody),
+    )
+    for pool in alike:
+        pool.model = model
+        outcomes |= {client.name: _outcome(pool, client, found, "last") for client in pool.clients if client in members}
+    return outcomes
 
 
 def _train_phase(
@@ -170,21 +174,32 @@ def build_pools(members: Sequence[Client], everybody: Sequence[Client]) -> list[
     """The data of everybody as models of the kind of `members` can read it, the members' own first.
 
     Returns:
-        One pool for each kind of data. The models of further pools are tied to that of the first. A client whose data fit no
-        such model is in none.
+        One pool for each kind of data and way to train on it. The models of further pools are that of the first, or tied to
+        it. A client whose data fit no such model is in none.
     """
     pools: list[DataPool] = []
     # Members first: theirs is the model that the others are tied to, and the first client of a pool sets its modalities.
     for client in [*members, *(c for c in everybody if c not in members)]:
-        home = next((pool for pool in pools if fits(client, pool)), None)
+        fitting = [pool for pool in pools if fits(client, pool)]
+        home = next((pool for pool in fitting if _trains_as(client, pool)), None)
         if home is not None:
             home.clients.append(client)
             home.examples = Examples.concat([home.examples, _with_all_inputs(client.data.train, home.examples)])
-            continue
-        model = _tied_model(members[0], client, pools)
-        if model is not None:
-            pools.append(DataPool(model, client.data.train, client.task, client.augment, [client]))
+        elif fitting:
+            # Its own loss and augmentation, the same model.
+            first = fitting[0]
+            examples = _with_all_inputs(client.data.train, first.examples)
+            pools.append(DataPool(first.model, examples, client.task, client.augment, [client], first.scaled_as))
+        else:
+            model = _tied_model(members[0], client, pools)
+            if model is not None:
+                pools.append(DataPool(model, client.data.train, client.task, client.augment, [client], client.task))
     return pools
+
+
+def _trains_as(client: Client, pool: DataPool) -> bool:
+    """Whether the client's examples may stand in one batch with those of `pool`."""
+    return client.augment == pool.augment and client.task.unscaled == pool.task.unscaled
 
 
 def fits(client: Client, pool: DataPool) -> bool:
@@ -258,15 +273,16 @@ def tie(model: nn.Module, to: nn.Module) -> bool:
 
 def _mixed(pools: Sequence[DataPool], chance: torch.Generator, training: Training) -> Iterator[tuple[DataPool, Batch]]:
     """One pass over everybody's batches, the pools mixed."""
-    for pool in pools:
-        set_training_mode(pool.model, min(len(pool.examples), training.batch_size))
     streams = [iter(shuffled(pool.examples, training.batch_size, chance, pool.augment)) for pool in pools]
     counts = [_batch_count(len(pool.examples), training.batch_size) for pool in pools]
     # Turns are drawn among all batches, so that no pool is trained last in every pass, nor a small one as often as a large
     # one.
     turns = torch.repeat_interleave(torch.arange(len(pools)), torch.tensor(counts))
     for index in turns[torch.randperm(len(turns), generator=chance)].tolist():
-        yield pools[index], next(streams[index])
+        pool = pools[index]
+        # Before each batch: pools of one model may differ in size, and one of a single example trains no statistics.
+        set_training_mode(pool.model, min(len(pool.examples), training.batch_size))
+        yield pool, next(streams[index])
 
 
 def _batch_count(examples: int, size: int) -> int:
@@ -280,31 +296,29 @@ def _batch_count(examples: int, size: int) -> int:
 def _loss_of(pool: DataPool) -> Loss:
     def loss(batch: Batch) -> Tensor | None:
         """The task's loss on a batch; None where no target is known."""
-        return loss_if_any(pool.asked, pool.model(batch.inputs), batch)
+        output = pool.model(batch.inputs)
+        return loss_if_any(pool.task, replace(output, logits=rescaled(output.logits, pool.scaled_as, pool.task)), batch)
 
     return loss
 
 
-def _keep_best(pools: Sequence[DataPool], best: dict[str, Best], round_number: int, select: Select) -> None:
-    """Each member keeps the model of this round if it is its best so far on validation data, or if the last one counts."""
+def _consider(pools: Sequence[DataPool], states: dict[str, ClientState], round_number: int, select: Select) -> None:
+    """The model of this round is a candidate of each member, as if it were that client's own."""
     for pool in pools:
-        for client in (c for c in pool.clients if c.name in best):
-            score, found = evaluate(pool.model, pool.task, client.data.validation).score, best[client.name]
-            if found.score is None or score > found.score or (select == "last" and score > DIVERGED):
-                tensors = copy_of(pool.model)
-                best[client.name] = Best(tensors, score, round_number)
+        # Taken once, and before it is looked at: all members of a pool hold the same.
+        model = copy_of(pool.model)
+        for client in (c for c in pool.clients if c.name in states):
+            validation = client.data.validation
+            found = judge(pool.said(client, [model], validation), client.task, validation)
+            state, of = states[client.name], round_number
+            states[client.name] = consider(state, lambda: model, found, select=select, seen=of, of=of)  # noqa: B023
 
 
-def _as_it_is(model: nn.Module) -> Best:
-    """A model that is trained at once, not round by round."""
-    return Best(model.state_dict(), round=1)
+def _outcome(pool: DataPool, client: Client, state: ClientState, select: Select) -> Outcome:
+    """How a member's selected models do on its test data.
 
-
-def _outcome(pool: DataPool, client: Client, best: Best) -> Outcome:
-    """How a member's selected model does on its test data.
-
-    To load it changes the tensors that the other pools are tied to: each member must be judged right after its load.
+    To load them changes the tensors that the other pools are tied to: each member must be judged right after its load.
     """
-    pool.model.load_state_dict(best.tensors)
-    selection, test = (evaluate(pool.model, pool.task, part) for part in (client.data.validation, client.data.test))
-    return Outcome.of(test, best.round, selection)
+    data, models = client.data, selected(state, select)
+    validation, test = (pool.said(client, models, part) for part in (data.validation, data.test))
+    return outcome_of(validation, test, client.task, data, state.best_round)

@@ -19,7 +19,7 @@ from hetfed.composition import Composition, Step
 from hetfed.context import ClientContext, Work
 from hetfed.data import Batch
 from hetfed.device import CPU, moved
-from hetfed.evaluation import Evaluation, Outcome, judge, predict
+from hetfed.evaluation import Evaluation, Outcome, judge, outcome_of, predict
 from hetfed.exchanges import Exchange
 from hetfed.learner import Learner
 from hetfed.model import Output
@@ -188,9 +188,9 @@ def _testing_turn(job: Job, this: Round, work: Work) -> Turn:
     models = selected(state, this.select)
     if not models:
         return Turn(state, {}, Report(outcome=Outcome(note="nobody has trained it")))
-    task, parts = client.task, (client.data.validation, client.data.test)
-    selection, test = (judge(predict_mean(client.module, models, task, part), task, part) for part in parts)
-    return Turn(state, {}, Report(outcome=Outcome.of(test, state.best_round, selection)))
+    data, task = client.data, client.task
+    validation, test = (predict_mean(client.module, models, task, part) for part in (data.validation, data.test))
+    return Turn(state, {}, Report(outcome=outcome_of(validation, test, task, data, state.best_round)))
 
 
 TURNS: dict[Stage, Callable[[Job, Round, Work], Turn]] = {

@@ -118,7 +118,7 @@ def hospital(cohort: Cohort, table: HospitalData, seed: int, key: str) -> Hospit
     if classes:
         task = Classification(classes, balanced=table.balanced, metric=table.metric)
     # The head of a survival model has one output, the risk.
-    data = ClientData(train, validation, test, {"shapes": shapes, "outputs": len(classes) or 1})
+    data = ClientData(train, validation, test, {"shapes": shapes, "outputs": len(classes) or 1}, "patients")
     # All patients of this hospital, the test part included: none of them may stand at another hospital.
     return Hospital(data, task, scales, names, frozenset(own.patient[np.concatenate(parts)].tolist()))
 
@@ -307,8 +307,9 @@ def _columns(cohort: Cohort, modality: str, table: HospitalData) -> NDArray[np.g
 def _examples(own: Cohort, rows: Index, table: HospitalData, scales: Mapping[str, Scale], label: str) -> Examples:
     inputs: dict[str, Tensor] = {name: _tensor(own, rows, name, scales[name], table) for name in table.modalities}
     # The row's number is part of the id, since a patient may have several samples.
-    ids = [f"{patient}/{row}" for patient, row in zip(own.patient[rows].tolist(), rows.tolist(), strict=True)]
-    return Examples(inputs, torch.from_numpy(own.target(label)[rows]), ids)
+    patients = [str(patient) for patient in own.patient[rows].tolist()]
+    ids = [f"{patient}/{row}" for patient, row in zip(patients, rows.tolist(), strict=True)]
+    return Examples(inputs, torch.from_numpy(own.target(label)[rows]), ids, owners=patients)
 
 
 def _tensor(cohort: Cohort, rows: Index, modality: str, scale: Scale, table: HospitalData) -> Tensor:

@@ -3,13 +3,14 @@
     python tests/benchmarks/kept_rules.py --data-dir DATA --seeds 5 [PLAN ...]
 
 Of each plan it trains the arms alone, federated and fine-tuned once a seed, and lets every rule choose among the models; the
-control is the mean of two models that are both trained alone. It prints a row per plan and rule: the mean over clients and seeds
-of the metric and of the gain over alone, and how many clients are below alone on the mean over seeds.
+control is the mean of two models that are both trained alone. It prints a row per plan and rule: the mean over clients and
+seeds of the metric and of the gain over alone, and how many clients are below alone on the mean over seeds.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -102,7 +103,7 @@ def main() -> None:
                 ]
                 if asked.rows:
                     pd.DataFrame(found).to_csv(asked.rows, index=False)
-            print(table(pd.DataFrame(found)).to_string(float_format="{:.3f}".format), flush=True)
+            sys.stdout.write(table(pd.DataFrame(found)).to_string(float_format="{:.3f}".format) + "\n")
 
 
 if __name__ == "__main__":

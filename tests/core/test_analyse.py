@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from rows import Value, row
+from scipy import stats
 
 from hetfed.cli.tables import comparison_table
 from hetfed.results.analyse import AlgorithmResult, Estimate, analyse, comparable
@@ -154,6 +155,20 @@ def test_p_and_interval_agree_and_clients_of_one_seed_are_not_independent() -> N
     assert (one.p < 0.05) == (one.gain.mean - one.gain.half_width > 0)
 
 
+def test_seeds_that_split_the_same_patients_again_are_not_independent() -> None:
+    gains = (0.02, 0.05, 0.01, 0.04)
+    found = only(*(row(seed, "a", 0.5, 0.5 + gain, n_train=50, n_test=25) for seed, gain in enumerate(gains)))
+    # Nadeau and Bengio (2003): the variance of the mean is (1/J + n_test/n_train) times that of the gains.
+    t = np.mean(gains) / np.sqrt((1 / 4 + 25 / 50) * np.var(gains, ddof=1))
+    assert found.p_corrected == pytest.approx(2 * stats.t.sf(t, 3))
+    assert found.p == pytest.approx(stats.ttest_1samp(gains, 0).pvalue)
+    assert found.p < 0.05 < found.p_corrected
+    assert found.clients[0].p_corrected == pytest.approx(found.p_corrected)
+    # The more there is to train on, beside what is tested on, the less the seeds overlap.
+    larger = only(*(row(seed, "a", 0.5, 0.5 + gain, n_train=500, n_test=25) for seed, gain in enumerate(gains)))
+    assert found.p < larger.p_corrected < found.p_corrected
+
+
 def test_each_client_gains_as_its_own_metric_goes() -> None:
     error = {"metric": "MAE", "unit": "mph", "higher_is_better": False}
     rows = [row(0, "a", 0.8, 0.9), row(0, "b", 10.0, 9.0, **error), row(0, "c", 10.0, 12.0, **error)]
@@ -194,8 +209,9 @@ def table(*rows: dict[str, Any], relative: bool = False) -> list[tuple[str, ...]
 
 def test_the_table_on_the_terminal_has_a_row_per_algorithm() -> None:
     rows = [row(0, "a", 0.5, 0.6, overall=0.7), row(1, "a", 0.5, 0.8, overall=0.7)]
-    assert table(*rows) == [("x", "0.7 ± 1.271", "+0.2000", "0.7", "0.7 a", "1/1", "0.2952", "0.7", "1.00")]
-    assert table(row(0, "a", 0.5, None)) == [("x", "-", "-", "-", "- ", "0/0", "-", "-", "1.00")]
+    cells = ("x", "0.700 ± 1.271", "+0.200", "0.700", "0.700 a", "1/1", "0.295", "0.365", "0.700", "1.00")
+    assert table(*rows) == [cells]
+    assert table(row(0, "a", 0.5, None)) == [("x", "–", "–", "–", "– ", "0/0", "–", "–", "–", "1.00")]
 
 
 def test_on_a_narrow_terminal_the_least_needed_columns_are_left_to_the_file() -> None:
@@ -204,19 +220,21 @@ def test_on_a_narrow_terminal_the_least_needed_columns_are_left_to_the_file() ->
         console = Console(width=width, record=True, quiet=True)
         shown = comparison_table(analyse(pd.DataFrame(rows)), console, relative=False)
         heads = [str(column.header) for column in shown.columns]
-        assert heads[:3] == ["algorithm", "mean", "gain over alone"]
+        assert heads[:2] == ["algorithm", "mean"]
+        assert ("gain over alone" in heads) == (width > 40)
         assert ("together" in heads) == (width == 200)
         if width == 200:
             assert shown.caption is None
         else:
             left = str(shown.caption).removeprefix("also in comparison.md: ").split(", ")
             assert sorted([*heads, *left]) == sorted(
-                ["algorithm", "mean", "gain over alone", "kept", "worst client", "gain", "p", "together", "MiB"]
+                ["algorithm", "mean", "gain over alone", "kept", "worst client", "above", "p", "p corrected", "together", "MiB"]
             )
         lines = console.render_lines(shown)
-        assert width == 40 or len([line for line in lines if "".join(part.text for part in line).strip()]) <= 3
+        # A row, its head, and what was left out in two lines.
+        assert width == 40 or len([line for line in lines if "".join(part.text for part in line).strip()]) <= 4
 
 
 def test_in_per_cent_the_table_says_the_gain_once() -> None:
     rows = [row(0, "a", 0.5, 0.6), row(0, "b", 4.0, 4.0, metric="F1")]
-    assert table(*rows, relative=True) == [("x", "10", "10", "0 b", "1/2", "-", "-", "1.00")]
+    assert table(*rows, relative=True) == [("x", "10.000", "10.000", "0.000 b", "1/2", "–", "–", "–", "1.00")]

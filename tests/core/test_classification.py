@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 from torch.nn import functional as F
 
+from hetfed.chance import Resamples
 from hetfed.data import Batch, Examples
 from hetfed.evaluation import judge
 from hetfed.model import Output
 from hetfed.tasks import Classification, Metrics, MultiTask
+from hetfed.tasks.classification import margins
 
 
 def examples(target: torch.Tensor) -> Examples:
@@ -160,3 +162,39 @@ def test_a_head_with_nothing_to_learn_is_left_out_of_the_loss() -> None:
     found = task.metrics(output, Examples({}, known, ["a", "b"], {"level": unknown}))
     assert found.values["level AUROC"] is None
     assert found.reasons["level AUROC"] == "no example has a known class"
+
+
+def test_auroc_ranks_margins_that_a_softmax_makes_equal() -> None:
+    sure = torch.tensor([[0.0, 20.0], [0.0, 25.0], [0.0, 30.0], [0.0, 35.0]])
+    assert measured("ab", sure, torch.tensor([0, 0, 1, 1])).values["AUROC"] == 1
+    several = torch.cat([sure, torch.full((4, 1), -5.0)], dim=1)
+    target = torch.tensor([0, 0, 1, 1])
+    assert measured("abc", several, target).values["AUROC"] == 1
+    swapped = torch.tensor([[0.0, 300.0], [0.0, 900.0], [0.0, 400.0], [0.0, 1000.0]])
+    expected = sk.roc_auc_score(target, swapped[:, 1] - swapped[:, 0])
+    assert measured("ab", swapped, target).values["AUROC"] == pytest.approx(expected) == 0.75
+
+
+@given(st.integers(0, 10_000), st.sampled_from(["ab", "abc"]))
+def test_margins_are_in_the_order_of_the_softmax(seed: int, names: str) -> None:
+    logits = 5 * torch.randn(30, len(names), generator=torch.Generator().manual_seed(seed)).double()
+    for margin, probability in zip(margins(logits).T, logits.softmax(dim=1).T, strict=True):
+        assert torch.allclose(margin, probability.logit())
+
+
+def test_a_table_tells_probabilities_apart_that_single_precision_does_not() -> None:
+    output = Output(torch.tensor([[0.0, 200.0], [0.0, 250.0]]))
+    table = Classification(("a", "b")).table(output, examples(torch.tensor([0, 1])))
+    assert table["probability:a"][0] > table["probability:a"][1] > 0
+
+
+@pytest.mark.parametrize("metric", Classification.METRICS)
+def test_a_resampled_metric_is_that_of_the_examples_drawn(metric: str) -> None:
+    chance = torch.Generator().manual_seed(4)
+    task, target = Classification(tuple("abc"), metric=metric), torch.randint(-1, 3, (60,), generator=chance)
+    output, drawn = Output(torch.randn(60, 3, generator=chance)), Resamples.of([str(i // 3) for i in range(60)])
+    found = task.resampled(output, examples(target), drawn)
+    for resample in range(10):
+        rows = torch.from_numpy(np.repeat(np.arange(60), drawn.counts[resample][drawn.owner].astype(int)))
+        expected = task.metrics(Output(output.logits[rows]), examples(target[rows])).values[metric]
+        assert found[resample] == pytest.approx(expected)

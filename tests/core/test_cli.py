@@ -19,7 +19,8 @@ import typer
 
 from hetfed import __version__
 from hetfed.cli.main import build_app
-from hetfed.cli.tables import gain, kept, number, signed
+from hetfed.cli.tables import kept
+from hetfed.report.figures import interval, number, verdict
 
 MAIN = "from hetfed.cli.main import main; main()"
 IMPORTED = """
@@ -148,7 +149,9 @@ def test_a_narrow_terminal_shows_fewer_columns_and_whole_words(
     assert re.search(rf"^ *{name} .*\d", out, flags=re.MULTILINE)
     assert re.search(r"^ *client .*alone federated", out, flags=re.MULTILINE)
     assert "…" not in out
-    assert ("also in report.html: train, test" in out) == (width < 80)
+    left = re.sub(r"\s+", " ", out).partition("also in report.html: ")[2]
+    assert left.startswith("train, finetuned")
+    assert ("federated is" in left) == (width == 40)
 
 
 def test_a_vertical_that_is_installed_has_its_commands(toy_installed: Path, hetfed) -> None:
@@ -169,10 +172,12 @@ def test_run_without_a_plan_runs_the_sample_into_a_new_folder(
     assert (summary["plan"], summary["rounds"], summary["seed"]) == ("sample", 2, 5)
     assert f"report: {folder / 'report.html'}" in answer.out
     for client in summary["clients"]:
-        values = [number(client[arm]) for arm in ("alone", "federated", "finetuned", "pooled")]
-        assert re.search(
-            rf"^ *{client['name']} .* {' +'.join(map(re.escape, values))} .* {kept(client)} *$", answer.out, flags=re.MULTILINE
-        )
+        values = [number(client[arm], 3) for arm in ("alone", "federated")]
+        counts, gains = client["test_counts"], client["gains"]["federated"]
+        values.insert(0, f"{counts['owners']} ({list(counts['cases'].values())[1]})")
+        values += [interval(client["intervals"]["federated"], 3) or "–", verdict(gains), kept(client)]
+        assert re.search(rf"^ *{client['name']} .*{' .*'.join(map(re.escape, values))} *$", answer.out, flags=re.MULTILINE)
+    assert "too few validation data to choose by: " in answer.out
 
 
 def test_run_takes_a_file_and_goes_on(toy_installed: Path, quick: Path, tmp_path: Path, hetfed) -> None:
@@ -453,16 +458,13 @@ def test_the_package_itself_is_the_command() -> None:
 
 
 def test_words_of_tables() -> None:
-    assert [number(value) for value in (None, float("nan"), 0.123456, 12345.6)] == ["-", "-", "0.1235", "1.235e+04"]
-    assert [signed(value) for value in (0.1, -0.1, float("nan"))] == ["+0.1000", "-0.1000", "-"]
-    assert [kept({"kept": entry}) for entry in (None, {"arm": "finetuned", "value": 0.5})] == ["-", "finetuned"]
-    lower, higher = {"higher_is_better": False}, {"higher_is_better": True}
-    for alone, federated, way, word in (
-        (0.5, 0.6, higher, "yes"),
-        (0.5, 0.6, lower, "no"),
-        (0.6, 0.5, lower, "yes"),
-        (0.5, 0.5, lower, "same"),
-        (None, 0.5, lower, "-"),
-        (0.5, None, higher, "-"),
+    assert [kept({"kept": entry}) for entry in (None, {"arm": "finetuned", "value": 0.5})] == ["–", "finetuned"]
+    for value, low, high, word in (
+        (0.1, 0.01, 0.2, "better"),
+        (-0.1, -0.2, -0.01, "worse"),
+        (0.1, -0.01, 0.2, "no clear difference"),
+        (0.1, None, None, "no clear difference"),
+        (0.0, 0.0, 0.0, "no clear difference"),
+        (None, None, None, "–"),
     ):
-        assert gain({"alone": alone, "federated": federated, **way}) == word
+        assert verdict({"value": value, "low": low, "high": high}) == word

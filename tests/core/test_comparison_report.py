@@ -24,7 +24,8 @@ from hetfed.launch.launcher import Launcher
 from hetfed.launch.workers import OneByOne
 from hetfed.plan import read_plan
 from hetfed.report.comparison import apart, draw_algorithms, spread, write_comparison
-from hetfed.report.words import estimate, number, set_apart, signed, tone
+from hetfed.report.figures import decimals, number, signed
+from hetfed.report.words import estimate, set_apart
 from hetfed.results.about import About
 from hetfed.results.analyse import Estimate, analyse
 
@@ -99,9 +100,11 @@ def test_the_page_and_the_tables_say_what_the_analysis_found(real: Path) -> None
     assert "2 algorithms · 2 seeds · 1 round " in said
     first = table((real / "comparison.md").read_text(encoding="utf-8"), 0)
     assert [cells[0] for cells in first[1:]] == [result.algorithm for result in results]
+    assert first[0][6:8] == ["p", "p corrected"]
     for result, cells in zip(results, first[1:], strict=True):
-        assert f" {result.algorithm} {estimate(result.score)} {signed(result.gain.mean)} " in said
-        assert cells[1:4] == [estimate(result.score), estimate(result.gain, signed), number(result.kept.mean)]
+        assert f" {result.algorithm} {estimate(result.score, 3)} {signed(result.gain.mean)} " in said
+        assert cells[1:4] == [estimate(result.score, 3), estimate(result.gain, 3, signed), number(result.kept.mean, 3)]
+        assert cells[6:8] == [number(result.p, 3), number(result.p_corrected, 3)]
     for place, result in enumerate(results, 1):
         clients = table((real / "comparison.md").read_text(encoding="utf-8"), place)
         assert [cells[0].removesuffix(" (no part)") for cells in clients] == ["client", "b", "a", "c"]
@@ -131,14 +134,15 @@ def test_writing_it_again_from_its_files_gives_the_same_bytes(real: Path, hetfed
 
 def test_losers_are_named_and_chance_is_weighed(tmp_path: Path) -> None:
     said = text(page(tmp_path, two()))
-    assert "Best on average: x, +0.150 against training alone (1 of 2 clients gain). Under it, worse than alone: loser." in said
-    assert "Better than alone beyond chance (p < 0.05, uncorrected): none; worse beyond chance: none." in said
+    assert "Best on average: x, +0.150 against training alone (1 of 2 clients above it)." in said
+    assert "Under it, below alone on the mean: loser; beyond chance: none." in said
+    assert "Better than alone beyond chance (corrected p < 0.05): none; worse beyond chance: none;" in said
     many = [
         row(seed, "a", 0.5, value + seed / 100, algorithm=name) for seed in range(8) for name, value in (("x", 0.6), ("y", 0.3))
     ]
     said = text(page(tmp_path, pd.DataFrame(many)))
-    assert "Under it, no client is worse off." in said
-    assert "Better than alone beyond chance (p < 0.05, uncorrected): x; worse beyond chance: y." in said
+    assert "Under it, below alone on the mean: no client; beyond chance: none." in said
+    assert "Better than alone beyond chance (corrected p < 0.05): x; worse beyond chance: y;" in said
 
 
 def test_where_nothing_can_be_compared_nothing_is_claimed(tmp_path: Path) -> None:
@@ -207,11 +211,20 @@ def test_what_the_plan_sets_is_listed_by_algorithm(tmp_path: Path) -> None:
     assert set_apart({"training": {"lr": 0.5}}) == "training with lr = 0.5"
 
 
-def test_a_gain_that_prints_as_nothing_has_no_colour(tmp_path: Path) -> None:
-    assert [tone(value) for value in (0.0004, -0.0004, 0.0, NAN, 0.0006, -0.0006)] == [*["soft"] * 4, "gain", "loss"]
-    html = page(tmp_path, pd.DataFrame([row(0, "a", 0.5, 0.5004)]))
-    assert html.count('<span class="soft">+0.000</span>') == html.count('<span class="soft">(+0.000)</span>') == 1
-    assert 'class="gain"' not in html
+def test_only_a_gain_beyond_chance_has_a_colour(tmp_path: Path) -> None:
+    html = page(tmp_path, pd.DataFrame([row(seed, "a", 0.5, 0.5 + gain) for seed, gain in enumerate((0.1, 0.12, 0.4))]))
+    assert 'class="gain"' not in html and 'class="loss"' not in html
+    assert html.count('<span class="soft">+0.207</span>') == html.count('<span class="soft">(+0.207)</span>') == 1
+    html = page(tmp_path, pd.DataFrame([row(seed, "a", 0.5, 0.6 + seed / 1000) for seed in range(5)]))
+    assert html.count('<span class="gain">+0.102</span>') == html.count('<span class="gain">(+0.102)</span>') == 1
+
+
+def test_simple_methods_stand_beside_the_arms(tmp_path: Path) -> None:
+    rows = [row(seed, "a", 0.5, 0.6, **{"reference: coin": 0.5 + seed / 10}) for seed in range(3)]
+    out = tmp_path / "out"
+    said = text(page(out, pd.DataFrame(rows)))
+    assert " alone 0.500 coin 0.600 x 0.600 " in said
+    assert table((out / "comparison.md").read_text(encoding="utf-8"), 1) == [["client", "coin"], ["a", "0.600 ± 0.248"]]
 
 
 def test_where_nothing_travels_there_is_no_place_among_bytes(tmp_path: Path) -> None:
@@ -277,7 +290,10 @@ def test_estimates_in_words() -> None:
     assert estimate(Estimate(0.5, 0.125)) == "0.500 ± 0.125"
     assert estimate(Estimate(0.5, NAN)) == "0.500"
     assert estimate(Estimate(NAN, NAN)) == "–"
-    assert estimate(Estimate(0.5, 0.125), signed) == "+0.500 ± 0.125"
+    assert estimate(Estimate(0.5, 0.125), 3, signed) == "+0.500 ± 0.125"
+    # Equal decimals in a column.
+    places = decimals([0.5, 12.25])
+    assert [estimate(Estimate(mean, 0.125), places) for mean in (0.5, 12.25)] == ["0.50 ± 0.12", "12.25 ± 0.12"]
     assert [signed(value) for value in (-0.25, 0.0, NAN)] == ["-0.250", "+0.000", "–"]
 
 

@@ -20,7 +20,7 @@ from hetfed.data import Batch, ClientData, Examples, Spec
 from hetfed.evaluation import Outcome, evaluate
 from hetfed.model import Output
 from hetfed.pooled import OnEpoch, build_pools, fits, kinds_of, tie, train_pooled
-from hetfed.seeding import generator, isolated
+from hetfed.seeding import INITIAL, generator, isolated
 from hetfed.tasks import Classification, Regression
 from hetfed.training import Training
 
@@ -217,7 +217,7 @@ def test_pooled_training_is_plain_pytorch_on_the_joined_data() -> None:
     found = pooled([a, b], [a, b], rounds=1, seed=4)
     points = torch.cat([a.data.train.inputs["point"], b.data.train.inputs["point"]])
     target = torch.cat([a.data.train.target, b.data.train.target])
-    with isolated(4, "pooled a", "initial"):
+    with isolated(4, INITIAL):
         model = toy.Net(2, 4)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     with isolated(4, "pooled a", 1):
@@ -329,3 +329,64 @@ def test_looking_whether_a_model_can_read_other_data_changes_nothing_in_it() -> 
     for pool in pools:
         assert pool.model.encoder[1].num_batches_tracked == 0
         assert pool.model.training
+
+
+def test_each_client_is_judged_by_its_own_metric() -> None:
+    a, b = toy.client("a"), toy.client("b")
+    b = replace(b, task=replace(b.task, metric="accuracy"))
+    found = pooled([a, b], [a, b])
+    assert found["a"].value == found["a"].metrics["AUROC"]
+    assert found["b"].value == found["b"].metrics["accuracy"]
+    assert found["b"].low < found["b"].value < found["b"].high
+
+
+def test_each_client_s_examples_train_by_its_own_loss_and_augmentation_on_one_model() -> None:
+    seen: list[int] = []
+
+    def watch(batch: Batch, chance: torch.Generator) -> Batch:
+        seen.append(len(batch))
+        return batch
+
+    a, b, c = toy.client("a", n=8), replace(toy.client("b", n=6), augment=watch), toy.client("c", n=5)
+    b = replace(b, task=replace(b.task, balanced=True))
+    pools = build_pools([a, b, c], [a, b, c])
+    assert [[client.name for client in pool.clients] for pool in pools] == [["a", "c"], ["b"]]
+    assert pools[0].model is pools[1].model
+    assert [pool.task.balanced for pool in pools] == [False, True]
+    found = pooled([a, b, c], [a, b, c], rounds=2)
+    assert sum(seen) == 2 * 6
+    assert all(outcome.value is not None for outcome in found.values())
+    weighted = [replace(client, task=replace(client.task, balanced=True)) for client in (a, b, c)]
+    assert pooled(weighted, weighted, rounds=2) != found
+
+
+def test_clients_of_a_kind_that_train_otherwise_are_kinds_of_their_own() -> None:
+    clients = [toy.client("a"), toy.client("b"), toy.client("c")]
+    clients[1] = replace(clients[1], training=clients[1].training.model_copy(update={"lr": 0.5}))
+    assert [[client.name for client in kind] for kind in kinds_of(clients)] == [["a", "c"], ["b"]]
+
+
+def test_numbers_that_clients_scale_otherwise_are_learned_and_judged_in_their_unit() -> None:
+    def far(name: str, task: Regression) -> Client:
+        parts = []
+        for split in ("train", "validation", "test"):
+            x = torch.randn(40, 1, generator=generator(name, split))
+            parts.append(Examples({"x": x}, 50 + 10 * x[:, 0], [f"{split}-{i}" for i in range(40)]))
+        training = Training(lr=0.1, batch_size=8)
+        return Client(name, ClientData(*parts), task, lambda spec: Line(), training, kind="line")
+
+    a, b = far("a", Regression(50, 10, metric="RMSE")), far("b", Regression(40, 5, metric="MAE"))
+    found = pooled([a, b], [a, b], rounds=30)
+    assert found["a"].value < 1
+    assert found["b"].value < 1
+
+
+class Line(nn.Module):
+    """A number from a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(1, 1)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Output:
+        return Output(self.head(inputs["x"])[:, 0])

@@ -13,19 +13,22 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from torch.nn import functional as F
 from toy import SAMPLE, ToyVertical
 
 from hetfed.client import Client
+from hetfed.data import Examples
 from hetfed.errors import RunFolderError
 from hetfed.launch.launcher import Launcher
+from hetfed.model import Output
 from hetfed.plan import Plan, read_plan
 from hetfed.report import write_report
 from hetfed.report.facts import ClientFacts, read_facts
+from hetfed.report.figures import change, counted_owners, interval, number, verdict
 from hetfed.report.sent import by_exchange, repeated
-from hetfed.report.words import arm_name, duration, headline, number, setting, size, undefined, verdict
+from hetfed.report.words import arm_name, duration, headline, setting, size, undefined
 from hetfed.results.arms import ARMS
 from hetfed.results.folder import ENVIRONMENT, SUMMARY, RunFolder
-from hetfed.tasks import Metrics
 
 # A client of one class has no AUROC, one with an absurd learning rate sends what the server refuses.
 TROUBLE = """
@@ -48,8 +51,11 @@ class DescribedVertical(ToyVertical):
     def clients(self, plan: Plan, data_dir: Path | None) -> Sequence[Client]:
         """The toy's clients, on data that is said to be generated."""
         about = {"model": "<b>wide</b> & deep"}
-        references = {"coin": Metrics({"AUROC": 1.0})}
-        return [replace(c, about=about, synthetic=True, references=lambda: references) for c in super().clients(plan, data_dir)]
+
+        def references(examples: Examples) -> dict[str, Output]:
+            return {"coin": Output(F.one_hot(examples.target, 2).float())}
+
+        return [replace(c, about=about, synthetic=True, references=references) for c in super().clients(plan, data_dir)]
 
 
 class WithoutPublicInputs(ToyVertical):
@@ -116,9 +122,12 @@ def test_the_page_needs_nothing_but_itself(which: str, request: pytest.FixtureRe
 def test_every_client_is_named_with_its_numbers(plain: RunFolder) -> None:
     text = parse(page(plain)).text
     for client in plain.summary()["clients"]:
-        values = " ".join(f"{client[arm]:.3f}" for arm in ARMS)
-        keeps = arm_name(client["kept"]["arm"])
-        assert re.search(rf" {client['name']} {values} \S* ?(better|worse) by \S+ {keeps} ", text)
+        values = " ".join(f"{client[arm]:.3f} {interval(client['intervals'][arm], 3) or '–'}" for arm in ARMS)
+        gain, keeps = client["gains"]["federated"], arm_name(client["kept"]["arm"])
+        counted = counted_owners(client["test_counts"], "examples")
+        said = f" {client['name']} {values} {verdict(gain)} {change(gain, 3)} {keeps} {client['n_train']} {counted} "
+        assert said in re.sub("[▲▼] ", "", text)
+        assert counted.startswith("20 examples, ")
 
 
 def test_the_page_says_how_many_public_inputs_each_client_holds(plain: RunFolder, tmp_path: Path) -> None:
@@ -162,16 +171,33 @@ def test_a_run_of_before_public_inputs_were_counted_has_its_page(plain: RunFolde
     assert "public inputs" not in write_report(RunFolder(tmp_path / "run")).read_text(encoding="utf-8")
 
 
-def test_the_first_sentence_counts_and_the_losers_are_named(plain: RunFolder) -> None:
-    clients = plain.summary()["clients"]
-    winners = [c["name"] for c in clients if c["federated"] > c["alone"]]
-    losers = [c["name"] for c in clients if c["federated"] < c["alone"]]
-    assert winners and losers, "the toy is meant to have both"
-    sentences = headline(read_facts(plain))
-    assert sentences[0].startswith(f"{len(winners)} of {len(clients)} clients do")
-    assert f"Worse federated than alone: {' and '.join(losers)}." in sentences
-    mean = sum(c["federated"] for c in clients) / len(clients)
+def test_the_first_sentence_names_winners_and_losers_beyond_chance(plain: RunFolder) -> None:
+    facts = read_facts(plain)
+    gains = {"a": chance(0.1, 0.02, 0.2), "b": chance(-0.1, -0.2, -0.02), "c": chance(0.1, -0.02, 0.2)}
+    clients = [ClientFacts({**client.entry, "gains": {"federated": gains[client.name]}}) for client in facts.clients]
+    sentences = headline(replace(facts, clients=clients))
+    assert sentences[0] == "Federated against alone: better at a, worse at b, no clear difference at c."
+    mean = sum(c.entry["federated"] for c in clients) / len(clients)
     assert f"{mean:.3f} federated" in sentences[1]
+
+
+def test_validation_data_that_are_too_few_to_choose_by_are_named(plain: RunFolder, troubled: RunFolder) -> None:
+    summary = plain.summary()
+    for client in summary["clients"]:
+        few = {name: number for name, number in client["validation_counts"]["cases"].items() if number < 10}
+        assert bool(few) == (client["too_few_to_choose"] is not None)
+    assert "lonely (0 examples of " in headline(read_facts(troubled))[-1]
+
+
+def test_a_run_of_before_intervals_were_computed_has_its_page(plain: RunFolder, tmp_path: Path) -> None:
+    shutil.copytree(plain.path, tmp_path / "run")
+    summary = plain.summary()
+    for client in summary["clients"]:
+        for key in ("intervals", "gains", "reference_intervals", "ahead_of_references", "test_counts", "too_few_to_choose"):
+            del client[key]
+    (tmp_path / "run/summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    text = parse(write_report(RunFolder(tmp_path / "run")).read_text(encoding="utf-8")).text
+    assert "every client, alone, federated, fine-tuned and pooled: none was computed" in text
 
 
 def test_plots_lie_beside_the_page_and_have_words_for_those_who_do_not_see_them(plain: RunFolder) -> None:
@@ -191,7 +217,7 @@ def test_table_headers_have_a_scope(troubled: RunFolder) -> None:
 def test_an_undefined_value_is_a_dash_with_its_reason(troubled: RunFolder) -> None:
     text = parse(page(troubled)).text
     assert "all 20 examples are of class 'low'" in text
-    assert re.search(r" lonely – – – – undefined ", text)
+    assert re.search(r" lonely( –){8} – ", text)
     facts = read_facts(troubled)
     assert (
         "lonely, alone, federated, fine-tuned and pooled: AUROC is undefined: all 20 examples are of class 'low'"
@@ -224,9 +250,11 @@ def test_generated_data_is_said_to_be_generated(plain: RunFolder, troubled: RunF
 
 
 def test_a_reference_that_does_better_is_not_hidden(troubled: RunFolder) -> None:
-    sentence = headline(read_facts(troubled))[-1]
-    assert sentence.startswith("A simple reference method does better")
-    assert "Best simple reference" in page(troubled)
+    assert any(said.startswith("A simple reference method does better") for said in headline(read_facts(troubled)))
+    text = parse(page(troubled)).text
+    # It is always right, and so without an interval: nothing varies.
+    assert " Coin " in text
+    assert text.count(" 1.000 – ") >= len(troubled.summary()["clients"]) - 1
 
 
 def test_the_ledger_and_the_rounds_tell_the_same(plain: RunFolder) -> None:
@@ -265,13 +293,25 @@ def entry(**values: Any) -> dict[str, Any]:
 
 def test_where_lower_is_better_less_is_a_gain() -> None:
     client = ClientFacts(entry(references={"last value": {"MAE": 2.5}, "mean": {"MAE": 9.0}, "other": {}}))
-    assert (client.gain, client.best, verdict(client)) == (1.0, 3.0, "better by 1.000")
+    assert client.gain == 1.0
     assert client.reference is not None
     assert client.reference.name == "last value"
-    assert client.behind_reference
-    assert ClientFacts(entry(higher_is_better=True, references={"mean": {"MAE": 2.5}})).behind_reference is False
-    assert verdict(ClientFacts(entry(federated=5.5))) == "worse by 1.500"
-    assert verdict(ClientFacts(entry(federated=None))) == "undefined"
+
+
+def chance(value: float, low: float | None, high: float | None) -> dict[str, Any]:
+    return {"value": value, "low": low, "high": high, "unsure": ""}
+
+
+def test_better_worse_and_the_best_mark_are_for_differences_beyond_chance() -> None:
+    sure, unsure, lost = chance(1.0, 0.2, 1.8), chance(1.0, -0.2, 2.2), chance(-1.0, -1.8, -0.2)
+    assert ClientFacts(entry(gains={"federated": sure})).best == "federated"
+    assert ClientFacts(entry(gains={"federated": unsure})).best is None
+    assert ClientFacts(entry(federated=5.0, gains={"federated": lost})).best == "alone"
+    assert ClientFacts(entry(federated=5.0, gains={"federated": unsure})).best is None
+    assert ClientFacts(entry(pooled=0.1, gains={"federated": sure})).best == "federated"  # nobody can have the pooled one
+    assert ClientFacts(entry(ahead_of_references={"last value": lost})).behind_reference
+    assert not ClientFacts(entry(ahead_of_references={"last value": chance(-1.0, -2.2, 0.2)})).behind_reference
+    assert ClientFacts(entry()).best is None  # a folder of an earlier version
 
 
 def test_clients_in_different_units_are_not_averaged(plain: RunFolder) -> None:

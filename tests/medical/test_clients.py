@@ -154,3 +154,10 @@ def test_an_identity_encoder_that_fits_is_accepted():
 def test_public_data_that_are_not_there_are_a_plan_error(public, message):
     with pytest.raises(PlanError, match=message):
         clients({"data": DATA}, public=public)
+
+
+def test_chance_is_by_patient():
+    (client,) = clients({"data": DATA})
+    assert client.data.owned_by == "patients"
+    for part in (client.data.train, client.data.validation, client.data.test):
+        assert [identity.rpartition("/")[0] for identity in part.ids] == list(part.whose)

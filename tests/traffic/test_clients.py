@@ -88,12 +88,12 @@ def test_metrics_are_in_the_city_s_own_unit(city):
         masked, whole = metrics.values[f"MAE {minutes} min"], metrics.values[f"MAE {minutes} min unmasked"]
         assert (masked < whole) if city == "probes" else masked == pytest.approx(whole, rel=1e-6)
     assert client.task.metric == "MAE 15 min" and not client.task.higher_is_better
-    assert set(client.references()) == {"last value", "historical average", "autoregression"}
+    assert set(client.references(client.data.test)) == {"last value", "historical average", "autoregression"}
 
 
 def test_congestion_is_a_classification_of_sensors():
     (city,) = cities({"data": {**DATA, "predict": "congestion", "history": 10, "examples": 99}, "model": {"features": 16}})
-    assert city.task == Classification(("free", "congested")) and not city.references()
+    assert city.task == Classification(("free", "congested")) and not city.references(city.data.test)
     assert city.data.train.inputs["history"].shape == (99, 10)
     assert city.profile.probe.logits.shape == (2, 2) and city.profile.probe.features.shape == (2, 16)
 
@@ -160,3 +160,11 @@ def test_a_model_that_can_be_is_built(model):
 def test_cities_have_no_public_inputs():
     with pytest.raises(PlanError, match=r"public: cities have no public inputs\. Remove the \[public\] table"):
         cities({"data": DATA}, public={"dataset": "sample-cities"})
+
+
+def test_chance_is_by_day():
+    for extra in ({}, {"predict": "congestion", "history": 10, "examples": 99}):
+        (city,) = cities({"data": {**DATA, **extra}})
+        assert city.data.owned_by == "days"
+        assert [identity[:10] for identity in city.data.test.ids] == list(city.data.test.whose)
+        assert 1 < len(set(city.data.test.whose)) < 10

@@ -23,7 +23,7 @@ from hetfed_traffic.kept import described_city, described_congestion
 from hetfed_traffic.model import CityModel, CongestionModel
 from hetfed_traffic.plan_schema import CityData, CityModelTable
 from hetfed_traffic.preprocessing import CONGESTION, congestion_data, forecasting_data, reading_scale, statistics_of
-from hetfed_traffic.references import reference_metrics
+from hetfed_traffic.references import references
 
 
 def build_clients(plan: Plan, data_dir: Path | None) -> Sequence[Client]:
@@ -93,7 +93,7 @@ def _client(table: ClientTable, seed: int, data_dir: Path | None, given: Series 
         table.training,
         kind=kind,
         about=about,
-        references=partial(reference_metrics, data, forecasting),
+        references=partial(references, data.train, forecasting),
         statistics={f"city.{name}": tensor for name, tensor in statistics.items()},
         columns={"readings": series.sensors},
         unit=series.unit,

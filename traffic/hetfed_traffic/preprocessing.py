@@ -152,7 +152,7 @@ def forecasting_data(series: Series, data: CityData) -> ClientData:
     # Each part by itself: a window over two of them would show a model what it is tested on.
     parts = [_windows(series, levels, span, (data.history, steps, nearest)) for span in spans]
     train, validation, test = parts
-    return ClientData(train, validation, test, _spec(series, data, steps, names))
+    return ClientData(train, validation, test, _spec(series, data, steps, names), "days")
 
 
 def _windows(series: Series, levels: NDArray[np.int64], span: slice, sizes: tuple[int, int, int]) -> Examples:
@@ -170,7 +170,9 @@ def _windows(series: Series, levels: NDArray[np.int64], span: slice, sizes: tupl
     origins = time[history - 1 : history - 1 + count]
     inputs = {"readings": past, "clock": clock_of(origins)}
     at = history - 1 + nearest
-    return Examples(inputs, future, [str(stamp) for stamp in origins], {"level": level[at : at + count]})
+    # Of one day: forecasts a few minutes apart are nearly the same.
+    days = origins.strftime("%Y-%m-%d").tolist()
+    return Examples(inputs, future, [str(stamp) for stamp in origins], {"level": level[at : at + count]}, days)
 
 
 def _no_window(series: Series, steps: int, history: int) -> PlanError:
@@ -256,7 +258,7 @@ def congestion_data(series: Series, data: CityData, seed: int) -> ClientData:
     rng = np.random.default_rng(seed)
     parts = [_thinned(_pairs(series, scaled, congested, span, data.history), data.examples, rng) for span in spans]
     train, validation, test = parts
-    return ClientData(train, validation, test, {"history": data.history, "classes": len(CONGESTION)})
+    return ClientData(train, validation, test, {"history": data.history, "classes": len(CONGESTION)}, "days")
 
 
 def reading_scale(series: Series, data: CityData) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -293,11 +295,12 @@ def _pairs(series: Series, scaled: NDArray[np.float32], congested: NDArray[np.in
         raise _no_window(series, steps, history)
     # Without the last window, which no step follows.
     past = np.lib.stride_tricks.sliding_window_view(scaled[span], history, axis=0)[:-1]
-    target, stamps = congested[span][history:], [str(stamp) for stamp in series.time[span][history:]]
+    target, times = congested[span][history:], series.time[span][history:]
+    stamps, days = [str(stamp) for stamp in times], times.strftime("%Y-%m-%d").tolist()
     rows, sensors = np.nonzero(target != MISSING_LABEL)
     ids = [f"{stamps[row]} {series.sensors[sensor]}" for row, sensor in zip(rows.tolist(), sensors.tolist(), strict=True)]
     inputs = {"history": torch.from_numpy(past[rows, sensors])}
-    return Examples(inputs, torch.from_numpy(target[rows, sensors]), ids)
+    return Examples(inputs, torch.from_numpy(target[rows, sensors]), ids, owners=[days[row] for row in rows.tolist()])
 
 
 def _thinned(examples: Examples, most: int | None, rng: np.random.Generator) -> Examples:

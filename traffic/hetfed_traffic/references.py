@@ -7,22 +7,29 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from hetfed.data import ClientData, Examples
-from hetfed.tasks import Forecasting, Metrics
+from hetfed.data import Examples
+from hetfed.model import Output
+from hetfed.tasks import Forecasting, scaled
 
 SLOTS = 96
 RIDGE = 1.0
 """Keeps the equations solvable where sensors never vary; beside thousands of rows it hardly changes a weight."""
 
 
-def reference_metrics(data: ClientData, task: Forecasting) -> Mapping[str, Metrics]:
-    """Test metrics of the last value, the historical average and an autoregression shared by all sensors."""
+def references(train: Examples, task: Forecasting, examples: Examples) -> Mapping[str, Output]:
+    """What the last value, the historical average and an autoregression shared by all sensors say of `examples`.
+
+    Args:
+        train: what they learn from.
+        task: the question, by whose scales they answer as models do.
+        examples: of any part; their targets are not read.
+    """
     forecasts = {
-        "last value": last_value(data.test, data.train),
-        "historical average": historical_average(data.train, data.test),
-        "autoregression": autoregression(data.train, data.test, task),
+        "last value": last_value(examples, train),
+        "historical average": historical_average(train, examples),
+        "autoregression": autoregression(train, examples, task),
     }
-    return {name: task.metrics_of(forecast, data.test.target) for name, forecast in forecasts.items()}
+    return {name: Output(scaled(forecast, task)) for name, forecast in forecasts.items()}
 
 
 def readings_of(examples: Examples) -> Tensor:

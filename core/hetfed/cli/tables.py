@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Column, Table
+
+from hetfed.report.figures import DASH, case, decimals, interval, number, signed, verdict, weak
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,29 +17,11 @@ if TYPE_CHECKING:
 # Written out, though `hetfed.results.arms` has them: to import that loads torch, and this module is loaded for --help.
 ARMS = ("alone", "federated", "finetuned", "pooled")
 SPARED = {
-    "report.html": ("train", "test", "gains", "pooled", "finetuned", "keeps"),
-    "comparison.md": ("together", "worst client", "kept", "p", "MiB", "gain over alone"),
+    "report.html": ("train", "reference", "finetuned", "pooled", "test", "95 %", "keeps", "federated is"),
+    "comparison.md": ("together", "worst client", "p", "kept", "MiB", "p corrected", "gain over alone"),
 }
 """The columns that a narrow terminal goes without, the first one first, by the file that has them all."""
 UNBOUNDED = 10_000
-
-
-def number(value: float | None) -> str:
-    """A metric in four figures, a dash where it is undefined.
-
-    >>> number(0.87654), number(None)
-    ('0.8765', '-')
-    """
-    return "-" if value is None or isnan(value) else f"{value:.4g}"
-
-
-def signed(value: float) -> str:
-    """A difference with its sign, a dash where it is undefined.
-
-    >>> signed(0.0312), signed(float("nan"))
-    ('+0.0312', '-')
-    """
-    return "-" if isnan(value) else f"{value:+.4f}"
 
 
 def outcome_table(summary: Mapping[str, Any], console: Console) -> Table:
@@ -49,17 +32,51 @@ def outcome_table(summary: Mapping[str, Any], console: Console) -> Table:
         console: whose width decides which columns stay.
     """
     clients = summary["clients"]
+    places = max(decimals(client[arm] for arm in ARMS) for client in clients)
     columns = {
         "client": [client["name"] for client in clients],
         "train": [str(client["n_train"]) for client in clients],
-        "test": [str(client["n_test"]) for client in clients],
-        **{arm: [number(client[arm]) for client in clients] for arm in ARMS},
-        "gains": [gain(client) for client in clients],
+        "test": [_tested(client) for client in clients],
+        **{arm: [number(client[arm], places) for client in clients] for arm in ARMS},
+        "reference": [_reference(client, places) for client in clients],
+        "95 %": [interval(client["intervals"]["federated"], places) or DASH for client in clients],
+        "federated is": [verdict(client["gains"].get("federated")) for client in clients],
         "keeps": [kept(client) for client in clients],
     }
+    if not any(client["references"] for client in clients):
+        del columns["reference"]
     table = _fitted(columns, console, "report.html")
     table.title = f"{summary['plan']}: {_judged_by(clients)}"
+    notes = [f"test: {_owners(clients)}; 95 %: of federated; better or worse than alone only beyond chance"]
+    few = weak(clients)
+    notes += [f"too few validation data to choose by: {', '.join(few)}"] if few else []
+    table.caption = "\n".join([*notes, *([str(table.caption)] if table.caption else [])])
+    table.caption_justify = "left"
     return table
+
+
+def _tested(client: Mapping[str, Any]) -> str:
+    """How many patients or days a client is tested on, and in brackets how many of them of the class that counts."""
+    found = case(client["test_counts"])
+    return str(client["test_counts"]["owners"]) + (f" ({found[1]})" if found else "")
+
+
+def _owners(clients: Sequence[Mapping[str, Any]]) -> str:
+    """What the numbers of the column `test` count."""
+    owned_by = " or ".join(dict.fromkeys(client["owned_by"] for client in clients))
+    cases = dict.fromkeys(found[0] for client in clients if (found := case(client["test_counts"])))
+    return owned_by + (f" (of them {' or '.join(cases)})" if cases else "")
+
+
+def _reference(client: Mapping[str, Any], places: int) -> str:
+    """The best of the simple methods, and its name."""
+    known = {
+        name: found for name, values in client["references"].items() if (found := values.get(client["metric"])) is not None
+    }
+    if not known:
+        return DASH
+    best = (max if client["higher_is_better"] else min)(known, key=lambda name: known[name])
+    return f"{number(known[best], places)} {best}"
 
 
 def _judged_by(clients: Sequence[Mapping[str, Any]]) -> str:
@@ -70,27 +87,13 @@ def _judged_by(clients: Sequence[Mapping[str, Any]]) -> str:
     return "each client's own test metric"
 
 
-def gain(client: Mapping[str, Any]) -> str:
-    """Whether the client does better federated than alone.
-
-    >>> gain({"alone": 4.0, "federated": 3.5, "higher_is_better": False})  # an error that became smaller
-    'yes'
-    """
-    alone, federated = client["alone"], client["federated"]
-    if alone is None or federated is None:
-        return "-"
-    if alone == federated:
-        return "same"
-    return "yes" if (federated > alone) == client["higher_is_better"] else "no"
-
-
 def kept(client: Mapping[str, Any]) -> str:
     """The arm whose model the client keeps, by its own validation data.
 
     >>> kept({"kept": {"arm": "finetuned", "value": 0.8}})
     'finetuned'
     """
-    return "-" if client["kept"] is None else str(client["kept"]["arm"])
+    return DASH if client["kept"] is None else str(client["kept"]["arm"])
 
 
 def comparison_table(results: Sequence[AlgorithmResult], console: Console, *, relative: bool) -> Table:
@@ -123,17 +126,19 @@ def _fitted(columns: Mapping[str, Sequence[str]], console: Console, file: str) -
 
 def _columns(results: Sequence[AlgorithmResult], *, relative: bool) -> dict[str, list[str]]:
     """The cells of every column by its head."""
-    mean = [number(r.score.mean) + ("" if isnan(r.score.half_width) else f" ± {number(r.score.half_width)}") for r in results]
-    gain = {} if relative else {"gain over alone": [signed(r.gain.mean) for r in results]}
+    places = decimals(result.score.mean for result in results)
+    half = [f" ± {number(r.score.half_width, places)}" if number(r.score.half_width) != DASH else "" for r in results]
+    gain = {} if relative else {"gain over alone": [signed(r.gain.mean, places) for r in results]}
     return {
         "algorithm": [r.algorithm for r in results],
-        "mean gain, %" if relative else "mean": mean,
+        "mean gain, %" if relative else "mean": [number(r.score.mean, places) + h for r, h in zip(results, half, strict=True)],
         **gain,
-        "kept": [number(r.kept.mean) for r in results],
-        "worst client": [f"{number(r.worst[1])} {r.worst[0]}" for r in results],
-        "gain": [f"{r.gained}/{r.judged}" for r in results],
-        "p": [number(r.p) for r in results],
-        "together": [number(r.overall) for r in results],
+        "kept": [number(r.kept.mean, places) for r in results],
+        "worst client": [f"{number(r.worst[1], places)} {r.worst[0]}" for r in results],
+        "above": [f"{r.gained}/{r.judged}" for r in results],
+        "p": [number(r.p, 3) for r in results],
+        "p corrected": [number(r.p_corrected, 3) for r in results],
+        "together": [number(r.overall, places) for r in results],
         "MiB": [f"{r.bytes / 2**20:.2f}" for r in results],
     }
 

@@ -17,6 +17,7 @@ from hetfed.launch.launcher import Launcher
 from hetfed.launch.workers import Job, Runner
 from hetfed.plan import Plan
 from hetfed.results.about import ABOUT, About, read_about
+from hetfed.results.analyse import REFERENCE
 from hetfed.results.arms import ALONE, FEDERATED, FINETUNED, POOLED
 from hetfed.results.folder import COMPARISON, PLAN, SUMMARY, RunFolder, folder_of, write_bytes
 from hetfed.run.enrolled import enrolled
@@ -306,4 +307,7 @@ def _row(
         "bytes": sum(summary["communication_bytes"].values()),
         "rounds": summary["rounds"],
         "seconds": summary["turn_seconds"],
+        "n_train": client["n_train"],
+        "n_test": client["n_test"],
+        **{f"{REFERENCE}{name}": values.get(client["metric"]) for name, values in baseline["references"].items()},
     }

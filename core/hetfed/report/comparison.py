@@ -13,12 +13,12 @@ import pandas as pd
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from hetfed.report import words
+from hetfed.report.figures import decimals, signed
 from hetfed.report.html import data_uri, page
 from hetfed.report.markdown import comparison_tables
 from hetfed.report.plots import COLOURS, FAINT, INK, MARKERS, SHIFTS, new_axes, svg
-from hetfed.report.words import signed
 from hetfed.results.about import About
-from hetfed.results.analyse import ROUNDING, AlgorithmResult, Estimate, analyse, comparable
+from hetfed.results.analyse import ROUNDING, AlgorithmResult, Estimate, analyse, beyond_chance, comparable, references
 from hetfed.results.arms import ALONE
 from hetfed.results.folder import SUMMARY, folder_of
 
@@ -49,7 +49,9 @@ def write_comparison(out: Path, frame: pd.DataFrame, about: About) -> Path:
     notes = [*caveats(frame), *apart(results, sharing)]
     variants = {name: words.set_apart(variant) for name, variant in about.variants.items()}
     said = [f"{words.SYNTHETIC} {words.SYNTHETIC_MEANS}", *notes] if synthetic else notes
-    tables = comparison_tables(results, label, relative=relative, notes=said, variants=variants, sharing=sharing)
+    simple = references(frame)
+    more: dict[str, Any] = {"variants": variants, "sharing": sharing, "references": simple}
+    tables = comparison_tables(results, label, relative=relative, notes=said, **more)
     (out / TABLES).write_text(tables, encoding="utf-8")
     pictures = _draw_all(results, label, out / "plots", relative=relative)
     text = page(
@@ -64,8 +66,9 @@ def write_comparison(out: Path, frame: pd.DataFrame, about: About) -> Path:
         better="higher" if relative or frame["higher_is_better"].iloc[0] else "lower",
         sentences=headline(results, relative=relative),
         notes=notes,
-        sharing=sharing,
-        variants=variants,
+        **more,
+        places=decimals(result.score.mean for result in results),
+        beyond_chance=beyond_chance,
         pictures={name: data_uri(picture) for name, picture in pictures.items()},
         silent=[result.algorithm for result in results if not result.bytes],
         left_out=about.left_out,
@@ -115,15 +118,18 @@ def headline(results: Sequence[AlgorithmResult], *, relative: bool) -> list[str]
     unit = " %" if relative else ""
     sentences = [
         f"Best on average: {best.algorithm}, {signed(best.gain.mean)}{unit} against training alone "
-        f"({best.gained} of {best.judged} clients gain)."
+        f"({best.gained} of {best.judged} clients above it)."
     ]
-    losers = [client.client for client in best.clients if client.gain.mean < 0]
-    sentences.append(f"Under it, worse than alone: {words.listing(losers)}." if losers else "Under it, no client is worse off.")
-    ahead = [r.algorithm for r in results if r.gain.mean > 0 and r.p < 0.05]
-    behind = [r.algorithm for r in results if r.gain.mean < 0 and r.p < 0.05]
+    below = [client.client for client in best.clients if client.gain.mean < 0]
+    lost = [client.client for client in best.clients if client.gain.mean < 0 and beyond_chance(client.p_corrected)]
+    beyond = words.listing(lost) or "none"
+    sentences.append(f"Under it, below alone on the mean: {words.listing(below) or 'no client'}; beyond chance: {beyond}.")
+    certain = [result for result in results if beyond_chance(result.p_corrected)]
+    ahead = [result.algorithm for result in certain if result.gain.mean > 0]
+    behind = [result.algorithm for result in certain if result.gain.mean < 0]
     sentences.append(
-        f"Better than alone beyond chance (p < 0.05, uncorrected): {words.listing(ahead) or 'none'}; "
-        f"worse beyond chance: {words.listing(behind) or 'none'}."
+        f"Better than alone beyond chance (corrected p < 0.05): {words.listing(ahead) or 'none'}; "
+        f"worse beyond chance: {words.listing(behind) or 'none'}; of the others there is no clear difference."
     )
     return sentences
 

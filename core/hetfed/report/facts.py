@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from hetfed.errors import RunFolderError
+from hetfed.report.figures import clear, decimals, verdict
 from hetfed.report.sent import Sent, by_exchange, repeated
-from hetfed.results.arms import ARMS
+from hetfed.results.arms import ALONE, ARMS, FEDERATED, OWN_ARMS
 from hetfed.results.folder import ENVIRONMENT, LEDGER, PLAN, ROUNDS
 from hetfed.results.ledger import Ledger
 
@@ -71,14 +72,29 @@ class ClientFacts:
         value: float | None = self.entry[arm]
         return value
 
-    @cached_property
-    def best(self) -> float | None:
-        """The best value of all arms.
+    def interval(self, arm: str) -> Mapping[str, Any] | None:
+        """The 95 % interval of that value: `low`, `high`, and `unsure` where there is none."""
+        # A folder of an earlier version has none.
+        found: Mapping[str, Any] | None = self.entry.get("intervals", {}).get(arm)
+        return found
 
-        The report marks it. It is the best on test data, and no advice on which model to keep.
+    def chance(self, arm: str) -> Mapping[str, Any] | None:
+        """What the arm gains over training alone: `value`, positive where it gains, and its interval; None where neither is
+        known."""
+        found: Mapping[str, Any] | None = self.entry.get("gains", {}).get(arm)
+        return found
+
+    @cached_property
+    def best(self) -> str | None:
+        """The arm that the report marks: the best on test data, where it differs from training alone beyond chance.
+
+        Of training alone that is asked of the federation. It is no advice on which model to keep.
         """
-        values = [value for arm in ARMS if (value := self.value(arm)) is not None]
-        return (max(values) if self.higher_is_better else min(values)) if values else None
+        values = {arm: value for arm in OWN_ARMS if (value := self.value(arm)) is not None}
+        if not values:
+            return None
+        best = (max if self.higher_is_better else min)(values, key=lambda arm: values[arm])
+        return best if clear(self.chance(FEDERATED if best == ALONE else best)) else None
 
     @cached_property
     def gain(self) -> float | None:
@@ -114,12 +130,13 @@ class ClientFacts:
 
     @cached_property
     def behind_reference(self) -> bool:
-        """Whether a simple method does better than the federated model."""
-        federated = self.value("federated")
-        if federated is None or self.reference is None:
-            return False
-        ahead = self.reference.value - federated
-        return ahead > 0 if self.higher_is_better else ahead < 0
+        """Whether a simple method does better than the federated model beyond chance."""
+        return any(verdict(gain) == "worse" for gain in self.entry.get("ahead_of_references", {}).values())
+
+    def row(self, metric: str) -> list[float | None]:
+        """One metric in all arms, then of all references, in the order of `metrics`' tables."""
+        tables = [*(self.entry["metrics"][arm] for arm in ARMS), *self.entry["references"].values()]
+        return [table.get(metric) for table in tables]
 
     @cached_property
     def metrics(self) -> list[str]:
@@ -182,6 +199,16 @@ class Facts:
         A mean over an AUROC and an error in km/h would be a number without a meaning.
         """
         return len({(client.entry["metric"], client.unit) for client in self.clients}) == 1
+
+    @cached_property
+    def references(self) -> list[str]:
+        """The names of the simple methods of all clients."""
+        return list(dict.fromkeys(name for client in self.clients for name in client.entry["references"]))
+
+    @cached_property
+    def places(self) -> int:
+        """How many decimals the metrics of the clients have."""
+        return max(decimals(client.value(arm) for arm in ARMS) for client in self.clients)
 
     @cached_property
     def direction(self) -> str:

@@ -35,11 +35,11 @@ def render(facts: Facts, plots: Mapping[str, str]) -> str:
         count_classes=[exchange["label"] for exchange in exchanges if CLASS_COUNTS in exchange["reveals"]],
         public=words.setting(public) if public else "",
         undefined=words.undefined(facts),
+        unsure=words.unsure(facts),
         outcomes=images[OUTCOMES],
         curves={client.name: images[CURVES.format(client.name)] for client in facts.clients},
         arms=ARMS,
         colours=COLOURS,
         # Rows after the last round are of the last broadcast, which the report explains.
         after_last=bool((facts.rounds["round"] > facts.summary["rounds"]).any()),
-        has_references=any(client.reference for client in facts.clients),
     )

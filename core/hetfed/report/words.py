@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
 
 from rich.filesize import pick_unit_and_suffix
 
 from hetfed.composition import by_reason
 from hetfed.report.facts import ClientFacts, Facts
+from hetfed.report.figures import (
+    DASH,
+    UNCLEAR,
+    change,
+    clear,
+    counted_owners,
+    decimals,
+    interval,
+    number,
+    signed,
+    verdict,
+    weak,
+)
 from hetfed.results.analyse import Estimate
 from hetfed.results.arms import ARMS
 
-DASH = "–"
 SHARELESS = {"mean", "median", "geometric-median"}
 """The kinds of aggregation that have no use for their `share`."""
 SYNTHETIC = "Synthetic data."
@@ -21,36 +34,12 @@ SYNTHETIC_MEANS = (
 )
 
 
-def number(value: float | None) -> str:
-    """A metric in three or four figures, a dash where it is undefined."""
-    if value is None or value != value:  # noqa: PLR0124 (NaN)
+def estimate(value: Estimate, places: int | None = None, form: Callable[..., str] = number) -> str:
+    """A mean and its interval, with so many decimals."""
+    if not isfinite(value.mean):
         return DASH
-    size = abs(value)
-    if size >= 1000:
-        return f"{value:,.0f}"
-    if size > 1:
-        # With #, zeros at the end stay: 12.30 below 12.34 shows that both are known as well.
-        return f"{value:#.4g}"
-    return f"{value:.3f}" if size >= 0.01 or size == 0 else f"{value:.3g}"
-
-
-def signed(value: float) -> str:
-    """A difference with its sign."""
-    return DASH if value != value else f"{value:+.3f}"  # noqa: PLR0124 (NaN)
-
-
-def tone(value: float) -> str:
-    """How a difference is coloured: by what is printed, so that +0.000 is neither a gain nor a loss."""
-    shown = 0.0 if signed(value) == DASH else float(signed(value))
-    return "gain" if shown > 0 else "loss" if shown < 0 else "soft"
-
-
-def estimate(value: Estimate, form: Callable[[float], str] = number) -> str:
-    """A mean and its interval."""
-    if value.mean != value.mean:
-        return DASH
-    interval = "" if value.half_width != value.half_width else f" ± {number(value.half_width)}"
-    return f"{form(value.mean)}{interval}"
+    places = decimals([value.mean]) if places is None else places
+    return form(value.mean, places) + (f" ± {number(value.half_width, places)}" if isfinite(value.half_width) else "")
 
 
 def count(value: int) -> str:
@@ -87,16 +76,6 @@ def arm_name(arm: str | None) -> str:
     return DASH if arm is None else {"finetuned": "fine-tuned"}.get(arm, arm)
 
 
-def verdict(client: ClientFacts) -> str:
-    """The gain in words: better, worse, the same or undefined."""
-    if client.gain is None:
-        return "undefined"
-    if client.gain == 0:
-        return "the same"
-    step = abs(client.gain)
-    return f"{'better' if client.gain > 0 else 'worse'} by {number(step) if step >= 1e-4 else 'less than 0.0001'}"
-
-
 def setting(value: object) -> str:
     """A setting as a person would write it."""
     if isinstance(value, bool):
@@ -124,35 +103,35 @@ def headline(facts: Facts) -> list[str]:
         sentences.append("But no client sent anything that another received: the difference is one of initialisation.")
     if judged and facts.one_metric:
         sentences.append(_mean_sentence(facts))
-    losers = [client.name for client in judged if client.gain is not None and client.gain < 0]
-    if losers:
-        sentences.append(f"Worse federated than alone: {listing(losers)}.")
-    elif judged:
-        sentences.append("No client does worse federated than alone.")
     if any(client.kept for client in facts.clients):
         sentences.append(_kept_sentence(facts))
     behind = [client.name for client in facts.clients if client.behind_reference]
     if behind:
         sentences.append(f"A simple reference method does better than the federated model at {listing(behind)}.")
+    few = weak(facts.summary["clients"])
+    if few:
+        sentences.append(f"Too few validation data to choose a model by: {listing(few)}.")
     return sentences
 
 
 def _count_sentence(facts: Facts) -> str:
-    judged, everyone = len(facts.judged), len(facts.clients)
-    if not judged:
+    """Who does better, who worse, and of whom that cannot be said."""
+    if not facts.judged:
         return "No client can be compared federated and alone."
-    winners = sum(1 for client in facts.judged if client.gain is not None and client.gain > 0)
-    verb = "does" if winners == 1 else "do"
-    sentence = f"{winners} of {judged} client{'s' if judged > 1 else ''} {verb} better federated than alone"
-    return f"{sentence}; {everyone - judged} more cannot be compared." if judged < everyone else f"{sentence}."
+    found = {word: [c.name for c in facts.judged if verdict(c.chance("federated")) == word] for word in ("better", "worse")}
+    unclear = [client.name for client in facts.judged if client.name not in {*found["better"], *found["worse"]}]
+    parts = [f"{word} at {listing(names)}" for word, names in found.items() if names]
+    parts += [f"{UNCLEAR} at {listing(unclear)}"] if unclear else []
+    absent = len(facts.clients) - len(facts.judged)
+    return f"Federated against alone: {', '.join(parts)}{f'; {absent} more cannot be compared' if absent else ''}."
 
 
 def _mean_sentence(facts: Facts) -> str:
     means = facts.means
     metric = f"test {facts.summary['metric']}"
-    words = [f"{number(means.values['federated'])} federated", f"{number(means.values['alone'])} alone"]
-    if means.values["pooled"] is not None:
-        words.append(f"{number(means.values['pooled'])} pooled")
+    places = decimals(means.values.values())
+    arms = [arm for arm in ("federated", "alone", "pooled") if means.values[arm] is not None]
+    words = [f"{number(means.values[arm], places)} {arm}" for arm in arms]
     return f"Mean {metric} ({facts.direction}): {words[0]} vs {' vs '.join(words[1:])}."
 
 
@@ -169,12 +148,35 @@ def _kept_sentence(facts: Facts) -> str:
 
 def undefined(facts: Facts) -> list[str]:
     """Why a value of the main table is a dash; a reason that several arms or clients share is given once."""
+
+    def why(client: ClientFacts, arm: str) -> str | None:
+        """The reason, None where there is a value."""
+        return None if client.value(arm) is not None else str(client.entry["notes"].get(arm, "no reason is recorded"))
+
+    return _reasons(facts, why)
+
+
+def unsure(facts: Facts) -> list[str]:
+    """Why a value of the main table has no interval, likewise."""
+
+    def why(client: ClientFacts, arm: str) -> str | None:
+        """The reason, None where there is an interval, or no value either."""
+        found = client.interval(arm)
+        if client.value(arm) is None or (found is not None and found["low"] is not None):
+            return None
+        return "none was computed" if found is None else f"{found['unsure']}"
+
+    return _reasons(facts, why)
+
+
+def _reasons(facts: Facts, why: Callable[[ClientFacts, str], str | None]) -> list[str]:
     clients: dict[tuple[tuple[str, ...], str], list[str]] = {}
     for client in facts.clients:
         arms: dict[str, list[str]] = {}
         for arm in ARMS:
-            if client.value(arm) is None:
-                arms.setdefault(client.entry["notes"].get(arm, "no reason is recorded"), []).append(arm)
+            reason = why(client, arm)
+            if reason is not None:
+                arms.setdefault(reason, []).append(arm)
         for reason, named in arms.items():
             clients.setdefault((tuple(named), reason), []).append(client.name)
     everyone = len(facts.clients)
@@ -188,7 +190,10 @@ def undefined(facts: Facts) -> list[str]:
 FORMATS = (
     number,
     signed,
-    tone,
+    interval,
+    clear,
+    decimals,
+    counted_owners,
     estimate,
     count,
     counted,
@@ -197,6 +202,7 @@ FORMATS = (
     listing,
     arm_name,
     verdict,
+    change,
     setting,
     by_reason,
 )

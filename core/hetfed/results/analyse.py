@@ -16,6 +16,8 @@ from scipy import stats
 Values = NDArray[np.float64]
 ROUNDING = 1e-6
 """Metrics have six figures: a mean difference below it is none."""
+REFERENCE = "reference: "
+"""Begins the name of a column of comparison.csv that holds a simple method's test metric."""
 GAINS = {"federated": "gain", "kept": "kept_gain", "pooled": "pooled_gain"}
 """The name of what an arm gains over training alone."""
 
@@ -52,6 +54,11 @@ class Estimate:
         return Estimate(float(known.mean()), float(half), tuple(known.tolist()))
 
 
+def beyond_chance(p: float) -> bool:
+    """Whether a difference is one beyond chance, by the corrected test."""
+    return p < 0.05
+
+
 @dataclass(frozen=True)
 class ClientResult:
     """One client under one algorithm: its metric in each arm over the seeds, and what it gains over training alone.
@@ -66,6 +73,7 @@ class ClientResult:
             metric or unit.
         wins: in how many seeds it gains.
         seeds: in how many both are defined.
+        p_corrected: of the corrected test of that gain, see `corrected_p`.
     """
 
     client: str
@@ -76,6 +84,7 @@ class ClientResult:
     gain: Estimate
     wins: int
     seeds: int
+    p_corrected: float
 
 
 @dataclass(frozen=True)
@@ -94,10 +103,11 @@ class AlgorithmResult:
         pooled: the same of pooled training.
         gain: of score over alone.
         worst: the client with the worst mean score, and that score.
-        gained: how many clients have a positive mean gain.
+        gained: how many clients have a positive mean gain, by whatever little.
         judged: of how many clients there is a gain.
         p: of the paired t test of federated against alone over the seeds' means, since clients of one seed are not independent;
             NaN with one seed, or without any difference.
+        p_corrected: the same, corrected for seeds that split the same patients again, see `corrected_p`.
         overall: the median over seeds of the metric on all clients' test data together; NaN where they answer different
             questions.
         bytes: that travelled in a run, the mean over seeds.
@@ -115,6 +125,7 @@ class AlgorithmResult:
     gained: int
     judged: int
     p: float
+    p_corrected: float
     overall: float
     bytes: float
     seconds: float
@@ -175,7 +186,8 @@ def _algorithm(name: str, rows: pd.DataFrame, relative: bool) -> AlgorithmResult
         worst=_worst(judged, float(sign.iloc[0]), relative),
         gained=sum(client.gain.mean > ROUNDING for client in judged),
         judged=len(judged),
-        p=_p_value(gain.values),
+        p=corrected_p(gain.values, 0.0),
+        p_corrected=corrected_p(gain.values, _share(rows[rows["gain"].notna()])),
         overall=_median(rows.groupby("seed")["overall"].first().astype(float)),
         bytes=float(totals["bytes"].mean()),
         seconds=float(totals["seconds"].mean()),
@@ -186,7 +198,14 @@ def _client(name: str, rows: pd.DataFrame) -> ClientResult:
     # A seed without one of the two values tells nothing of a gain: it counts neither as won nor as lost.
     gains = rows["gain"].dropna()
     estimates = {arm: Estimate.of(rows[arm].tolist()) for arm in ("alone", "federated", "kept", "pooled")}
-    return ClientResult(name, **estimates, gain=Estimate.of(gains.tolist()), wins=int((gains > 0).sum()), seeds=len(gains))
+    return ClientResult(
+        name,
+        **estimates,
+        gain=Estimate.of(gains.tolist()),
+        wins=int((gains > 0).sum()),
+        seeds=len(gains),
+        p_corrected=corrected_p(gains.tolist(), _share(rows)),
+    )
 
 
 def _mean_by_seed(rows: pd.DataFrame, column: str) -> Estimate:
@@ -209,8 +228,44 @@ def _worst(clients: Sequence[ClientResult], sign: float, relative: bool) -> tupl
     return worst.client, worst.gain.mean if relative else worst.federated.mean
 
 
-def _p_value(gains: Sequence[float]) -> float:
-    """Of the t test that their mean is zero."""
+def _share(rows: pd.DataFrame) -> float:
+    """Test examples by training examples, all clients together."""
+    # A comparison of an earlier version does not say how many there were.
+    known = len(rows) and {"n_test", "n_train"} <= set(rows.columns)
+    return float(rows["n_test"].sum() / rows["n_train"].sum()) if known else float("nan")
+
+
+def corrected_p(gains: Sequence[float], share: float) -> float:
+    """Of the t test that the mean of gains over seeds is zero, where each seed splits the same patients again.
+
+    Such gains are not independent: their training sets overlap. Instead of the variance by J, the number of seeds, the mean has
+    the variance times (1/J + share) (Nadeau and Bengio 2003). With a share of 0 it is the plain paired t test.
+
+    Args:
+        gains: one for each seed.
+        share: the number of test examples by that of training examples.
+
+    >>> gains = [0.02, 0.03, 0.01, 0.04, 0.02]
+    >>> f"{corrected_p(gains, 0):.3f} {corrected_p(gains, 1 / 3):.3f}"
+    '0.009 0.045'
+    """
     if len(gains) < 2 or not np.ptp(gains):
         return float("nan")
-    return float(stats.ttest_1samp(gains, 0.0).pvalue)
+    error = np.std(gains, ddof=1) * np.sqrt(1 / len(gains) + share)
+    return float(2 * stats.t.sf(abs(np.mean(gains)) / error, len(gains) - 1))
+
+
+def references(frame: pd.DataFrame) -> dict[str, dict[str, Estimate]]:
+    """What simple methods reach at each client over the seeds, by their names; no algorithm changes it.
+
+    Args:
+        frame: comparison.csv, whose columns `reference: <name>` these are.
+    """
+    columns = [column for column in frame.columns if column.startswith(REFERENCE)]
+    # Once a seed and client: the rows of all algorithms say the same.
+    once = frame.drop_duplicates(["seed", "client"])
+    by_client = {str(name): rows for name, rows in once.groupby("client", sort=False)}
+    return {
+        column.removeprefix(REFERENCE): {name: Estimate.of(rows[column].tolist()) for name, rows in by_client.items()}
+        for column in columns
+    }

@@ -31,7 +31,7 @@ LOCK = ".lock"
 """Locked while a process runs in the folder, and left there: who takes away the file of a lock lets two processes in."""
 COMPARISON = "comparison.csv"
 """What tells the folder of a comparison from that of a run."""
-PACKAGES = ("hetfed", "torch", "torchvision", "monai", "numpy", "pandas", "scikit-learn", "torchmetrics", "safetensors")
+PACKAGES = ("hetfed", "torch", "torchvision", "monai", "numpy", "pandas", "scikit-learn", "safetensors")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from hetfed.client import Client
+from hetfed.compared import Compared, Counts
 from hetfed.composition import Enrolment, Step
 from hetfed.evaluation import Outcome
 from hetfed.exchanges import kind_of
@@ -38,11 +39,13 @@ class Results:
         outcomes: of each client by name, and there by arm.
         kept: what each client keeps; None where nobody has trained a model of its.
         overall: the metric on all test data together, by arm; None where it is not defined.
+        compared: each client's models side by side, by its name.
     """
 
     outcomes: Mapping[str, Mapping[str, Outcome]]
     kept: Mapping[str, Kept | None]
     overall: Mapping[str, float | None]
+    compared: Mapping[str, Compared]
 
 
 def summarise(
@@ -66,7 +69,8 @@ def summarise(
         federated: the server's state after the last round.
         results: of all arms.
     """
-    first = clients[0].task
+    metrics = {(client.task.metric, client.task.higher_is_better) for client in clients}
+    metric, higher_is_better = metrics.pop() if len(metrics) == 1 else (None, None)
     return {
         "plan": name,
         "title": plan.title,
@@ -75,8 +79,8 @@ def summarise(
         "public": plan.public,
         "seed": plan.federation.seed,
         "rounds": plan.federation.rounds,
-        "metric": first.metric,
-        "higher_is_better": first.higher_is_better,
+        "metric": metric,
+        "higher_is_better": higher_is_better,
         "synthetic": any(client.synthetic for client in clients),
         "communication_bytes": {
             "up": sum(row.bytes_up for row in federated.rows),
@@ -87,7 +91,7 @@ def summarise(
         "turn_seconds": round(sum(row.seconds for row in federated.rows), 2),
         "participation": plan.participation.model_dump(exclude_defaults=True) | _quorum(plan),
         "exchanges": [_exchange(step, enrolment) for step in enrolment.composition],
-        "clients": [_client(client, results.outcomes[client.name], results.kept[client.name]) for client in clients],
+        "clients": [_client(client, results) for client in clients],
         "overall": _finite_values(results.overall),
     }
 
@@ -113,9 +117,13 @@ def _exchange(step: Step, enrolment: Enrolment) -> dict[str, Any]:
     }
 
 
-def _client(client: Client, outcomes: Mapping[str, Outcome], kept: Kept | None) -> dict[str, Any]:
+def _client(client: Client, results: Results) -> dict[str, Any]:
     absent = Outcome(note="not part of this plan")
+    outcomes, kept = results.outcomes[client.name], results.kept[client.name]
+    compared = results.compared.get(client.name, Compared())
     found = {arm: outcomes.get(arm, absent) for arm in ARMS}
+    data, owned_by = client.data, client.data.owned_by
+    validation, test = (Counts.of(client, part) for part in (data.validation, data.test))
     return {
         "name": client.name,
         "metric": client.task.metric,
@@ -125,22 +133,35 @@ def _client(client: Client, outcomes: Mapping[str, Outcome], kept: Kept | None) 
         "n_train": len(client.data.train),
         "n_validation": len(client.data.validation),
         "n_test": len(client.data.test),
+        "owned_by": owned_by,
+        "validation_counts": asdict(validation),
+        "test_counts": asdict(test),
+        "too_few_to_choose": validation.too_few(owned_by) or None,
         "n_public": None if client.public is None else len(client.public),
         "parameters": client.profile.signature.size,
         **{arm: finite(outcome.value) for arm, outcome in found.items()},
+        "intervals": {arm: _interval(outcome) for arm, outcome in found.items()},
+        "gains": {arm: asdict(gain) for arm, gain in compared.gains.items()},
         "kept": None if kept is None else _kept(kept),
         "validation": {arm: finite(outcome.validation) for arm, outcome in found.items()},
         "validation_loss": {arm: finite(outcome.validation_loss) for arm, outcome in found.items()},
         "notes": {arm: outcome.note for arm, outcome in found.items() if outcome.note},
         "selected_round": {arm: outcome.round for arm, outcome in found.items()},
         "metrics": {arm: _finite_values(outcome.metrics) for arm, outcome in found.items()},
-        "references": {name: _finite_values(metrics.values) for name, metrics in client.references().items()},
+        "references": {name: _finite_values(outcome.metrics) for name, outcome in compared.references.items()},
+        "reference_intervals": {name: _interval(outcome) for name, outcome in compared.references.items()},
+        "ahead_of_references": {name: asdict(gain) for name, gain in compared.ahead.items()},
         "about": dict(client.about),
     }
 
 
 def _kept(kept: Kept) -> dict[str, Any]:
-    return {"arm": in_words(kept.shares), "shares": dict(kept.shares), "value": finite(kept.outcome.value)}
+    value, chance = finite(kept.outcome.value), _interval(kept.outcome)
+    return {"arm": in_words(kept.shares), "shares": dict(kept.shares), "value": value, **chance}
+
+
+def _interval(outcome: Outcome) -> dict[str, Any]:
+    return {"low": outcome.low, "high": outcome.high, "unsure": outcome.unsure}
 
 
 def finite(value: float | None) -> float | None:

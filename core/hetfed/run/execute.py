@@ -13,19 +13,18 @@ from typing import Any
 import pandas as pd
 
 from hetfed.client import Client
-from hetfed.evaluation import Outcome, judge
+from hetfed.evaluation import Outcome
 from hetfed.federation import FederationState
-from hetfed.keeping import in_words, mean_answer, shares_of
-from hetfed.kept.save import Member, save_mean
 from hetfed.payload import Upload
 from hetfed.pooled import kinds_of, train_pooled
 from hetfed.results.arms import ALONE, FEDERATED, FINETUNED, POOLED
 from hetfed.results.folder import LEDGER, ROUNDS, SUMMARY, RunFolder, write_json
 from hetfed.results.ledger import Ledger
-from hetfed.results.summary import Kept, Results, summarise
+from hetfed.results.summary import Results, summarise
 from hetfed.rounds import OnUpload, ask, finalize, run_round
 from hetfed.run.arm import Arm
 from hetfed.run.checkpoint import Checkpoint
+from hetfed.run.keep import keep
 from hetfed.run.prepare import Prepared
 from hetfed.run.progress import Listener
 
@@ -49,7 +48,8 @@ def execute(prepared: Prepared, name: str, folder: RunFolder, listener: Listener
     if table.pooled:
         outcomes[POOLED] = _pool(prepared, folder, listener)
     by_client = {c.name: {arm: found[c.name] for arm, found in outcomes.items()} for c in prepared.clients}
-    kept = {client.name: _keep(client, arms, prepared, folder) for client in prepared.clients}
+    # The pooled model is no candidate: a client could not have it outside of a simulation.
+    ended = {client.name: keep(client, arms, prepared, folder) for client in prepared.clients}
     _write_rounds({name: arm.state for name, arm in arms.items()}, folder)
     summary = summarise(
         name,
@@ -57,7 +57,12 @@ def execute(prepared: Prepared, name: str, folder: RunFolder, listener: Listener
         clients=prepared.clients,
         enrolment=prepared.enrolment,
         federated=arms[FEDERATED].state,
-        results=Results(by_client, kept, {name: arm.overall() for name, arm in arms.items()}),
+        results=Results(
+            by_client,
+            {name: found.kept if found else None for name, found in ended.items()},
+            {name: arm.overall() for name, arm in arms.items()},
+            {name: found.compared for name, found in ended.items() if found},
+        ),
     )
     summary["seconds"] = round(time.perf_counter() - began, 2)
     # Last of all: a folder with a summary is one whose run has ended.
@@ -145,33 +150,6 @@ def _tell(state: FederationState, arm: str, metric: str, listener: Listener) -> 
         if row.failed:
             listener.say(f"round {row.round}: the turn of {row.client} failed: {row.failed}")
     listener.round_done(arm, state.round, values={row.client: row.validation for row in latest}, metric=metric)
-
-
-def _keep(client: Client, arms: Mapping[str, Arm], prepared: Prepared, folder: RunFolder) -> Kept | None:
-    """What a client keeps: the models, what they are, and their predictions on test data are left in the folder.
-
-    None, and nothing is left, where nobody has trained a model of the client's.
-    """
-    task, parts = client.task, (client.data.validation, client.data.test)
-    # The pooled model is no candidate: a client could not have it outside of a simulation.
-    own = {name: arm for name, arm in arms.items() if arm.trained(client.name)}
-    if not own:
-        return None
-    answers = [{name: arm.answer(client.name, part) for name, arm in own.items()} for part in parts]
-    shares = shares_of(prepared.plan.federation.keep, answers[0], task, client.data.validation)
-    validation, test = (mean_answer(shares, answer, task) for answer in answers)
-    members = {
-        name: Member(arm.sites.clients[client.name], arm.models(client.name), arm.extended_by)
-        for name, arm in own.items()
-        if name in shares
-    }
-    # The validation metric of every arm, by which the client could have chosen, and no metric on test data, by which it could
-    # not.
-    judged = {name: judge(answer, task, client.data.validation).value for name, answer in answers[0].items()}
-    about = {"arm": in_words(shares), "validation": judged}
-    save_mean(folder.models / client.name, members, shares, before=prepared.clients, about=about)
-    task.table(test, client.data.test).to_csv(folder.predictions / f"{client.name}.csv", index=False, float_format="%.6g")
-    return Kept(shares, Outcome.of(judge(test, task, client.data.test), 0, judge(validation, task, client.data.validation)))
 
 
 def _pool(prepared: Prepared, folder: RunFolder, listener: Listener) -> dict[str, Outcome]:

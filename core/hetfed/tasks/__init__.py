@@ -2,7 +2,7 @@
 
 from hetfed.compat import prepare_torchvision
 
-prepare_torchvision()  # torchmetrics imports torchvision where it is installed
+prepare_torchvision()  # a script may import torchvision after hetfed
 
 from hetfed.tasks.base import Metrics, Task, loss_if_any  # noqa: E402
 from hetfed.tasks.classification import Classification  # noqa: E402

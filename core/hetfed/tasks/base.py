@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from hetfed.chance import Resamples, Values
 from hetfed.data import Batch, Examples
 from hetfed.model import Output
 
@@ -144,6 +145,22 @@ class Task(Protocol):
             outputs: alike in shape; features are no answer, and are left out.
             shares: of each; their sum is 1. All alike unless given.
         """
+
+    def resampled(self, output: Output, examples: Examples, drawn: Resamples) -> Values:
+        """The value of `metric` in each resample of the examples (resamples,), NaN where it is undefined there."""
+        ...
+
+    def answered(self, examples: Examples) -> Tensor:
+        """Which examples have a target (n,), as far as any of it is known: the others count in no metric."""
+        ...
+
+    def cases(self, examples: Examples) -> Mapping[str, Tensor]:
+        """Of what few examples show little, by name: which examples are of a class, or saw an event (n,); empty for numbers."""
+        ...
+
+    @property
+    def relative(self) -> bool:
+        """Whether answers mean something beside other answers of the same model alone, as risks without a common zero do."""
         ...
 
     def table(self, output: Output, examples: Examples) -> pd.DataFrame:

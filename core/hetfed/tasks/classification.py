@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics.functional import classification as tm
 
+from hetfed.chance import Resamples, Values, auroc, ratio
 from hetfed.data import Batch, Examples
 from hetfed.model import Output
 from hetfed.tasks.base import Metrics, equal_shares
@@ -108,34 +109,66 @@ class Classification:
         """The target itself."""
         return batch.target
 
+    @property
+    def relative(self) -> bool:
+        """No: a class means the same everywhere."""
+        return False
+
     def metrics(self, output: Output, examples: Examples) -> Metrics:
         """AUROC (one against the rest, mean over the classes that occur), accuracy, balanced accuracy, F1 (macro).
 
         Examples whose class is not known count nowhere. AUROC is None where all are of one class.
         """
-        known = examples.target != MISSING
-        probability, target = output.logits[known].softmax(dim=1), examples.target[known]
-        if not known.any():
+        _, target = self._known(output, examples)
+        if not len(target):
             return Metrics(dict.fromkeys(self.METRICS), dict.fromkeys(self.METRICS, "no example has a known class"))
-        # Classes that do not occur in the test data have neither a curve nor a recall, and would enter a mean as zeros.
-        count, present = len(self.names), torch.bincount(target).nonzero().flatten()
-        per_class = tm.multiclass_accuracy(probability, target, count, average="none", validate_args=False)
-        values: dict[str, float | None] = {
-            "accuracy": float(tm.multiclass_accuracy(probability, target, count, average="micro", validate_args=False)),
-            "balanced accuracy": float(per_class[present].mean()),
-            "F1": float(tm.multiclass_f1_score(probability, target, count, average="macro", validate_args=False)),
-        }
-        if len(present) < 2:
-            reason = f"all {len(target)} examples are of class {self.names[int(present[0])]!r}"
-            return Metrics({"AUROC": None, **values}, {"AUROC": reason})
-        one_against_rest = [
-            float(tm.binary_auroc(probability[:, c], (target == c).long(), validate_args=False)) for c in self._judged(present)
-        ]
-        return Metrics({"AUROC": sum(one_against_rest) / len(one_against_rest), **values})
+        once = Resamples.whole(len(examples))
+        values = {name: float(self._measured(name, output, examples, once)[0]) for name in self.METRICS}
+        if math.isnan(values["AUROC"]):
+            reason = f"all {len(target)} examples are of class {self.names[int(target[0])]!r}"
+            return Metrics({**values, "AUROC": None}, {"AUROC": reason})
+        return Metrics(values)
 
-    def _judged(self, present: Tensor) -> list[int]:
-        """With two classes, one curve says it all."""
-        return [1] if len(self.names) == 2 else [int(c) for c in present]
+    def resampled(self, output: Output, examples: Examples, drawn: Resamples) -> Values:
+        """The metric by which models are compared, in each resample (resamples,)."""
+        return self._measured(self.metric, output, examples, drawn)
+
+    def answered(self, examples: Examples) -> Tensor:
+        """The examples of a known class."""
+        return (self._rows(examples) != MISSING).any(dim=1)
+
+    def cases(self, examples: Examples) -> Mapping[str, Tensor]:
+        """The examples of each class."""
+        return {name: (self._rows(examples) == c).any(dim=1) for c, name in enumerate(self.names)}
+
+    def _rows(self, examples: Examples) -> Tensor:
+        """The classes of each example (n, ...) in a row."""
+        return examples.target.flatten(1) if examples.target.ndim > 1 else examples.target[:, None]
+
+    def _known(self, output: Output, examples: Examples) -> tuple[Tensor, Tensor]:
+        """Logits (k, classes) in double precision and classes (k,), of the k targets that are known."""
+        known = examples.target != MISSING
+        return output.logits[known].double(), examples.target[known]
+
+    def _measured(self, name: str, output: Output, examples: Examples, drawn: Resamples) -> Values:
+        """A metric by its name in each resample (resamples,)."""
+        logits, target = self._known(output, examples)
+        drawn = drawn.at((examples.target != MISSING).nonzero()[:, 0].numpy())
+        truth, count = target.numpy(), len(self.names)
+        if name == "AUROC":
+            # With two classes, one curve says it all. A class that does not occur has no curve.
+            judged = [1] if count == 2 else np.unique(truth).tolist()
+            scores = margins(logits).numpy()
+            return _mean([auroc(scores[:, c], truth == c, drawn) for c in judged])
+        # By logits: in single precision a softmax makes equal what is not.
+        said = logits.argmax(dim=1).numpy()
+        right = np.flatnonzero(said == truth)
+        hits, there = drawn.at(right).tally(truth[right], count), drawn.tally(truth, count)
+        if name == "accuracy":
+            return ratio(hits.sum(axis=1), there.sum(axis=1))
+        # Classes that do not occur have no recall, and would enter a mean as zeros.
+        whole = there if name == "balanced accuracy" else (there + drawn.tally(said, count)) / 2
+        return _mean([ratio(hits[:, c], whole[:, c]) for c in range(count)])
 
     def average(self, outputs: Sequence[Output], shares: Sequence[float] | None = None) -> Output:
         """The logarithm of the mean of their probabilities, by logarithms throughout, so that none of them vanishes.
@@ -152,13 +185,32 @@ class Classification:
 
     def table(self, output: Output, examples: Examples) -> pd.DataFrame:
         """One row per example: its id, its class, and the probability of each class."""
-        probability = output.logits.softmax(dim=-1)
+        probability = output.logits.double().softmax(dim=-1)
         frame = pd.DataFrame(
             {"id": list(examples.ids), "target": [self.names[t] if t != MISSING else "" for t in examples.target.tolist()]}
         )
         for index, name in enumerate(self.names):
             frame[f"probability:{name}"] = probability[:, index].numpy()
         return frame
+
+
+def margins(logits: Tensor) -> Tensor:
+    """How far each class is ahead of all others together (n, classes): the logarithm of its odds.
+
+    Its order is that of the softmax, which however makes 1 of every large one.
+
+    >>> margins(torch.tensor([[0.0, 20.0], [0.0, 35.0]]))
+    tensor([[-20.,  20.],
+            [-35.,  35.]])
+    """
+    others = [torch.cat([logits[:, :c], logits[:, c + 1 :]], dim=1) for c in range(logits.shape[1])]
+    return torch.stack([logits[:, c] - rest.logsumexp(dim=1) for c, rest in enumerate(others)], dim=1)
+
+
+def _mean(values: Sequence[Values]) -> Values:
+    """The mean over those classes that have a value in a resample (resamples,)."""
+    known = np.isfinite(values)
+    return ratio(np.where(known, values, 0).sum(axis=0), known.sum(axis=0))
 
 
 def _weight_in_all(target: Tensor, weights: Tensor) -> Tensor:

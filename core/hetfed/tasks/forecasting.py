@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics.functional import mean_absolute_percentage_error
 
+from hetfed.chance import Resamples, Values
 from hetfed.data import Batch, Examples
 from hetfed.model import Output
 from hetfed.tasks.base import Metrics, mean_logits
-from hetfed.tasks.regression import errors, masked_loss
+from hetfed.tasks.regression import any_known, errors, masked_loss, resampled_error
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,25 @@ class Forecasting:
         """The mean of their forecasts."""
         return mean_logits(outputs, shares)
 
+    def resampled(self, output: Output, examples: Examples, drawn: Resamples) -> Values:
+        """The mean absolute error at the nearest horizon in each resample (resamples,)."""
+        steps = min(self.horizons) // self.interval
+        forecast = self.in_unit(output.logits)[:, :steps]
+        return resampled_error("MAE", forecast, examples.target[:, :steps], drawn)
+
+    def answered(self, examples: Examples) -> Tensor:
+        """The times with a known reading."""
+        return any_known(examples.target)
+
+    def cases(self, examples: Examples) -> Mapping[str, Tensor]:
+        """Empty: readings have no classes."""
+        return {}
+
+    @property
+    def relative(self) -> bool:
+        """No: a reading has a unit."""
+        return False
+
     def table(self, output: Output, examples: Examples) -> pd.DataFrame:
         """One row per time and horizon, a target and a forecast column per sensor.
 
@@ -144,4 +163,5 @@ class Forecasting:
 
 def _percentage_error(forecast: Tensor, target: Tensor) -> float | None:
     usable = target >= 1  # false for NaN
-    return 100 * float(mean_absolute_percentage_error(forecast[usable], target[usable])) if usable.any() else None
+    forecast, target = forecast[usable].double(), target[usable].double()
+    return 100 * float(((forecast - target).abs() / target).mean()) if usable.any() else None

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from hetfed.chance import Resamples, Values
 from hetfed.data import Batch, Examples
 from hetfed.model import Output
 from hetfed.tasks.base import Metrics, Task
@@ -107,6 +108,23 @@ class MultiTask:
             for name, (task, _) in self.further.items()
         }
         return replace(self.main.average(outputs, shares), further=further)
+
+    def resampled(self, output: Output, examples: Examples, drawn: Resamples) -> Values:
+        """As in the main task."""
+        return self.main.resampled(output, examples, drawn)
+
+    def answered(self, examples: Examples) -> Tensor:
+        """As in the main task."""
+        return self.main.answered(examples)
+
+    def cases(self, examples: Examples) -> Mapping[str, Tensor]:
+        """As in the main task."""
+        return self.main.cases(examples)
+
+    @property
+    def relative(self) -> bool:
+        """As in the main task."""
+        return self.main.relative
 
     def table(self, output: Output, examples: Examples) -> pd.DataFrame:
         """The predictions of the main task."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hetfed.chance import Resamples, Values, concordance
 from hetfed.data import Batch, Examples
 from hetfed.model import Output
 from hetfed.tasks.base import Metrics, mean_logits
@@ -97,21 +99,33 @@ class Survival:
 
         None where of no two patients it is known who had the event first.
         """
-        # It takes a second to import.
-        from lifelines.utils import concordance_index
-
-        event, time = examples.target.unbind(dim=1)
-        try:
-            # lifelines compares times with times: a high risk is a short one.
-            value = concordance_index(time.numpy(), -output.logits[:, 0].numpy(), event.numpy())
-        # This is how lifelines says that no two patients can be compared.
-        except ZeroDivisionError:
+        (value,) = self.resampled(output, examples, Resamples.whole(len(examples)))
+        if math.isnan(value):
             return Metrics({"C-index": None}, {"C-index": "of no two patients it is known who had the event first"})
         return Metrics({"C-index": float(value)})
 
     def average(self, outputs: Sequence[Output], shares: Sequence[float] | None = None) -> Output:
         """The mean of the logarithms of their risks."""
         return mean_logits(outputs, shares)
+
+    def resampled(self, output: Output, examples: Examples, drawn: Resamples) -> Values:
+        """The C-index in each resample (resamples,)."""
+        known = self.answered(examples).nonzero()[:, 0].numpy()
+        event, time = examples.target.double().numpy()[known].T
+        return concordance(output.logits[:, 0].numpy()[known], event > 0, time, drawn.at(known))
+
+    def answered(self, examples: Examples) -> Tensor:
+        """The patients who were followed."""
+        return ~examples.target.isnan().any(dim=1)
+
+    def cases(self, examples: Examples) -> Mapping[str, Tensor]:
+        """The patients in whom the event was seen."""
+        return {self.event: self.answered(examples) & (examples.target[:, 0] > 0)}
+
+    @property
+    def relative(self) -> bool:
+        """Yes: a risk is known up to a constant, which differs from model to model."""
+        return True
 
     def table(self, output: Output, examples: Examples) -> pd.DataFrame:
         """One row per patient: whether and when the event was seen, and the logarithm of the risk."""
