@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from hetfed.chance import Interval, Metric, Resamples, interval, paired_interval
+from hetfed.chance import Interval, Metric, Resamples, interval, paired_interval, standard_error
 from hetfed.data import ClientData, Examples
 from hetfed.device import CPU, device_of, moved
 from hetfed.model import Output
@@ -180,6 +180,17 @@ def gain_of(output: Output, over: Output, task: Task, examples: Examples) -> Gai
         return Gain(unsure="one of them has no metric")
     chance = paired_interval(one, other, examples.whose)
     return Gain(_figures(more - less), _figures(chance.low), _figures(chance.high), chance.reason)
+
+
+def error_of_gain(output: Output, over: Output, task: Task, examples: Examples) -> float | None:
+    """The standard error of how much better `output` is than `over`, by the same resamples of the examples' owners.
+
+    None where the owners are too few, or the metric is undefined in too many resamples.
+    """
+    if not (_finite(output.logits) and _finite(over.logits)):
+        return None
+    examples, (one, other) = _resampled([output, over], task, examples)
+    return standard_error(one, other, examples.whose)
 
 
 def _resampled(outputs: Sequence[Output], task: Task, examples: Examples) -> tuple[Examples, list[Metric]]:

@@ -14,14 +14,14 @@ from typing import Literal, get_args
 import torch
 
 from hetfed.data import Examples
-from hetfed.evaluation import judge
+from hetfed.evaluation import error_of_gain, judge
 from hetfed.model import Output
 from hetfed.results.arms import ALONE, FEDERATED, OWN_ARMS
 from hetfed.tasks import Task, loss_if_any
 
-Keep = Literal["mean", "mean of two", "validation", "loss", "stacking"]
+Keep = Literal["mean", "mean of two", "validation", "loss", "one standard error", "stacking"]
 """The mean of all arms' predictions, or of those alone and federated; the arm with the best metric, or the least loss, on
-validation data; the shares that fit these best."""
+validation data; federated, unless alone is better there by more than one standard error; the shares that fit these data best."""
 Answers = Mapping[str, Output]
 """What the models of a client predict for its validation examples, by arm."""
 Shares = Mapping[str, float]
@@ -74,6 +74,15 @@ def _least_loss(answers: Answers, task: Task, validation: Examples) -> Shares:
     return {min(answers, key=lambda arm: _loss(answers[arm], task, validation)): 1.0}
 
 
+def _one_standard_error(answers: Answers, task: Task, validation: Examples) -> Shares:
+    """Federated, unless alone is better by more than chance may make it (Breiman et al. 1984 prune trees so)."""
+    if FEDERATED in answers and ALONE in answers:
+        alone, federated = (judge(answers[arm], task, validation).score[0] for arm in (ALONE, FEDERATED))
+        error = error_of_gain(answers[ALONE], answers[FEDERATED], task, validation)
+        return {ALONE if error is not None and alone - federated > error else FEDERATED: 1.0}
+    return {next(iter(answers)): 1.0}
+
+
 def _stacking(answers: Answers, task: Task, validation: Examples) -> Shares:
     """The shares whose mean has the least loss (Wolpert 1992), of the whole tenths from 0 to 1."""
     tenths = 10
@@ -95,6 +104,7 @@ RULES: dict[Keep, Callable[[Answers, Task, Examples], Shares]] = {
     "mean of two": _mean_of_two,
     "validation": _best_metric,
     "loss": _least_loss,
+    "one standard error": _one_standard_error,
     "stacking": _stacking,
 }
 assert set(RULES) == set(get_args(Keep))

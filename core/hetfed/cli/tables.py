@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # Written out, though `hetfed.results.arms` has them: to import that loads torch, and this module is loaded for --help.
 ARMS = ("alone", "federated", "finetuned", "pooled")
 SPARED = {
-    "report.html": ("train", "reference", "finetuned", "pooled", "test", "95 %", "keeps", "federated is"),
+    "report.html": ("train", "reference", "finetuned", "pooled", "test", "95 %", "federated is"),
     "comparison.md": ("together", "worst client", "p", "kept", "MiB", "p corrected", "gain over alone"),
 }
 """The columns that a narrow terminal goes without, the first one first, by the file that has them all."""
@@ -41,7 +41,7 @@ def outcome_table(summary: Mapping[str, Any], console: Console) -> Table:
         "reference": [_reference(client, places) for client in clients],
         "95 %": [interval(client["intervals"]["federated"], places) or DASH for client in clients],
         "federated is": [verdict(client["gains"].get("federated")) for client in clients],
-        "keeps": [kept(client) for client in clients],
+        "kept": [kept(client, places) for client in clients],
     }
     if not any(client["references"] for client in clients):
         del columns["reference"]
@@ -87,13 +87,13 @@ def _judged_by(clients: Sequence[Mapping[str, Any]]) -> str:
     return "each client's own test metric"
 
 
-def kept(client: Mapping[str, Any]) -> str:
-    """The arm whose model the client keeps, by its own validation data.
+def kept(client: Mapping[str, Any], places: int) -> str:
+    """The metric of what the client keeps.
 
-    >>> kept({"kept": {"arm": "finetuned", "value": 0.8}})
-    'finetuned'
+    >>> kept({"kept": {"arm": "mean of federated, alone", "value": 0.8}}, 3)
+    '0.800'
     """
-    return DASH if client["kept"] is None else str(client["kept"]["arm"])
+    return DASH if client["kept"] is None else number(client["kept"]["value"], places)
 
 
 def comparison_table(results: Sequence[AlgorithmResult], console: Console, *, relative: bool) -> Table:

@@ -73,7 +73,7 @@ def listing(names: Sequence[str]) -> str:
 
 def arm_name(arm: str | None) -> str:
     """An arm as people write it."""
-    return DASH if arm is None else {"finetuned": "fine-tuned"}.get(arm, arm)
+    return DASH if arm is None else arm.replace("finetuned", "fine-tuned")
 
 
 def setting(value: object) -> str:
@@ -135,15 +135,24 @@ def _mean_sentence(facts: Facts) -> str:
     return f"Mean {metric} ({facts.direction}): {words[0]} vs {' vs '.join(words[1:])}."
 
 
+def _what(arm: str) -> str:
+    """What is kept as a sentence says it.
+
+    >>> _what("finetuned"), _what("mean of federated, alone")
+    ('the fine-tuned model', 'the mean prediction of federated, alone')
+    """
+    return f"the {arm_name(arm)}".replace("mean of", "mean prediction of") + ("" if "," in arm else " model")
+
+
 def _kept_sentence(facts: Facts) -> str:
     """Who keeps which model, and what that comes to."""
     keepers: dict[str, list[str]] = {}
     for client in facts.clients:
         if client.kept:
             keepers.setdefault(client.kept, []).append(client.name)
-    parts = [f"the {arm_name(arm)} one at {listing(names)}" for arm, names in keepers.items()]
-    mean = "" if facts.means.kept is None else f"; their mean on test data is {number(facts.means.kept)}"
-    return f"The model that each client's own validation data would keep: {', '.join(parts)}{mean}."
+    parts = [f"{_what(arm)} at {listing(names)}" for arm, names in keepers.items()]
+    mean = "" if facts.means.kept is None else f"; on test data this comes to {number(facts.means.kept)} in the mean"
+    return f"What each client keeps: {', '.join(parts)}{mean}."
 
 
 def undefined(facts: Facts) -> list[str]:
