@@ -27,6 +27,7 @@ References = Callable[[Examples], Mapping[str, Output]]
 
 
 def _none(examples: Examples) -> Mapping[str, Output]:
+    """No simple methods."""
     return {}
 
 

@@ -232,7 +232,7 @@ def _equal(one: Tensor | float, other: Tensor | float) -> bool:
 def _figures(value: float | None) -> float | None:
     """`value` in six figures, or None where it is not a finite number.
 
-    Metrics are computed in single precision: what differs beyond that is rounding, and must count neither as a gain nor in the
+    Models compute in single precision: what differs beyond that is rounding, and must count neither as a gain nor in the
     choice of an arm.
     """
     return float(f"{value:.6g}") if value is not None and math.isfinite(value) else None

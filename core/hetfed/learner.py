@@ -160,17 +160,18 @@ class Learner(nn.Module):
             values = torch.from_numpy(np.asarray(self.fitted().predict(columns), dtype=np.float32))
             return Output(((values - self.task.mean) / self.task.scale).view(len(columns), *self.target))
         # Logarithms of probabilities are logits, whose softmax gives the probabilities back.
-        return Output(self._probability(columns).clamp(SURE, 1 - SURE).log())
+        return Output(_unsure(self._probability(columns)).log().float())
 
     def _probability(self, columns: NDArray[np.float64]) -> Tensor:
         """The probability of each class (n, classes)."""
-        estimator, probability = self.fitted(), torch.zeros(len(columns), self.task.class_count)
+        # In double precision, which tells apart what is nearly certain.
+        estimator, probability = self.fitted(), torch.zeros(len(columns), self.task.class_count, dtype=torch.float64)
         if self._only is not None:
             probability[:, self._only] = 1.0
             return probability
         # An estimator has a column for each class that it was fitted on; the others have probability 0.
         classes = torch.from_numpy(np.asarray(estimator.classes_, dtype=np.int64))
-        probability[:, classes] = torch.from_numpy(np.asarray(estimator.predict_proba(columns), dtype=np.float32))
+        probability[:, classes] = torch.from_numpy(np.asarray(estimator.predict_proba(columns), dtype=np.float64))
         return probability
 
     def fitted(self) -> Any:
@@ -223,3 +224,14 @@ class Learner(nn.Module):
         # In the order of the modalities' names, so that the order in a plan changes nothing.
         flat = torch.cat([inputs.get(name, absent[name]).flatten(1) for name in sorted(self.inputs)], dim=1)
         return cast("NDArray[np.float64]", flat.nan_to_num().double().numpy())
+
+
+def _unsure(probability: Tensor) -> Tensor:
+    """Probabilities at least SURE from 0 and 1; those nearer than twice that are moved, and stay in their order.
+
+    >>> _unsure(torch.tensor([0.0, 1e-4, 0.3, 0.9999, 1.0], dtype=torch.float64))
+    tensor([0.0010, 0.0010, 0.3000, 0.9990, 0.9990], dtype=torch.float64)
+    """
+    # Not by clamp: what it makes equal can no longer be ranked.
+    low = torch.where(probability < 2 * SURE, SURE + probability / 2, probability)
+    return torch.where(low > 1 - 2 * SURE, 1 - SURE - (1 - low) / 2, low)

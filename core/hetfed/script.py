@@ -28,6 +28,7 @@ from hetfed.kept.model import KeptModel
 from hetfed.participation import Participation
 from hetfed.plan import ClientTable, ExchangeTable, FederationTable, Plan, client_table, named_algorithm, validate
 from hetfed.report import write_report
+from hetfed.report.figures import counted_owners, verdict
 from hetfed.results.arms import ARMS
 from hetfed.results.folder import ROUNDS, RunFolder
 from hetfed.results.ledger import LEDGER_COLUMNS, Ledger
@@ -133,17 +134,40 @@ class Result:
         """One row per client: its metric, the value on its test data in each arm, the model that it keeps.
 
         `metric` has the unit in brackets, as in "MAE (km/h)". `keeps` is the arm of the model in `models`. Arms that did not
-        run have no column; a value that is undefined is NaN, and `summary` has the reason. `n_test` counts test examples.
+        run have no column; a value that is undefined is NaN, and `summary` has the reason. `n_test` counts test examples;
+        `chance` says how sure the figures are.
         """
         clients = self.summary["clients"]
         arms = [arm for arm in ARMS if any(client[arm] is not None for client in clients)]
         columns: dict[str, list[Any]] = {
             "metric": [client["metric"] + (f" ({client['unit']})" if client["unit"] else "") for client in clients],
-            **{arm: [math.nan if client[arm] is None else client[arm] for client in clients] for arm in arms},
+            **{arm: [_known(client[arm]) for client in clients] for arm in arms},
             "keeps": [client["kept"]["arm"] if client["kept"] else None for client in clients],
             "n_test": [client["n_test"] for client in clients],
         }
         return pd.DataFrame(columns, index=pd.Index([client["name"] for client in clients], name="client"))
+
+    def chance(self) -> pd.DataFrame:
+        """One row per client: the federated test metric and its gain over training alone, each with its 95 % interval.
+
+        A gain is positive where federated is better, whichever way the metric goes. `federated_is` says "better" or "worse"
+        only where the interval of the gain holds no zero; an interval that there is not is NaN. `test` counts patients, not
+        their examples.
+        """
+        rows = []
+        for client in self.summary["clients"]:
+            found, gain = client["intervals"]["federated"], client["gains"].get("federated")
+            rows.append(
+                {
+                    "test": counted_owners(client["test_counts"], client["owned_by"]),
+                    "federated": _known(client["federated"]),
+                    **{end: _known(found[end]) for end in ("low", "high")},
+                    "gain": _known(gain and gain["value"]),
+                    **{f"gain_{end}": _known(gain and gain[end]) for end in ("low", "high")},
+                    "federated_is": verdict(gain),
+                }
+            )
+        return pd.DataFrame(rows, index=pd.Index([client["name"] for client in self.summary["clients"]], name="client"))
 
     @property
     def rounds(self) -> pd.DataFrame:
@@ -191,6 +215,10 @@ class Result:
 
     def _repr_html_(self) -> str:
         return self.table().to_html(float_format="{:.4g}".format)
+
+
+def _known(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _read(file: Path) -> pd.DataFrame:

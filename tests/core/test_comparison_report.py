@@ -134,7 +134,7 @@ def test_writing_it_again_from_its_files_gives_the_same_bytes(real: Path, hetfed
 
 def test_losers_are_named_and_chance_is_weighed(tmp_path: Path) -> None:
     said = text(page(tmp_path, two()))
-    assert "Best on average: x, +0.150 against training alone (1 of 2 clients above it)." in said
+    assert "Ahead on average: x, +0.150 against training alone, no clear difference (1 of 2 clients above it)." in said
     assert "Under it, below alone on the mean: loser; beyond chance: none." in said
     assert "Better than alone beyond chance (corrected p < 0.05): none; worse beyond chance: none;" in said
     many = [
@@ -149,7 +149,7 @@ def test_where_nothing_can_be_compared_nothing_is_claimed(tmp_path: Path) -> Non
     frame = pd.DataFrame([row(seed, client, None, 0.5) for seed in (0, 1) for client in "ab"])
     said = text(page(tmp_path, frame))
     assert "No client can be compared federated and alone." in said
-    assert "Best on average" not in said
+    assert "Ahead on average" not in said
     assert table((tmp_path / "comparison.md").read_text(encoding="utf-8"), 0)[1][:3] == ["x", "–", "–"]
 
 
@@ -253,7 +253,7 @@ def test_in_differing_units_gains_are_in_per_cent(tmp_path: Path) -> None:
     lower = {"metric": "MAE", "higher_is_better": False, "pooled": 1.0}
     frame = pd.DataFrame([row(0, "a", 10.0, 8.0, unit="km/h", **lower), row(0, "b", 2.0, 2.2, unit="mph", **lower)])
     said = text(page(tmp_path, frame))
-    assert "Best on average: x, +5.000 % against training alone" in said
+    assert "Ahead on average: x, +5.000 % against training alone" in said
     assert "Mean gain over training alone, %; higher is better. Pooled: 70.00." in said
     assert " 8.000 (+20.000) 2.200 (-10.000) " in said
     head = table((tmp_path / "comparison.md").read_text(encoding="utf-8"), 0)[0]

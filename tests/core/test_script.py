@@ -149,6 +149,15 @@ def test_kept_models_predict_what_the_run_predicted(result: hf.Result) -> None:
         assert result.models[client.name].about["arm"] == result.table().loc[client.name, "keeps"]
 
 
+def test_what_chance_does_to_the_figures_is_a_table_too(result: hf.Result) -> None:
+    found = result.chance()
+    assert set(found["test"]) == {"20 examples, 10 of 'high'"}
+    for name, row in found.iterrows():
+        assert row["federated"] == result.table().loc[name, "federated"]
+        assert row["gain"] == pytest.approx(row["federated"] - result.table().loc[name, "alone"], abs=1e-5)
+        assert (row["federated_is"] == "no clear difference") == (not (row["gain_low"] > 0 or row["gain_high"] < 0))
+
+
 def test_arms_and_fine_tuning_can_be_left_out() -> None:
     only = federate(arms=(), finetune=0, rounds=1)
     assert list(only.table().columns) == ["metric", "federated", "keeps", "n_test"]

@@ -116,8 +116,9 @@ def headline(results: Sequence[AlgorithmResult], *, relative: bool) -> list[str]
     if not best.judged:
         return ["No client can be compared federated and alone."]
     unit = " %" if relative else ""
+    sure = "" if beyond_chance(best.p_corrected) else ", no clear difference"
     sentences = [
-        f"Best on average: {best.algorithm}, {signed(best.gain.mean)}{unit} against training alone "
+        f"Ahead on average: {best.algorithm}, {signed(best.gain.mean)}{unit} against training alone{sure} "
         f"({best.gained} of {best.judged} clients above it)."
     ]
     below = [client.client for client in best.clients if client.gain.mean < 0]

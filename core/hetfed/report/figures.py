@@ -108,10 +108,10 @@ def counted_owners(counts: Mapping[str, Any], owned_by: str) -> str:
     """How many patients or days a figure is from, and how many of them of the class that counts.
 
     >>> counted_owners({"owners": 24, "cases": {"benign": 15, "malignant": 9}}, "patients")
-    '24 patients, 9 malignant'
+    "24 patients, 9 of 'malignant'"
     """
     found = case(counts)
-    return f"{counts['owners']:,} {owned_by}" + (f", {found[1]:,} {found[0]}" if found else "")
+    return f"{counts['owners']:,} {owned_by}" + (f", {found[1]:,} of {found[0]!r}" if found else "")
 
 
 def weak(clients: Iterable[Mapping[str, Any]]) -> list[str]:

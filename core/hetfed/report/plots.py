@@ -43,7 +43,7 @@ def draw_all(facts: Facts, folder: Path) -> dict[str, str]:
 
 
 def outcomes(facts: Facts) -> str:
-    """A row per client, a dot per arm; a bar marks the best simple reference.
+    """A row per client, a dot per arm with its interval; a bar marks the best simple reference.
 
     Where clients differ in metric or unit one axis cannot hold them, so every value is divided by that of the client alone.
 
@@ -60,6 +60,11 @@ def outcomes(facts: Facts) -> str:
             axes.hlines(row, min(values), max(values), color=FAINT, linewidth=3, zorder=1)
     for arm, colour in COLOURS.items():
         known = _points([client.value(arm) for client in clients], scales, SHIFTS[arm])
+        for row, client in enumerate(clients):
+            between = client.interval(arm)
+            if between and between["low"] is not None and scales[row]:
+                low, high = (between[end] / scales[row] for end in ("low", "high"))
+                axes.hlines(row + SHIFTS[arm], low, high, color=colour, linewidth=0.9, alpha=0.6, zorder=1.5)
         _dots(axes, known, marker=MARKERS[arm], color=colour, label=arm_name(arm), s=46, edgecolors="white", linewidths=0.8)
     known = _points([client.reference.value if client.reference else None for client in clients], scales)
     _dots(axes, known, marker="|", color=INK, label="best reference", s=120, linewidths=1.8)

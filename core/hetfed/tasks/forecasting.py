@@ -129,7 +129,8 @@ class Forecasting:
     def resampled(self, output: Output, examples: Examples, drawn: Resamples) -> Values:
         """The mean absolute error at the nearest horizon in each resample (resamples,)."""
         steps = min(self.horizons) // self.interval
-        forecast = self.in_unit(output.logits)[:, :steps]
+        # Cut first: a city's forecasts are many.
+        forecast = self.in_unit(output.logits[:, :steps])
         return resampled_error("MAE", forecast, examples.target[:, :steps], drawn)
 
     def answered(self, examples: Examples) -> Tensor:
