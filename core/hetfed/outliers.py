@@ -19,10 +19,12 @@ from hetfed.payload import Declaration, Merged, Payload
 
 LONGEST = 8.0
 """Times the median length of the changes in a round; honest clients of all shipped plans stay below 5."""
-AGAINST = 1.5
-"""How far a change may undo the mean change of the others, which is 1; honest clients of all shipped plans stay below 0.5."""
+AGAINST = 0.5
+"""How far a change may go against the way of the others, in median lengths; honest clients of all shipped plans stay below 0.2."""
 FEWEST = 3
 """Of two uploads that differ, nobody can say which is the outlier."""
+FEWEST_AGAINST, SIZE_AGAINST = 4, 1000
+"""Uploads, and numbers in each, from which on directions are looked at: fewer honest ones point anywhere."""
 TOGETHER = 32
 """So many uploads at most are held and looked at side by side, in the order of their clients' names."""
 STRIDE = 2**20
@@ -39,13 +41,12 @@ def outliers(changes: Mapping[str, Mapping[str, Tensor]], bases: Mapping[str, Ma
     >>> honest = {name: {"w": torch.tensor([1.0, value])} for name, value in (("a", 0.1), ("b", 0.3), ("c", -0.2))}
     >>> outliers({**honest, "d": {"w": torch.tensor([-10.0, 0.0])}}, {})
     {'d': "its change is 9.7 times as long as the median of the round's"}
-    >>> outliers({**honest, "d": {"w": torch.tensor([-2.0, 0.0])}}, {})
-    {'d': "its change goes 1.9 times the median length of the round's against the way of the others"}
     """
     names, found = sorted(changes), dict[str, str]()
     products = _products([changes[name] for name in names], [bases.get(name, {}) for name in names])
     # The worst goes first, and the rest is looked at anew: an outlier is no measure for the others.
-    while len(names) >= FEWEST and (worst := _worst(products)):
+    size = sum(tensor.numel() for tensor in changes[names[0]].values())
+    while len(names) >= FEWEST and (worst := _longest(products) or (_against(products) if size >= SIZE_AGAINST else None)):
         at, reason = worst
         found[names.pop(at)] = reason
         kept = [i for i in range(len(products)) if i != at]
@@ -68,27 +69,37 @@ def _products(changed: list[Mapping[str, Tensor]], bases: list[Mapping[str, Tens
     return products
 
 
-def _worst(products: Tensor) -> tuple[int, str] | None:
-    """The change that breaks a limit by most, by its place, and how; None where none does."""
-    lengths = products.diagonal().sqrt()
-    # Of an even count the lower one: half of the uploads may then be outliers of length.
-    usual = float(lengths.sort().values[(len(lengths) - 1) // 2])
-    # Where most send no change, any change would be an outlier.
-    if not usual:
-        return None
+def _longest(products: Tensor) -> tuple[int, str] | None:
+    """The longest change, by its place, where it is too long, and the reason."""
+    lengths, usual = _lengths(products)
     at = int(lengths.argmax())
-    times = float(lengths[at]) / usual
-    if times > LONGEST:
-        return at, f"its change is {times:.2g} times as long as the median of the round's"
+    # Where most send no change, any change would be too long.
+    if not usual or float(lengths[at]) <= LONGEST * usual:
+        return None
+    return at, f"its change is {float(lengths[at]) / usual:.2g} times as long as the median of the round's"
+
+
+def _against(products: Tensor) -> tuple[int, str] | None:
+    """The change that goes most against the way of the others, by its place, where it goes too far, and the reason."""
+    lengths, usual = _lengths(products)
+    if not usual or len(lengths) < FEWEST_AGAINST:
+        return None
     # Cut to the usual length, so that a long one does not decide where the others go.
     shares = (usual / lengths.clamp(min=usual)) * (1 - torch.eye(len(lengths), dtype=torch.float64))
     others = ((shares @ products) * shares).sum(dim=1).clamp(min=0).sqrt()
-    # How far each goes along the way that the others go together; where they go nowhere, no way is wrong.
+    # Along the way that the others go together; where they go nowhere, no way is wrong.
     along = torch.where(others > 0, (shares * products).sum(dim=1) / others.clamp(min=math.ulp(0.0)), 0.0) / usual
     at = int(along.argmin())
-    if float(along[at]) < -AGAINST:
-        return at, f"its change goes {-float(along[at]):.2g} times the median length of the round's against the way of the others"
-    return None
+    if float(along[at]) >= -AGAINST:
+        return None
+    return at, f"its change goes {-float(along[at]):.2g} times the median length of the round's against the way of the others"
+
+
+def _lengths(products: Tensor) -> tuple[Tensor, float]:
+    """The length of each change, and their median."""
+    lengths = products.diagonal().sqrt()
+    # Of an even count the lower one: half of the uploads may then be outliers.
+    return lengths, float(lengths.sort().values[(len(lengths) - 1) // 2])
 
 
 class Merger(Protocol):

@@ -49,6 +49,7 @@ def test_an_entry_says_what_left(tmp_path: Path) -> None:
             "client": "ä",
             "exchange": "shared-parameters",
             "tensors": {"head.weight": ["float32", [2, 3]], "n": ["int64", []]},
+            "weight": 24.0,
             "bytes": len(sent.encoded),
             "sha256": hashlib.sha256(sent.encoded).hexdigest(),
             "accepted": True,
