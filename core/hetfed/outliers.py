@@ -40,7 +40,7 @@ def outliers(changes: Mapping[str, Mapping[str, Tensor]], bases: Mapping[str, Ma
 
     >>> honest = {name: {"w": torch.tensor([1.0, value])} for name, value in (("a", 0.1), ("b", 0.3), ("c", -0.2))}
     >>> outliers({**honest, "d": {"w": torch.tensor([-10.0, 0.0])}}, {})
-    {'d': "its change is 9.7 times as long as the median of the round's"}
+    {'d': "its change is 9.8 times as long as the median of the round's"}
     """
     names, found = sorted(changes), dict[str, str]()
     products = _products([changes[name] for name in names], [bases.get(name, {}) for name in names])

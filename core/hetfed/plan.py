@@ -89,6 +89,7 @@ class FederationTable(Table):
         finetune: rounds in which each client trains its federated model by itself; 0 for none.
         alone: whether everybody is trained alone, too.
         pooled: whether each kind of model is trained on everybody's data, too.
+        pseudonyms: whether tables of predictions name examples by pseudonyms, under a key that is written nowhere.
 
     >>> FederationTable(algorithm="fedavg").algorithm.name
     'fedavg'
@@ -103,6 +104,7 @@ class FederationTable(Table):
     finetune: NonNegativeInt = 3
     alone: bool = True
     pooled: bool = True
+    pseudonyms: bool = False
 
 
 class ExchangeTable(OpenTable):

@@ -128,7 +128,7 @@ def test_private_tensors_never_stand_there(folder: Path, entries: list[dict[str,
 
 
 def test_the_ledger_holds_no_number_of_a_tensor(folder: Path) -> None:
-    keys = {"round", "sent", "client", "exchange", "tensors", "bytes", "sha256", "accepted", "refused"}
+    keys = {"round", "sent", "client", "exchange", "tensors", "weight", "bytes", "sha256", "accepted", "refused"}
     for line in (folder / "ledger.jsonl").read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
         assert set(entry) == keys

@@ -144,9 +144,9 @@ def of_so_many(minimum_count: int) -> str:
     """Which classes are told of, as it follows a declaration's words.
 
     >>> of_so_many(5)
-    ' of which it has at least 5'
+    ', if it has at least 5 of it'
     """
-    return f" of which it has at least {minimum_count}" if minimum_count > 1 else ""
+    return f", if it has at least {minimum_count} of it" if minimum_count > 1 else ""
 
 
 def told(counts: Tensor, minimum_count: int) -> Tensor:

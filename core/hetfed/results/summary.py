@@ -60,6 +60,7 @@ def summarise(
         "algorithm": enrolment.composition.name,
         "public": plan.public,
         "seed": plan.federation.seed,
+        "pseudonyms": plan.federation.pseudonyms,
         "rounds": plan.federation.rounds,
         "metric": first.metric,
         "higher_is_better": first.higher_is_better,

@@ -20,6 +20,7 @@ from hetfed.pooled import kinds_of, train_pooled
 from hetfed.results.arms import ALONE, FEDERATED, FINETUNED, OWN_ARMS, POOLED, kept_arm
 from hetfed.results.folder import LEDGER, ROUNDS, SUMMARY, RunFolder, write_json
 from hetfed.results.ledger import Ledger
+from hetfed.results.pseudonyms import pseudonyms
 from hetfed.results.summary import Results, summarise
 from hetfed.rounds import finalize, run_round
 from hetfed.run.arm import Arm
@@ -56,7 +57,7 @@ def execute(prepared: Prepared, name: str, folder: RunFolder, listener: Listener
     # The pooled model is no candidate: a client could not have it outside of a simulation.
     kept = {c.name: kept_arm(by_client[c.name], higher_is_better=c.task.higher_is_better) for c in prepared.clients}
     for client, arm in kept.items():
-        _leave_model(client, arms[arm or FEDERATED], by_client[client], prepared.clients, folder)
+        _leave_model(client, arms[arm or FEDERATED], by_client[client], prepared, folder)
     _write_rounds({name: arm.state for name, arm in arms.items()}, folder)
     summary = summarise(
         name,
@@ -106,16 +107,18 @@ def _tell(state: FederationState, arm: str, metric: str, listener: Listener) -> 
     listener.round_done(arm, state.round, values={row.client: row.validation for row in latest}, metric=metric)
 
 
-def _leave_model(name: str, arm: Arm, outcomes: Mapping[str, Outcome], before: Sequence[Client], folder: RunFolder) -> None:
+def _leave_model(name: str, arm: Arm, outcomes: Mapping[str, Outcome], prepared: Prepared, folder: RunFolder) -> None:
     """The model that a client keeps, what it is, and its predictions on test data."""
     client, best = arm.sites.clients[name], arm.selected(name)
     # The validation metric of every arm, by which the client could have chosen, and no metric on test data, by which it could
     # not.
     validation = {arm: outcome.validation for arm, outcome in outcomes.items() if arm in OWN_ARMS}
     about = {"arm": arm.name, "validation": validation}
-    save_model(folder.models / name, client, best, composition=arm.extended_by, before=before, about=about)
+    save_model(folder.models / name, client, best, composition=arm.extended_by, before=prepared.clients, about=about)
     client.module.load_state_dict(best)
     table = client.task.table(predict(client.module, client.data.test), client.data.test)
+    if prepared.plan.federation.pseudonyms:
+        table["id"] = pseudonyms(table["id"])
     table.to_csv(folder.predictions / f"{name}.csv", index=False, float_format="%.6g")
 
 
