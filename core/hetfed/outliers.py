@@ -1,8 +1,8 @@
 """Outliers: uploads of a round whose change is far larger than the others' changes, or goes far against them.
 
-A mean follows whoever shouts loudest. So the server looks at the uploads of a round side by side before it takes their mean, and
-refuses those that no client which trains as the others do would send. It sees changes, their lengths and directions, and nothing
-else; what keeps to both limits is harmless, since it moves the mean little.
+A mean follows whoever shouts loudest. So the server looks at the uploads of a round side by side before it takes their mean,
+and refuses those that no client which trains as the others do would send. It looks at the lengths of changes and at their
+directions; what keeps to both limits moves the mean little.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hetfed.payload import Declaration, Merged, Payload
 LONGEST = 8.0
 """Times the median length of the changes in a round; honest clients of all shipped plans stay below 5."""
 AGAINST = 0.5
-"""How far a change may go against the way of the others, in median lengths; honest clients of all shipped plans stay below 0.2."""
+"""How far a change may go against the way of the others, in median lengths; honest clients of shipped plans stay below 0.2."""
 FEWEST = 3
 """Of two uploads that differ, nobody can say which is the outlier."""
 FEWEST_AGAINST, SIZE_AGAINST = 4, 1000
@@ -61,9 +61,7 @@ def _products(changed: list[Mapping[str, Tensor]], bases: list[Mapping[str, Tens
         parts = [tensors[name].flatten().split(STRIDE) for tensors in changed]
         before = [base[name].flatten().split(STRIDE) if name in base else () for base in bases]
         for i in range(len(parts[0])):
-            rows = [
-                part[i].double() - (start[i].double() if start else 0.0) for part, start in zip(parts, before, strict=True)
-            ]
+            rows = [part[i].double() - (start[i].double() if start else 0.0) for part, start in zip(parts, before, strict=True)]
             stacked = torch.stack(rows)
             products += stacked @ stacked.T
     return products

@@ -2,15 +2,18 @@
 
     python tests/benchmarks/byzantine.py --seeds 3
 
-prints a table for a document. The data are scikit-learn's handwritten digits, which come with it, unevenly dealt to eight clients; the
-model is a network of one hidden layer with batch normalisation; FedAvg, 20 rounds. A cell is the mean test accuracy of the server's model
-over the honest clients. Hostile clients know everything: the uploads of the others, and the server's model.
+prints a table for a document. The data are scikit-learn's handwritten digits, which come with it, unevenly dealt to eight
+clients; the model is a network of one hidden layer with batch normalisation; FedAvg, 15 rounds. A cell is the mean test
+accuracy of the server's model over the honest clients. Hostile clients know everything: the uploads of the others, and the
+server's model.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from statistics import fmean
 
 import torch
@@ -31,7 +34,7 @@ from hetfed.seeding import generator
 from hetfed.server_optimizer import ServerOptimizer
 from hetfed.turn import Report, Round
 
-CLIENTS, HOSTILE, ROUNDS, LABEL = 8, ("c", "f"), 20, "shared-parameters"
+CLIENTS, HOSTILE, ROUNDS, LABEL = 8, ("c", "f"), 15, "shared-parameters"
 Tensors = Mapping[str, Tensor]
 Attack = Callable[[list[Tensors], Tensors, torch.Generator], Tensors]
 """From the honest uploads and the server's tensors to what a hostile client sends."""
@@ -49,7 +52,10 @@ def mean(sent: list[Tensors]) -> dict[str, Tensor]:
 
 def noise(honest: list[Tensors], base: Tensors, chance: torch.Generator) -> Tensors:
     """Random weights of standard deviation 1; variances stay what they may be."""
-    return {n: torch.randn(t.shape, generator=chance).abs() if below(n) else torch.randn(t.shape, generator=chance) for n, t in base.items()}
+    return {
+        n: torch.randn(t.shape, generator=chance).abs() if below(n) else torch.randn(t.shape, generator=chance)
+        for n, t in base.items()
+    }
 
 
 def sideways(honest: list[Tensors], base: Tensors, chance: torch.Generator) -> Tensors:
@@ -108,10 +114,16 @@ RULES: dict[str, Aggregation] = {
 }
 
 
+@cache
+def digits() -> tuple[Tensor, Tensor]:
+    """Images (1797, 64) and the digits on them (1797,)."""
+    found = load_digits()
+    return torch.tensor(found.data / 16, dtype=torch.float32), torch.tensor(found.target)
+
+
 def clients(seed: int) -> list[hf.Client]:
     """Eight of them, no two with the same number of examples or the same mix of digits."""
-    found = load_digits()
-    inputs, target = torch.tensor(found.data / 16, dtype=torch.float32), torch.tensor(found.target)
+    inputs, target = digits()
     chance = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(target), generator=chance)
     # Each digit is dealt by shares of its own.
@@ -138,9 +150,13 @@ def trained(client: hf.Client, start: Tensors, chance: torch.Generator) -> dict[
     """What a client makes of the server's tensors: two passes over its data, without what a turn does besides."""
     model = new_model()
     model.load_state_dict(dict(start), strict=False)
-    optimizer, inputs, target = torch.optim.Adam(model.parameters(), lr=3e-3), client.data.train.inputs["x"], client.data.train.target
+    optimizer, inputs, target = (
+        torch.optim.Adam(model.parameters(), lr=5e-3),
+        client.data.train.inputs["x"],
+        client.data.train.target,
+    )
     for _ in range(2):
-        for rows in torch.randperm(len(target), generator=chance).split(32):
+        for rows in torch.randperm(len(target), generator=chance).split(64):
             optimizer.zero_grad()
             if len(rows) > 1:
                 torch.autograd.backward(nn.functional.cross_entropy(model(inputs[rows]), target[rows]))
@@ -159,9 +175,15 @@ def accuracy(seed: int, attack: Attack | None, rule: Aggregation, server: Server
     def engine(orders: Iterable[Order], this: Round) -> Iterator[tuple[str, Reply]]:
         """Honest turns; then those of the hostile clients, who have seen what the others send."""
         starts = {order.client: Payload.decode(order.inbox[LABEL]).tensors for order in orders}
-        sent = {n: trained(members[n], t, generator(seed, n, this.number)) for n, t in starts.items() if attack is None or n not in HOSTILE}
+        sent = {
+            n: trained(members[n], t, generator(seed, n, this.number))
+            for n, t in starts.items()
+            if attack is None or n not in HOSTILE
+        }
         for name in HOSTILE if attack else ():
-            sent[name] = dict(attack([sent[n] for n in sent if n not in HOSTILE], starts[name], generator(seed, name, this.number, "attack")))
+            sent[name] = dict(
+                attack([sent[n] for n in sent if n not in HOSTILE], starts[name], generator(seed, name, this.number, "attack"))
+            )
         for name, tensors in sent.items():
             yield name, Reply({LABEL: Payload(tensors, len(members[name].data.train)).encoded}, Report())
 
@@ -175,26 +197,26 @@ def accuracy(seed: int, attack: Attack | None, rule: Aggregation, server: Server
     return fmean(float((model(test.inputs["x"]).argmax(dim=1) == test.target).float().mean()) for test in tests)
 
 
-def table(attacks: Mapping[str, Attack | None], rules: Mapping[str, Aggregation], seeds: int, server: ServerOptimizer | None) -> str:
-    """The mean accuracy over the seeds, attacks down and rules across, in Markdown."""
-    lines = ["| attack | " + " | ".join(rules) + " |", "|---|" + "---|" * len(rules)]
+def table(
+    attacks: Mapping[str, Attack | None], rules: Mapping[str, Aggregation], seeds: int, server: ServerOptimizer | None
+) -> None:
+    """The mean accuracy over the seeds, attacks down and rules across, in Markdown; each row is written when it is known."""
+    sys.stdout.write("| attack | " + " | ".join(rules) + " |\n|---|" + "---|" * len(rules) + "\n")
     for name, attack in attacks.items():
-        cells = (fmean(accuracy(seed, attack, rule, server) for seed in range(seeds)) for rule in rules.values())
-        lines.append(f"| {name} | " + " | ".join(f"{cell:.3f}" for cell in cells) + " |")
-        print(lines[-1], flush=True)
-    return "\n".join(lines)
+        cells = [fmean(accuracy(seed, attack, rule, server) for seed in range(seeds)) for rule in rules.values()]
+        sys.stdout.write(f"| {name} | " + " | ".join(f"{cell:.3f}" for cell in cells) + " |\n")
+        sys.stdout.flush()
 
 
 def main() -> None:
-    """The table, and how attacks just below the limits and a server's optimiser fare."""
+    """Both tables: the rules; and a server's optimiser, which never forgets one large change."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=3)
     seeds = parser.parse_args().seeds
-    everything = {"none": None, **ATTACKS, **JUST_BELOW}
-    print("| attack | " + " | ".join(RULES) + " |\n|---|" + "---|" * len(RULES))
-    table(everything, RULES, seeds, None)
-    print()
-    table({"none": None, "values of 100": huge}, {"mean, FedAdam": RULES["mean"]}, seeds, ServerOptimizer("adam", lr=0.01))
+    table({"none": None, **ATTACKS, **JUST_BELOW}, RULES, seeds, None)
+    sys.stdout.write("\n")
+    rules = {f"{name}, FedAdam": RULES[name] for name in ("mean", "mean, outliers accepted")}
+    table({"none": None, "values of 100": huge}, rules, seeds, ServerOptimizer("adam", lr=0.01))
 
 
 if __name__ == "__main__":

@@ -40,10 +40,11 @@ def main() -> None:
         reasons["accepted" if reason is None else "refused"] += 1
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     largest = max(len(sample.sent.encoded) for sample in found)
-    print(
-        f"{options.count:,} mutated payloads of {len(found)} kinds: {reasons['refused']:,} refused, {reasons['accepted']:,} accepted, "
+    sys.stdout.write(
+        f"{options.count:,} mutated payloads of {len(found)} kinds: {reasons['refused']:,} refused, "
+        f"{reasons['accepted']:,} accepted, "
         f"each as declared; no error; {time.process_time() - began:.0f} s; memory grew by {grown / 1024:.1f} MiB at most "
-        f"(the largest upload has {largest / 1024:.1f} KiB)"
+        f"(the largest upload has {largest / 1024:.1f} KiB)\n"
     )
 
 

@@ -23,8 +23,8 @@ from hetfed.plan import named_algorithm
 from hetfed.rounds import _receive
 
 EXTREMES: tuple[Any, ...] = (
-    0, 1, -1, 2**15, 2**31 - 1, 2**31, 2**53, 2**62, 2**63, 2**64, 10**400, 1e308, 0.5, True, None, "", "x", "F64", "1_000", [], {},
-    [0], [2**63, 0], [2**31, 2**31, 0], [1] * 70,
+    0, 1, -1, 2**15, 2**31 - 1, 2**31, 2**53, 2**62, 2**63, 2**64, 10**400, 1e308, 0.5, True, None, "", "x", "F64", "1_000", [],
+    {}, [0], [2**63, 0], [2**31, 2**31, 0], [1] * 70,
 )  # fmt: skip
 
 
@@ -38,7 +38,9 @@ class Sample:
     def receive(self, encoded: bytes) -> Upload:
         """What the server makes of other bytes in its place."""
         mine = self.sent
-        return _receive(self.federation, InFlight(mine.client, mine.exchange, encoded, mine.sent, mine.due, mine.base), mine.sent)
+        return _receive(
+            self.federation, InFlight(mine.client, mine.exchange, encoded, mine.sent, mine.due, mine.base), mine.sent
+        )
 
 
 def samples() -> list[Sample]:
@@ -119,7 +121,9 @@ def doubled(encoded: bytes, chance: random.Random) -> bytes:
 def extreme_values(encoded: bytes, chance: random.Random) -> bytes:
     """Four bytes of the values become a NaN, an infinity, a huge number, or any."""
     at = len(encoded) - 4 * chance.randrange(1, 40)
-    value = chance.choice((b"\x00\x00\xc0\x7f", b"\x00\x00\x80\xff", b"\xff\xff\x7f\x7f", b"\x00\x00\x7a\xc4", chance.randbytes(4)))
+    value = chance.choice(
+        (b"\x00\x00\xc0\x7f", b"\x00\x00\x80\xff", b"\xff\xff\x7f\x7f", b"\x00\x00\x7a\xc4", chance.randbytes(4))
+    )
     return encoded[:at] + value + encoded[at + 4 :] if at > 8 else encoded
 
 

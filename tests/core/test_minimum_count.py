@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import toy
 import torch
+import toy
 from rich.console import Console
 
 from hetfed.composition import compose
@@ -37,7 +37,9 @@ def test_a_class_of_one_patient_is_not_sent(kind: type[Exchange]) -> None:
     payload = kind().upload(context)
     counts = next(tensor for name, tensor in payload.tensors.items() if "counts" in name)
     assert counts.tolist() == [9.0, 0.0]
-    assert not any(torch.allclose(row, alone) for t in payload.tensors.values() if t.ndim == 2 for row in t if len(row) == len(alone))
+    assert not any(
+        torch.allclose(row, alone) for t in payload.tensors.values() if t.ndim == 2 for row in t if len(row) == len(alone)
+    )
     kind().declare(client.profile).check(payload, client.profile.examples)
     # Who asks for it sends it: the mean of one is that one's feature.
     counts = next(t for name, t in kind(minimum_count=1).upload(context).tensors.items() if "counts" in name)
@@ -64,7 +66,9 @@ def test_a_declaration_says_which_classes_are_told_of() -> None:
 def test_predictions_name_patients_by_pseudonyms_on_request(tmp_path: Path) -> None:
     tables = {}
     for setting in ("false", "true"):
-        plan = read_plan(toy.SAMPLE.replace("rounds = 3", f"rounds = 1\nalone = false\npooled = false\npseudonyms = {setting}"), "toy")
+        plan = read_plan(
+            toy.SAMPLE.replace("rounds = 3", f"rounds = 1\nalone = false\npooled = false\npseudonyms = {setting}"), "toy"
+        )
         Launcher(toy.ToyVertical(), Console(quiet=True)).run(plan, "toy", tmp_path / setting)
         tables[setting] = pd.read_csv(tmp_path / setting / "predictions" / "a.csv", dtype={"id": str})
     plain, hidden = tables["false"], tables["true"]

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import pytest
-import toy
 import torch
+import toy
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -94,8 +94,9 @@ def hostile(change: Callable[[Tensor], Tensor], name: str = "b") -> Engine:
                     label: replace(p, tensors={k: t if k == "counts" else change(t) for k, t in p.tensors.items()}).encoded
                     for label, p in sent.items()
                 }
-                turn = replace(turn, outbox=outbox)
-            yield client, turn
+                yield client, replace(turn, outbox=outbox)
+            else:
+                yield client, turn
 
     return engine
 
@@ -130,7 +131,9 @@ def test_a_server_that_cannot_look_accepts_them_and_a_robust_rule_sees_to_them_i
 def test_outliers_may_be_accepted_where_no_mean_is_taken_and_a_robust_rule_may_not_be_set() -> None:
     clients = [toy.client(name) for name in "abc"]
     _, sent = toy.federate(
-        clients, compose(Step(ControlVariates(), aggregation=Aggregation(outliers="accept"))), engine=hostile(lambda t: t + 1000)
+        clients,
+        compose(Step(ControlVariates(), aggregation=Aggregation(outliers="accept"))),
+        engine=hostile(lambda t: t + 1000),
     )
     assert not any(upload.refused for upload in sent)
     with pytest.raises(PlanError, match="takes no mean"):

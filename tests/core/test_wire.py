@@ -6,8 +6,8 @@ import json
 import struct
 
 import pytest
-import toy
 import torch
+import toy
 
 from hetfed import wire
 from hetfed.composition import Step, compose
@@ -95,7 +95,9 @@ def test_a_header_has_its_own_limit_beside_many_values() -> None:
             declared.check_size(encoded)
 
 
-@pytest.mark.parametrize("encoded", [spelled('{"__metadata__":null}', b""), spelled(tensor(shape=[2**63, 0], data_offsets=[0, 0]), b"")])
+@pytest.mark.parametrize(
+    "encoded", [spelled('{"__metadata__":null}', b""), spelled(tensor(shape=[2**63, 0], data_offsets=[0, 0]), b"")]
+)
 def test_such_bytes_do_not_end_a_run(encoded: bytes) -> None:
     def engine(jobs: object, this: object) -> object:
         for name, turn in toy.local(jobs, this):
@@ -113,13 +115,26 @@ def test_such_bytes_do_not_end_a_run(encoded: bytes) -> None:
         {"left": torch.zeros(10, 10**6), "right": torch.zeros(10**6, 10), "shape": torch.tensor([10, 10], dtype=torch.int32)},
         {"whole": torch.zeros(10, 10, dtype=torch.int64), "scale": torch.ones(1)},
         {"whole": torch.zeros(10, 10, dtype=torch.int8), "scale": torch.ones(1, dtype=torch.bool)},
-        {"at": torch.tensor([3, 3], dtype=torch.int32), "values": torch.ones(2), "shape": torch.tensor([10, 10], dtype=torch.int32)},
+        {
+            "at": torch.tensor([3, 3], dtype=torch.int32),
+            "values": torch.ones(2),
+            "shape": torch.tensor([10, 10], dtype=torch.int32),
+        },
         {"at": torch.tensor([3.0, 4.0]), "values": torch.ones(2), "shape": torch.tensor([10, 10], dtype=torch.int32)},
         {"at": torch.tensor([3], dtype=torch.int32), "values": torch.ones(1), "shape": torch.tensor([10.0, 10.0])},
     ],
-    ids=["72 MB for a small matrix", "wide numbers", "a scale of truth", "a place twice", "places between", "a shape of fractions"],
+    ids=[
+        "72 MB for a small matrix",
+        "wide numbers",
+        "a scale of truth",
+        "a place twice",
+        "places between",
+        "a shape of fractions",
+    ],
 )
-def test_a_compressed_tensor_is_no_larger_than_itself_and_of_the_dtypes_that_a_client_sends(parts: dict[str, torch.Tensor]) -> None:
+def test_a_compressed_tensor_is_no_larger_than_itself_and_of_the_dtypes_that_a_client_sends(
+    parts: dict[str, torch.Tensor],
+) -> None:
     with pytest.raises(PayloadRefused, match="cannot be decompressed"):
         decode({f"w~{name}": part for name, part in parts.items()}, {"w": (10, 10)})
 

@@ -23,7 +23,11 @@ def render(facts: Facts, plots: Mapping[str, str]) -> str:
     images = {name: data_uri(svg) for name, svg in plots.items()}
     exchanges = facts.summary["exchanges"]
     # Only where an exchange works on public inputs: else the plan's [public] table had no effect.
-    public = facts.summary.get("public") if any("public inputs" in told for exchange in exchanges for told in exchange["reveals"]) else None
+    public = (
+        facts.summary.get("public")
+        if any("public inputs" in told for exchange in exchanges for told in exchange["reveals"])
+        else None
+    )
     return page(
         TEMPLATE,
         facts=facts,
