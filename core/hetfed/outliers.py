@@ -31,12 +31,15 @@ STRIDE = 2**20
 """Numbers of each upload that are looked at at once, in double precision."""
 
 
-def outliers(changes: Mapping[str, Mapping[str, Tensor]], bases: Mapping[str, Mapping[str, Tensor]]) -> dict[str, str]:
+def outliers(
+    changes: Mapping[str, Mapping[str, Tensor]], bases: Mapping[str, Mapping[str, Tensor]], *, directions: bool = True
+) -> dict[str, str]:
     """The names of the clients whose change is an outlier, and the reason.
 
     Args:
         changes: the tensors of each upload by the client's name, of the same names and shapes.
         bases: what each is a change of, by the client's name; what is missing there counts as zeros.
+        directions: whether they are looked at too, and not lengths alone.
 
     >>> honest = {name: {"w": torch.tensor([1.0, value])} for name, value in (("a", 0.1), ("b", 0.3), ("c", -0.2))}
     >>> outliers({**honest, "d": {"w": torch.tensor([-10.0, 0.0])}}, {})
@@ -45,8 +48,8 @@ def outliers(changes: Mapping[str, Mapping[str, Tensor]], bases: Mapping[str, Ma
     names, found = sorted(changes), dict[str, str]()
     products = _products([changes[name] for name in names], [bases.get(name, {}) for name in names])
     # The worst goes first, and the rest is looked at anew: an outlier is no measure for the others.
-    size = sum(tensor.numel() for tensor in changes[names[0]].values())
-    while len(names) >= FEWEST and (worst := _longest(products) or (_against(products) if size >= SIZE_AGAINST else None)):
+    directions &= sum(tensor.numel() for tensor in changes[names[0]].values()) >= SIZE_AGAINST
+    while len(names) >= FEWEST and (worst := _longest(products) or (_against(products) if directions else None)):
         at, reason = worst
         found[names.pop(at)] = reason
         kept = [i for i in range(len(products)) if i != at]
@@ -127,10 +130,12 @@ class Limits:
     Args:
         declared: the declarations by client name.
         base: what a client's upload is a change of, by its name; no tensors where it stands by itself.
+        directions: false where an upload may be late: it lacks what the others have gone since, and seems to go back.
     """
 
     declared: Mapping[str, Declaration]
     base: Callable[[str], Mapping[str, Tensor]]
+    directions: bool = True
 
     def outliers(self, uploads: Mapping[str, Payload]) -> dict[str, str]:
         """The names of the clients whose upload is an outlier among those that hold the same tensors, and the reason."""
@@ -144,7 +149,7 @@ class Limits:
                 rules = self.declared[names[0]].tensors.items()
                 looked = [key for key, rule in rules if rule.dtype.is_floating_point and not rule.whole]
                 changes = {name: {key: uploads[name].tensors[key] for key in looked} for name in names}
-                found |= outliers(changes, {name: self.base(name) for name in names})
+                found |= outliers(changes, {name: self.base(name) for name in names}, directions=self.directions)
         return found
 
 

@@ -154,7 +154,8 @@ class _Incoming:
                 sent = step.exchange.broadcast(server, state, self._federation.peers[name])
             return {} if sent is None else sent.tensors
 
-        limits = Limits(declared, base) if step.refuses_outliers else None
+        directions = not self._federation.participation.asynchronous
+        limits = Limits(declared, base, directions) if step.refuses_outliers else None
         weights = {name: declared[name].weight for name in asked if step.includes(name)}
         return Merging(step.exchange, server, weights, limits, partial(self._verdict, step.label))
 

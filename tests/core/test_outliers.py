@@ -76,6 +76,15 @@ def test_of_two_uploads_nobody_can_tell_and_few_numbers_point_anywhere() -> None
     assert set(outliers({**small, "e": {"w": torch.tensor([-100.0, -0.5])}}, {})) == {"e"}
 
 
+def test_where_uploads_may_be_late_lengths_count_alone() -> None:
+    """A late upload lacks what the others have gone since, and seems to go back."""
+    sent = honest(6)
+    sent["000"] = {"w": -sent["000"]["w"]}
+    assert set(outliers(sent, {})) == {"000"}
+    assert outliers(sent, {}, directions=False) == {}
+    assert set(outliers({**sent, "001": {"w": 90 * sent["001"]["w"]}}, {}, directions=False)) == {"001"}
+
+
 def test_where_most_change_nothing_nobody_is_an_outlier() -> None:
     still = {name: {"w": torch.zeros(SIZE)} for name in "abc"}
     assert outliers({**still, "d": {"w": torch.ones(SIZE)}}, {}) == {}
