@@ -149,7 +149,9 @@ class Limits:
                 rules = self.declared[names[0]].tensors.items()
                 looked = [key for key, rule in rules if rule.dtype.is_floating_point and not rule.whole]
                 changes = {name: {key: uploads[name].tensors[key] for key in looked} for name in names}
-                found |= outliers(changes, {name: self.base(name) for name in names}, directions=self.directions)
+                # What stands by itself goes no way: honest predictions and class means may well be opposite.
+                directions = self.directions and self.declared[names[0]].relative in ("broadcast", "change")
+                found |= outliers(changes, {name: self.base(name) for name in names}, directions=directions)
         return found
 
 

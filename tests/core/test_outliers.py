@@ -150,7 +150,7 @@ def test_outliers_may_be_accepted_where_no_mean_is_taken_and_a_robust_rule_may_n
 
 
 def judged(names: list[str], told: dict[str, str | None]) -> Judged:
-    declared = dict.fromkeys(names, Declaration({"w": TensorRule((SIZE,))}, weight=1.0))
+    declared = dict.fromkeys(names, Declaration({"w": TensorRule((SIZE,))}, weight=1.0, relative="change"))
     limits = Limits(declared, lambda name: {})
     return Judged(AddUp(len(names), dict.fromkeys(names, 1.0), mean=True), names, limits, told.__setitem__)
 
@@ -187,3 +187,12 @@ def test_the_order_of_arrival_changes_no_verdict_and_no_bit(order: list[str]) ->
     assert torch.equal(one.tensors["w"], other.tensors["w"])
     assert words == again
     assert words["003"] and "005" not in words
+
+
+def test_of_what_stands_by_itself_lengths_count_alone() -> None:
+    """Honest predictions and class means may well be opposite."""
+    sent = {name: Payload(change) for name, change in honest(6).items()}
+    sent["000"] = Payload({"w": -sent["000"].tensors["w"]})
+    for relative, expected in (("change", {"000"}), ("nothing", set())):
+        declared = dict.fromkeys(sent, Declaration({"w": TensorRule((SIZE,))}, relative=relative))
+        assert set(Limits(declared, lambda name: {}).outliers(sent)) == expected
