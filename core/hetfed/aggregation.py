@@ -33,6 +33,8 @@ class Aggregation:
         kind: the way of merging.
         share: of the uploads that may be faulty: cut off at both ends by "trimmed-mean", allowed for by the Krum rules. Above
             0, at least one upload of three or more.
+        outliers: whether uploads whose change is far larger than the others', or goes far against them, are refused before a
+            "mean" is taken (`hetfed.outliers`). "accept" is for servers that cannot look at single uploads.
 
     >>> uploads = [Payload({"w": torch.tensor([value])}) for value in (1.0, 2.0, 900.0)]
     >>> Aggregation()(uploads)["w"], Aggregation("median")(uploads)["w"]
@@ -41,6 +43,7 @@ class Aggregation:
 
     kind: Kind = "mean"
     share: float = Field(default=0.2, ge=0, lt=0.5)
+    outliers: Literal["refuse", "accept"] = "refuse"
 
     def __call__(self, payloads: Sequence[Payload]) -> dict[str, Tensor]:
         """One tensor per name, from one payload or more.

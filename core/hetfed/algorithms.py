@@ -227,25 +227,27 @@ def feddf(temperature: float = 1.0, epochs: int = 20, lr: float = 1e-3) -> Compo
     return compose(DistilledParameters(temperature=temperature, epochs=epochs, lr=lr))
 
 
-def fedproto(weight: float = 1.0, mean: Literal["counted", "equal"] = "counted") -> Composition:
+def fedproto(weight: float = 1.0, mean: Literal["counted", "equal"] = "counted", minimum_count: int = 5) -> Composition:
     """Class means of features are shared and pull every client's features together (FedProto, Tan et al. 2022).
 
     Args:
         weight: of the pull in the local loss.
         mean: "counted" weighs a client's class mean by its count; "equal" does not.
+        minimum_count: a class of which a client has fewer training examples is not told of.
     """
-    return compose(Prototypes(weight=weight, mean=mean))
+    return compose(Prototypes(weight=weight, mean=mean, minimum_count=minimum_count))
 
 
-def fedtgp(weight: float = 10.0, epochs: int = 100, margin_cap: float = 100.0) -> Composition:
+def fedtgp(weight: float = 10.0, epochs: int = 100, margin_cap: float = 100.0, minimum_count: int = 5) -> Composition:
     """Prototypes that the server trains with a margin between classes (FedTGP, Zhang et al. 2024).
 
     Args:
         weight: of the pull in the local loss.
         epochs: passes over the class means at the server.
         margin_cap: the largest margin.
+        minimum_count: a class of which a client has fewer training examples is not told of.
     """
-    return compose(TrainedPrototypes(weight=weight, epochs=epochs, margin_cap=margin_cap))
+    return compose(TrainedPrototypes(weight=weight, epochs=epochs, margin_cap=margin_cap, minimum_count=minimum_count))
 
 
 def fml(alpha: float = 0.5, beta: float = 0.5, among: Among = SAME) -> Composition:
@@ -295,24 +297,26 @@ def alone_again() -> Composition:
     return compose(SecondModel("own", own=0.0))
 
 
-def fedgen(weight: float = 1.0, epochs: int = 50) -> Composition:
+def fedgen(weight: float = 1.0, epochs: int = 50, minimum_count: int = 5) -> Composition:
     """A generator of features, trained at the server against the clients' heads (FedGen, Zhu et al. 2021).
 
     Args:
         weight: of the loss on generated features in the local loss.
         epochs: steps of the generator in each round.
+        minimum_count: a class of which a client has fewer training examples is not told of.
     """
-    return compose(FeatureGenerator(weight=weight, epochs=epochs))
+    return compose(FeatureGenerator(weight=weight, epochs=epochs, minimum_count=minimum_count))
 
 
-def fedgh(epochs: int = 10, lr: float = 0.01) -> Composition:
+def fedgh(epochs: int = 10, lr: float = 0.01, minimum_count: int = 5) -> Composition:
     """One head for all, trained at the server on class means of features (FedGH, Yi et al. 2023).
 
     Args:
         epochs: passes over the class means at the server.
         lr: of the server's SGD.
+        minimum_count: a class of which a client has fewer training examples is not told of.
     """
-    return compose(TrainedHead(epochs=epochs, lr=lr))
+    return compose(TrainedHead(epochs=epochs, lr=lr, minimum_count=minimum_count))
 
 
 def fedmrl(size: int | None = None, among: Among = SAME) -> Composition:

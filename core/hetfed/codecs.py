@@ -18,6 +18,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from hetfed.errors import PayloadRefused
 from hetfed.payload import Declaration, Payload
 
 Tensors = dict[str, Tensor]
@@ -105,7 +106,13 @@ def at_server(codecs: Sequence[Codec], payload: Payload, base: Mapping[str, Tens
         PayloadRefused: a codec cannot turn it back.
     """
     for codec in reversed(codecs):
-        payload = codec.arrived(payload, base, shapes)
+        try:
+            payload = codec.arrived(payload, base, shapes)
+        except PayloadRefused:
+            raise
+        # Whatever a codec stumbles over: anybody may have made up what it reads, and one upload must not end the run.
+        except Exception as error:
+            raise PayloadRefused(f"{type(codec).__name__} cannot turn it back: {error!r}") from error
     return payload
 
 

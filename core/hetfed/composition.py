@@ -59,6 +59,11 @@ class Step:
         return self.exchange.merge == "mean" or self.exchange.robust
 
     @property
+    def refuses_outliers(self) -> bool:
+        """Whether uploads that are outliers among those of the round are refused; a robust rule sees to them itself."""
+        return self.aggregation.kind == "mean" and self.aggregation.outliers == "refuse"
+
+    @property
     def chain(self) -> tuple[Codec, ...]:
         """The codecs of its payloads on their way up, in this order; compression comes last."""
         return (*self.codecs, *([self.compression] if self.compression else []))
@@ -360,7 +365,7 @@ def _check_step(step: Step) -> None:
     if step.exchange.merge not in get_args(Merge):
         remedy = among(step.exchange.merge, get_args(Merge), "There are")
         raise PlanError("no way of merging", key=f"{step.label}.merge", value=step.exchange.merge, remedy=remedy)
-    if step.aggregation != Aggregation() and not step.follows_rule:
+    if step.aggregation.kind != "mean" and not step.follows_rule:
         problem = f"{kind_of(step.exchange)} takes no mean of what clients send"
         raise PlanError(problem, key=f"{step.label}.aggregation", value=step.aggregation.kind, remedy="Leave it out.")
 

@@ -192,12 +192,17 @@ def _decode_one(parts: Tensors, allowed: tuple[int, ...] | None) -> Tensor:
         return _of_shape(parts[""], allowed)
     if set(parts) == {"whole", "scale"}:
         # Shapes are checked before the product is made: broadcasting a scale of another shape would fill the memory.
-        whole, scale = _of_shape(parts["whole"], allowed), _of_shape(parts["scale"], (1,))
+        whole, scale = _of_shape(parts["whole"], allowed, torch.int8), _of_shape(parts["scale"], (1,))
+        _check_floating(scale)
         # The scale has kept the dtype that the tensor had.
         return whole.to(scale.dtype) * scale
     if set(parts) == {"at", "values", "shape"}:
         shape, values = _shape(parts["shape"], allowed), parts["values"]
-        at, size = _of_shape(parts["at"], (values.numel(),)).long(), math.prod(shape)
+        at, size = _of_shape(parts["at"], (values.numel(),), torch.int32).long(), math.prod(shape)
+        _check_floating(values)
+        # In ascending order, each once: of two values for one place it would be chance which counts.
+        if len(at) > 1 and not bool((at[1:] > at[:-1]).all()):
+            raise ValueError("its places are not in ascending order")
         if len(at) and not (int(at.min()) >= 0 and int(at.max()) < size):
             raise ValueError("a place lies outside the tensor")
         # A place that was left out holds no change, not a value of zero: the base is added later.
@@ -206,20 +211,33 @@ def _decode_one(parts: Tensors, allowed: tuple[int, ...] | None) -> Tensor:
         return flat.view(shape)
     if set(parts) == {"left", "right", "shape"}:
         shape, left, right = _shape(parts["shape"], allowed), parts["left"], parts["right"]
-        if left.ndim != 2 or right.ndim != 2 or left.shape[0] * right.shape[1] != math.prod(shape):
+        if left.ndim != 2 or right.ndim != 2 or left.dtype != right.dtype or left.shape[0] * right.shape[1] != math.prod(shape):
             raise ValueError(f"factors of shapes {tuple(left.shape)} and {tuple(right.shape)} do not make {shape}")
+        # A client sends factors only where they are smaller than what they make.
+        if left.numel() + right.numel() >= math.prod(shape):
+            raise ValueError(f"factors of shapes {tuple(left.shape)} and {tuple(right.shape)} are larger than {shape}")
+        _check_floating(left)
         return (left.double() @ right.double()).to(left.dtype).view(shape)
     raise ValueError(f"its parts are {sorted(parts)}")
 
 
-def _of_shape(tensor: Tensor, allowed: tuple[int, ...] | None) -> Tensor:
+def _of_shape(tensor: Tensor, allowed: tuple[int, ...] | None, dtype: torch.dtype | None = None) -> Tensor:
     if allowed is not None and tuple(tensor.shape) != allowed:
         raise ValueError(f"it has shape {tuple(tensor.shape)}, declared {allowed}")
+    if dtype is not None and tensor.dtype != dtype:
+        raise ValueError(f"a part of it is {tensor.dtype}, not {dtype}")
     return tensor
+
+
+def _check_floating(tensor: Tensor) -> None:
+    """Whole numbers are never compressed, and truth values cannot be."""
+    if not tensor.is_floating_point():
+        raise ValueError(f"a part of it is {tensor.dtype}, and no floating-point number")
 
 
 def _shape(part: Tensor, allowed: tuple[int, ...] | None) -> tuple[int, ...]:
     """The shape that a part names."""
+    _of_shape(part, (part.numel(),), torch.int32)
     shape = tuple(int(size) for size in part.tolist())
     if allowed is not None and shape != allowed:
         raise ValueError(f"it has shape {shape}, declared {allowed}")

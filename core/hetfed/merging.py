@@ -2,7 +2,7 @@
 
 "mean" is the mean by weight, or the robust rule that the step sets; "sum" the sum; "each" hands every upload over. A mean and
 a sum are added up while uploads arrive, in the order of the clients' names, so that the result does not depend on who was
-fastest; an upload that overtakes another waits for it.
+fastest; an upload that overtakes another waits for it. Where no robust rule is set, outliers are refused first (`outliers`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from torch import Tensor
 
@@ -18,23 +17,8 @@ from hetfed.aggregation import add_up
 from hetfed.client import Tensors
 from hetfed.context import ServerContext
 from hetfed.exchanges.base import Exchange, Merge
+from hetfed.outliers import Judged, Limits, Merger, Verdict
 from hetfed.payload import Merged, Payload
-
-
-class Merger(Protocol):
-    """Takes the uploads of one group in one round: each asked client is either added or skipped, once."""
-
-    def add(self, name: str, payload: Payload) -> None:
-        """Take in an upload that was accepted."""
-        ...
-
-    def skip(self, name: str) -> None:
-        """Note that nothing will come of this client in this round."""
-        ...
-
-    def merged(self) -> Merged:
-        """The result of the uploads so far; called once, at the end of the round."""
-        ...
 
 
 @dataclass
@@ -156,22 +140,33 @@ class Merging:
         exchange: says how uploads are merged (`merge`).
         server: the server as the exchange sees it; it knows the groups.
         asked: the clients that may send, with the weights they declared; None where a weight is left open.
+        limits: what outliers are found by; None where none are looked for.
+        verdict: is told of each upload whether it is merged, once that is decided.
     """
 
-    def __init__(self, exchange: Exchange, server: ServerContext, asked: Mapping[str, float | None]) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        server: ServerContext,
+        asked: Mapping[str, float | None],
+        limits: Limits | None = None,
+        verdict: Verdict = lambda name, reason: None,
+    ) -> None:
         self._exchange, self._server, self._asked = exchange, server, asked
+        self._limits, self._told = limits, verdict
         self._sizes = Counter(server.groups.values())
         self._mergers: dict[str, Merger] = {}
         self._arrived: set[str] = set()
         self.accepted = 0
 
     def add(self, name: str, payload: Payload) -> None:
-        """Hand an upload that was accepted to the merger of its group."""
+        """Hand an upload that keeps its declaration to the merger of its group."""
         group = self._server.groups[name]
-        self.accepted += 1
-        self._arrived.add(group)
         # Only groups from which something arrived are merged: `update` never sees an empty one.
+        self._arrived.add(group)
         self._merger(group).add(name, payload)
+        if self._limits is None:
+            self._verdict(name, None)
 
     def skip(self, name: str) -> None:
         """Note that nothing, or nothing more, will come of this client in this round."""
@@ -179,8 +174,12 @@ class Merging:
             self._merger(self._server.groups[name]).skip(name)
 
     def merged(self) -> dict[str, Merged]:
-        """The result for each group from which something arrived, by the group's name."""
+        """The result for each group from which something arrived, by the group's name; every verdict has been given then."""
         return {group: self._mergers[group].merged() for group in sorted(self._arrived)}
+
+    def _verdict(self, name: str, reason: str | None) -> None:
+        self.accepted += reason is None
+        self._told(name, reason)
 
     def _merger(self, group: str) -> Merger:
         if group not in self._mergers:
@@ -188,8 +187,12 @@ class Merging:
         return self._mergers[group]
 
     def _new(self, group: str) -> Merger:
-        how, size = self._exchange.merge, self._sizes[group]
         asked = {name: weight for name, weight in self._asked.items() if self._server.groups[name] == group}
+        merger = self._plain(group, asked)
+        return merger if self._limits is None else Judged(merger, list(asked), self._limits, self._verdict)
+
+    def _plain(self, group: str, asked: Mapping[str, float | None]) -> Merger:
+        how, size = self._exchange.merge, self._sizes[group]
         weights = {name: weight for name, weight in asked.items() if weight is not None}
         # Late uploads come with weights of their own, and a robust rule has to look at all uploads side by side.
         plain = self._server.aggregation.kind == "mean" and not self._server.asynchronous and len(weights) == len(asked)

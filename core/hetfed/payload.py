@@ -6,7 +6,6 @@ Nothing here is pickled. Whoever reads bytes from elsewhere trusts neither their
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -14,10 +13,9 @@ from functools import cached_property
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
+from hetfed import wire
 from hetfed.errors import PayloadRefused
 
 MAX_WEIGHT = 1e9
@@ -31,7 +29,7 @@ class Payload:
     """Named tensors, and the weight that a mean gives them.
 
     Args:
-        tensors: by name, of any shape and dtype that safetensors knows.
+        tensors: by name, of any shape, in one of the dtypes that travel (`wire.DTYPES`).
         weight: usually the number of the client's training examples. It travels.
         discount: what the server leaves of the weight where the payload is late, from 0 to 1. It does not travel: a client
             cannot say how late its own upload is.
@@ -60,10 +58,7 @@ class Payload:
     @cached_property
     def encoded(self) -> bytes:
         """The safetensors bytes that travel; the weight stands in their header."""
-        # safetensors writes memory as it lies, and refuses a view that is laid out in another way than it reads.
-        tensors = {name: tensor.detach().contiguous() for name, tensor in self.tensors.items()}
-        # Metadata are strings, and repr keeps every digit.
-        return save(tensors, metadata={"weight": repr(float(self.weight))})
+        return wire.write(self.tensors, self.weight)
 
     @staticmethod
     def decode(encoded: bytes) -> Payload:
@@ -76,18 +71,7 @@ class Payload:
         Traceback (most recent call last):
         hetfed.errors.PayloadRefused: not a payload: ...
         """
-        try:
-            return Payload(dict(sorted(load(encoded).items())), float(_metadata(encoded)["weight"]))
-        except (SafetensorError, KeyError, ValueError) as error:
-            raise PayloadRefused(f"not a payload: {error!r}") from error
-
-
-def _metadata(encoded: bytes) -> dict[str, str]:
-    """The free-text part of a safetensors header: eight bytes of length, then JSON."""
-    # By hand, since safetensors reads metadata from files only, not from bytes.
-    length = int.from_bytes(encoded[:8], "little")
-    metadata: dict[str, str] = json.loads(encoded[8 : 8 + length])["__metadata__"]
-    return metadata
+        return Payload(*wire.read(encoded))
 
 
 @dataclass(frozen=True)
@@ -273,20 +257,27 @@ class Declaration:
         return short_name(repr(sorted(self.shapes.items())), self.label_space, columns)
 
     @cached_property
+    def max_header(self) -> int:
+        """The largest number of bytes that the header of such an upload can have."""
+        return HEADER + sum(PER_TENSOR + 4 * len(name) for name in self.tensors)
+
+    @cached_property
     def max_bytes(self) -> int:
         """The largest number of bytes that such an upload can have: its values, and a bounded header."""
         # Compression only ever makes an upload smaller, so that this bounds compressed ones too.
-        values = sum(math.prod(rule.shape) * rule.dtype.itemsize for rule in self.tensors.values())
-        return values + HEADER + sum(PER_TENSOR + 4 * len(name) for name in self.tensors)
+        return sum(math.prod(rule.shape) * rule.dtype.itemsize for rule in self.tensors.values()) + self.max_header
 
     def check_size(self, encoded: bytes) -> None:
         """Check the length of the bytes, before anything of them is decoded.
 
         Raises:
-            PayloadRefused: there are more bytes than such an upload has.
+            PayloadRefused: there are more bytes than such an upload has, in all or in its header.
         """
         if len(encoded) > self.max_bytes:
             raise PayloadRefused(f"{len(encoded)} bytes, declared at most {self.max_bytes}")
+        # By itself: where the values are many, the names of very many empty tensors would find room beside them.
+        if (header := wire.header_length(encoded)) > self.max_header:
+            raise PayloadRefused(f"a header of {header} bytes, declared at most {self.max_header}")
 
     def check(self, payload: Payload, examples: int = int(MAX_WEIGHT)) -> None:
         """Check a decoded payload: the names, the weight, and each tensor by its rule.

@@ -93,6 +93,7 @@ class FederationTable(Table):
         keep: what each client keeps in the end, as `hetfed.keeping.Keep` says.
         alone: whether everybody is trained alone, too.
         pooled: whether each kind of model is trained on everybody's data, too.
+        pseudonyms: whether tables of predictions name examples by pseudonyms, under a key that is written nowhere.
 
     >>> FederationTable(algorithm="fedavg").algorithm.name
     'fedavg'
@@ -108,6 +109,7 @@ class FederationTable(Table):
     keep: Keep = "mean"
     alone: bool = True
     pooled: bool = True
+    pseudonyms: bool = False
 
 
 class ExchangeTable(OpenTable):

@@ -10,16 +10,19 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from hetfed import codecs
 from hetfed.client import Tensors
+from hetfed.composition import Step
 from hetfed.engines.local import Engine, Failure, Order, Reply
 from hetfed.errors import HetfedError, PayloadRefused, RunError
 from hetfed.federation import Federation, FederationState, Row
 from hetfed.merging import Merging
+from hetfed.outliers import Limits
 from hetfed.payload import InFlight, Payload, Upload
 from hetfed.turn import Report, Round, Stage
 
@@ -44,7 +47,7 @@ def run_round(
         federation: the participants, their composition and its settings.
         state: after the round before; it is not changed.
         engine: runs the turns.
-        on_upload: is called with each upload when it arrives, accepted or not, in the order of arrival.
+        on_upload: is called with each upload, accepted or not, when that is known: most are looked at side by side.
 
     Returns:
         The state after this round, its rows in the order of rounds and clients.
@@ -58,7 +61,7 @@ def run_round(
     asked = _asked(federation, state, this.number)
     inboxes: dict[str, dict[str, bytes]] = {}
     due = [upload for upload in state.pending if upload.due == this.number]
-    incoming = _Incoming(federation, this.number, [*asked, *(upload.client for upload in due)], on_upload)
+    incoming = _Incoming(federation, state, this.number, [*asked, *(upload.client for upload in due)], on_upload)
     pending, rows = [upload for upload in state.pending if upload.due != this.number], list[Row]()
     # What was due arrives before this round's turns. Its sender is not asked again before the next round (see `_asked`), so
     # that no exchange gets two uploads of one client.
@@ -137,19 +140,31 @@ def ask(federation: Federation, engine: Engine, stage: Stage, rows: Sequence[Row
 class _Incoming:
     """The uploads of a round: each is checked when it arrives, and merged with those of its group."""
 
-    def __init__(self, federation: Federation, number: int, asked: Sequence[str], on_upload: OnUpload) -> None:
+    def __init__(
+        self, federation: Federation, state: FederationState, number: int, asked: Sequence[str], on_upload: OnUpload
+    ) -> None:
         self._federation, self._number, self._on_upload = federation, number, on_upload
         self.refused: list[Upload] = []
-        self._merging = {
-            step.label: Merging(
-                step.exchange,
-                federation.server_context(step, number),
-                {name: federation.declared[step.label][name].weight for name in asked if step.includes(name)},
-            )
-            for step in federation.composition
-        }
+        self._merging = {step.label: self._merging_of(step, state.server[step.label], asked) for step in federation.composition}
+        # What is neither merged nor refused yet; its contents lie with the merging.
+        self._waiting: dict[tuple[str, str], Upload] = {}
         # Only a compressed upload is read against what was sent. Held with every one, that would double what is on its way.
         self._compressed = {step.label for step in federation.composition if step.chain}
+
+    def _merging_of(self, step: Step, state: Tensors, asked: Sequence[str]) -> Merging:
+        server, declared = self._federation.server_context(step, self._number), self._federation.declared[step.label]
+
+        def base(name: str) -> Mapping[str, Tensor]:
+            """What a client was sent, as far as its upload goes on from there."""
+            sent = None
+            if declared[name].relative == "broadcast":
+                sent = step.exchange.broadcast(server, state, self._federation.peers[name])
+            return {} if sent is None else sent.tensors
+
+        directions = not self._federation.participation.asynchronous
+        limits = Limits(declared, base, directions) if step.refuses_outliers else None
+        weights = {name: declared[name].weight for name in asked if step.includes(name)}
+        return Merging(step.exchange, server, weights, limits, partial(self._verdict, step.label))
 
     def send(self, name: str, reply: Reply, inbox: Mapping[str, bytes]) -> list[InFlight]:
         """Take what a client sends; returns what will arrive in a later round."""
@@ -173,8 +188,17 @@ class _Incoming:
         upload = _receive(self._federation, sent, self._number)
         if upload.contents is None:
             self.refused.append(upload)
+            self._on_upload(upload)
         else:
+            self._waiting[upload.exchange, upload.client] = upload
             self._merging[upload.exchange].add(upload.client, upload.contents)
+
+    def _verdict(self, label: str, name: str, reason: str | None) -> None:
+        """Tell of an upload once it is known whether it is merged."""
+        upload = self._waiting.pop((label, name))
+        if reason is not None:
+            upload = replace(upload, contents=None, refused=reason)
+            self.refused.append(upload)
         self._on_upload(upload)
 
     def ended(self, name: str) -> None:
@@ -188,11 +212,13 @@ class _Incoming:
         after = dict(server)
         for step in self._federation.composition:
             merging = self._merging[step.label]
+            # First of all: who is refused as an outlier does not count towards the quorum.
+            merged = merging.merged()
             # At least one, also where a script sets the quorum to 0: no exchange is asked to merge nothing.
             if merging.accepted >= max(self._federation.quorum, 1):
                 context = self._federation.server_context(step, self._number)
                 with _server_stage("update", step.label, self._number):
-                    after[step.label] = _state(step.exchange.update(context, after[step.label], merging.merged()))
+                    after[step.label] = _state(step.exchange.update(context, after[step.label], merged))
         return after
 
 

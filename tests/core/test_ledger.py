@@ -49,6 +49,7 @@ def test_an_entry_says_what_left(tmp_path: Path) -> None:
             "client": "ä",
             "exchange": "shared-parameters",
             "tensors": {"head.weight": ["float32", [2, 3]], "n": ["int64", []]},
+            "weight": 24.0,
             "bytes": len(sent.encoded),
             "sha256": hashlib.sha256(sent.encoded).hexdigest(),
             "accepted": True,
@@ -127,7 +128,7 @@ def test_private_tensors_never_stand_there(folder: Path, entries: list[dict[str,
 
 
 def test_the_ledger_holds_no_number_of_a_tensor(folder: Path) -> None:
-    keys = {"round", "sent", "client", "exchange", "tensors", "bytes", "sha256", "accepted", "refused"}
+    keys = {"round", "sent", "client", "exchange", "tensors", "weight", "bytes", "sha256", "accepted", "refused"}
     for line in (folder / "ledger.jsonl").read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
         assert set(entry) == keys

@@ -221,7 +221,8 @@ def without_b(jobs: Iterable[Job], this: Round) -> Iterator[tuple[str, Turn]]:
 
 def test_what_an_upload_reveals_is_declared() -> None:
     profile = toy.client("a").profile
-    assert CLASS_COUNTS in Prototypes().declare(profile).reveals
+    assert CLASS_COUNTS in Prototypes(minimum_count=1).declare(profile).reveals
+    assert f"{CLASS_COUNTS}, if it has at least 5 of it" in Prototypes().declare(profile).reveals
     assert SharedParameters().declare(profile).reveals == ()
 
 

@@ -146,9 +146,14 @@ def test_the_page_says_what_is_exchanged_in_the_words_of_a_plan(plain: RunFolder
     text = parse(page(plain)).text
     assert "Plan sample · its own exchanges · 3 clients · 3 rounds" in text
     # Of prototypes the server takes a mean too, class by class.
-    assert [e["aggregation"] for e in plain.summary()["exchanges"]] == [{"kind": "mean", "share": 0.2}] * 2
+    assert [e["aggregation"] for e in plain.summary()["exchanges"]] == [
+        {"kind": "mean", "share": 0.2, "outliers": "refuse"}
+    ] * 2
     assert text.count(" aggregation mean ") == 2
-    assert "Uploads of prototypes also say how many training examples of each class a client has." in text
+    few = "if it has at least 5 of it"
+    told = f"how many examples of each class it has, {few} and the mean feature of each class, {few}"
+    assert f"Beyond parameters of models, uploads of prototypes tell {told}." in text
+    assert "a line for each test example of each of them, under its own name" in text
     one = SAMPLE.replace("rounds = 3", 'rounds = 1\nalgorithm = "fedavg"').split("[[exchange]]")
     odd = "".join(f'[[client]]\nname = "{name}"\nmodel = {{ width = {width} }}\n' for name, width in ODD.items())
     text = parse(page(run(ToyVertical(), one[0] + odd, tmp_path / "run"))).text
@@ -276,12 +281,19 @@ def test_a_round_that_was_run_again_counts_as_sent_again() -> None:
         "client": "a",
         "exchange": "x",
         "tensors": {"t": ["float32", []]},
+        "weight": 24.0,
         "bytes": 5,
         "accepted": True,
     }
     entries = [line, line, {**line, "round": 2, "sent": 2, "accepted": False, "refused": "too large"}]
     (sent,) = by_exchange(entries)
-    assert (sent.uploads, sent.bytes, sent.tensors, sent.refused) == (3, 15, [("t", "one number")], {"too large": [2]})
+    assert (sent.uploads, sent.bytes, sent.weights, sent.tensors, sent.refused) == (
+        3,
+        15,
+        [24.0],
+        [("t", "one number")],
+        {"too large": [2]},
+    )
     assert repeated(entries) == 1
 
 

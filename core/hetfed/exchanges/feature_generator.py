@@ -17,7 +17,7 @@ from hetfed.data import Batch
 from hetfed.device import moved
 from hetfed.exchanges.base import EVERYBODY, Exchange
 from hetfed.exchanges.groups import rule_of
-from hetfed.exchanges.prototypes import Prototypes, classes_and_features
+from hetfed.exchanges.prototypes import MINIMUM_COUNT, Prototypes, classes_and_features, of_so_many, told
 from hetfed.model import Output
 from hetfed.parts import HEAD, copy_of, read_tensors, write_tensors
 from hetfed.payload import CLASS_COUNTS, Declaration, Merged, Payload, TensorRule
@@ -45,6 +45,7 @@ class FeatureGenerator(Exchange):
         lr: of the generator's Adam.
         batch_size: of the generator's training.
         diversity: weight of the loss that keeps features of other noise apart.
+        minimum_count: a class of which a client has fewer training examples counts as one that it does not have.
 
     >>> FeatureGenerator(epochs=10).merge  # the server trains on each head by itself
     'each'
@@ -57,6 +58,7 @@ class FeatureGenerator(Exchange):
     lr: PositiveFloat = 3e-4
     batch_size: PositiveInt = 128
     diversity: NonNegativeFloat = 1.0
+    minimum_count: PositiveInt = MINIMUM_COUNT
 
     def missing(self, profile: Profile) -> str | None:
         """A client needs classes, features and a head."""
@@ -113,14 +115,15 @@ class FeatureGenerator(Exchange):
         head = {name: rule_of(name, tensors[name]) for name in profile.signature.names(HEAD)}
         counts = TensorRule((profile.task.class_count,), low=0, high=profile.examples, whole=True)
         weight, label_space = float(profile.examples), profile.task.label_space
-        return Declaration({COUNTS: counts, **head}, weight, reveals=(CLASS_COUNTS,), label_space=label_space)
+        reveals = (f"{CLASS_COUNTS}{of_so_many(self.minimum_count)}",)
+        return Declaration({COUNTS: counts, **head}, weight, reveals=reveals, label_space=label_space)
 
     def upload(self, context: ClientContext) -> Payload | None:
         """The trained head, and how many examples of each class trained it."""
         train, task = context.train, context.task
         classes = task.classes(train.whole())
         assert classes is not None
-        counts = torch.bincount(classes[classes >= 0], minlength=task.class_count).float()
+        counts = told(torch.bincount(classes[classes >= 0], minlength=task.class_count).float(), self.minimum_count)
         head = read_tensors(context.model, context.profile.signature.names(HEAD))
         return Payload({COUNTS: counts, **head}, weight=len(train))
 

@@ -45,13 +45,14 @@ def declared_part(
 
 
 def rule_of(name: str, spec: TensorSpec) -> TensorRule:
-    """The rule for a tensor of a model: its shape and dtype, and no variance below 0.
+    """The rule for a tensor of a model: its shape and dtype, and no variance and no number of batches below 0.
 
     >>> rule_of("norm.running_var", TensorSpec((8,))).low
     0.0
     """
     # The running statistics of normalisation are called so by torch: there is no other sign of a variance.
-    return TensorRule(spec.shape, spec.dtype, low=0.0 if name.endswith("running_var") else -float("inf"))
+    low = 0.0 if name.endswith(("running_var", "num_batches_tracked")) else -float("inf")
+    return TensorRule(spec.shape, spec.dtype, low=low)
 
 
 def columns_under(profile: Profile, names: Collection[str]) -> dict[str, tuple[str, ...]]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import PositiveFloat
+from pydantic import PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
@@ -23,6 +23,9 @@ from hetfed.payload import CLASS_COUNTS, Declaration, Merged, Payload, TensorRul
 from hetfed.plan_schema import STRICT
 from hetfed.profile import Profile
 
+MINIMUM_COUNT = 5
+"""Examples of a class that a client must have to tell of it, unless a plan says otherwise."""
+
 
 @dataclass(frozen=True, config=STRICT)
 class Prototypes(Exchange):
@@ -34,6 +37,7 @@ class Prototypes(Exchange):
     Args:
         weight: of the squared distance between a feature and the prototype of its class, in the local loss.
         mean: "counted" weighs a client's class mean by its count; "equal" does not (the paper's own code).
+        minimum_count: a class of which a client has fewer training examples is not sent: the mean of one is that one's feature.
 
     >>> from hetfed.composition import compose
     >>> from hetfed.exchanges import SharedParameters
@@ -45,6 +49,7 @@ class Prototypes(Exchange):
 
     weight: PositiveFloat = 1.0
     mean: Literal["counted", "equal"] = "counted"
+    minimum_count: PositiveInt = MINIMUM_COUNT
 
     def missing(self, profile: Profile) -> str | None:
         """A client needs gradients, classes and features."""
@@ -101,11 +106,11 @@ class Prototypes(Exchange):
 
     def declare(self, profile: Profile) -> Declaration:
         """The declaration of means (classes, features) and counts (classes,)."""
-        return declared_means(profile)
+        return declared_means(profile, self.minimum_count)
 
     def upload(self, context: ClientContext) -> Payload | None:
         """Class means of the features of the trained model: while weights still move, means would mix several models."""
-        return class_means(context)
+        return class_means(context, self.minimum_count)
 
     def update(self, server: ServerContext, state: Tensors, merged: Mapping[str, Merged]) -> Tensors:
         """The mean of each class over the clients that have it; a class that nobody sent keeps its prototype."""
@@ -126,25 +131,45 @@ class Prototypes(Exchange):
         return {"means": means, "counts": counts}
 
 
-def declared_means(profile: Profile) -> Declaration:
+def declared_means(profile: Profile, minimum_count: int) -> Declaration:
     """The declaration of class means of features (classes, features), and of the count of each class (classes,)."""
     classes, size = classes_and_features(profile)
     counts = TensorRule((classes,), low=0, high=profile.examples, whole=True)
     tensors = {"means": TensorRule((classes, size)), "counts": counts}
-    reveals = ("the mean feature of each class", CLASS_COUNTS)
+    reveals = (f"the mean feature of each class{of_so_many(minimum_count)}", f"{CLASS_COUNTS}{of_so_many(minimum_count)}")
     return Declaration(tensors, float(profile.examples), reveals=reveals, label_space=profile.task.label_space)
 
 
-def class_means(context: ClientContext) -> Payload:
-    """The mean feature of each class over the client's training data (classes, features), and counts (classes,)."""
+def of_so_many(minimum_count: int) -> str:
+    """Which classes are told of, as it follows a declaration's words.
+
+    >>> of_so_many(5)
+    ', if it has at least 5 of it'
+    """
+    return f", if it has at least {minimum_count} of it" if minimum_count > 1 else ""
+
+
+def told(counts: Tensor, minimum_count: int) -> Tensor:
+    """The counts (classes,) of which a client speaks: a class of fewer examples counts as one that it does not have.
+
+    >>> told(torch.tensor([7.0, 4.0, 0.0]), 5)
+    tensor([7., 0., 0.])
+    """
+    return torch.where(counts >= minimum_count, counts, 0.0)
+
+
+def class_means(context: ClientContext, minimum_count: int) -> Payload:
+    """The mean feature of each class over the client's training data (classes, features), and counts (classes,); zeros for a
+    class of fewer than `minimum_count` examples."""
     train, task = context.train, context.task
     features, classes = context.predict(train).features, task.classes(train.whole())
     assert features is not None and classes is not None
     known = classes >= 0
     # As a product of matrices: one pass over the features for all classes together.
     one_hot = F.one_hot(classes[known], task.class_count).float()
-    counts = one_hot.sum(dim=0)
+    counts = told(one_hot.sum(dim=0), minimum_count)
     means = one_hot.T @ features[known] / counts.clamp(min=1)[:, None]
+    means = torch.where(counts[:, None] > 0, means, 0.0)
     return Payload({"means": means, "counts": counts}, weight=len(train))
 
 

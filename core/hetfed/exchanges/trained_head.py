@@ -14,7 +14,7 @@ from hetfed.client import Tensors
 from hetfed.context import ClientContext, ServerContext
 from hetfed.errors import PlanError
 from hetfed.exchanges.base import EVERYBODY, Exchange
-from hetfed.exchanges.prototypes import Prototypes, class_means, class_points, declared_means
+from hetfed.exchanges.prototypes import MINIMUM_COUNT, Prototypes, class_means, class_points, declared_means
 from hetfed.parts import HEAD, copy_of, read_tensors, write_tensors
 from hetfed.payload import Declaration, Merged, Payload
 from hetfed.plan_schema import STRICT
@@ -32,6 +32,7 @@ class TrainedHead(Exchange):
         epochs: passes over the class means at the server each time.
         lr: of the server's SGD.
         batch_size: of those passes.
+        minimum_count: as in `Prototypes`.
 
     >>> from hetfed.composition import every
     >>> every(2, TrainedHead(epochs=5)).exchange.lr
@@ -41,6 +42,7 @@ class TrainedHead(Exchange):
     epochs: PositiveInt = 10
     lr: PositiveFloat = 0.01
     batch_size: PositiveInt = 10
+    minimum_count: PositiveInt = MINIMUM_COUNT
 
     def missing(self, profile: Profile) -> str | None:
         """A client needs classes, features and a head."""
@@ -78,11 +80,11 @@ class TrainedHead(Exchange):
 
     def declare(self, profile: Profile) -> Declaration:
         """Class means and counts, as in `Prototypes`; what comes back is part of the model."""
-        return replace(declared_means(profile), lasting=True)
+        return replace(declared_means(profile, self.minimum_count), lasting=True)
 
     def upload(self, context: ClientContext) -> Payload | None:
         """Class means of the features of the trained model."""
-        return class_means(context)
+        return class_means(context, self.minimum_count)
 
     def update(self, server: ServerContext, state: Tensors, merged: Mapping[str, Merged]) -> Tensors:
         """The state with the head trained on the class means that arrived; as it was where none did."""

@@ -14,7 +14,7 @@ from hetfed.client import Tensors
 from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch
 from hetfed.exchanges.base import EVERYBODY, Exchange
-from hetfed.exchanges.prototypes import Prototypes, class_points, classes_and_features
+from hetfed.exchanges.prototypes import MINIMUM_COUNT, Prototypes, class_points, classes_and_features
 from hetfed.model import Output
 from hetfed.parts import write_tensors
 from hetfed.payload import Declaration, Merged, Payload
@@ -38,6 +38,7 @@ class TrainedPrototypes(Exchange):
         lr: of the server's SGD.
         batch_size: of those passes.
         margin_cap: the largest margin.
+        minimum_count: as in `Prototypes`.
 
     >>> TrainedPrototypes(margin_cap=10.0).weight
     10.0
@@ -48,10 +49,11 @@ class TrainedPrototypes(Exchange):
     lr: PositiveFloat = 0.01
     batch_size: PositiveInt = 10
     margin_cap: PositiveFloat = 100.0
+    minimum_count: PositiveInt = MINIMUM_COUNT
 
     @property
     def _prototypes(self) -> Prototypes:
-        return Prototypes(weight=self.weight)
+        return Prototypes(weight=self.weight, minimum_count=self.minimum_count)
 
     def missing(self, profile: Profile) -> str | None:
         """A client needs gradients, classes and features, as in `Prototypes`."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hetfed.payload import CLASS_COUNTS
 from hetfed.report import words
 from hetfed.report.facts import Facts
 from hetfed.report.html import data_uri, page
@@ -23,16 +22,20 @@ def render(facts: Facts, plots: Mapping[str, str]) -> str:
     """
     images = {name: data_uri(svg) for name, svg in plots.items()}
     exchanges = facts.summary["exchanges"]
-    revealed = [told for exchange in exchanges for told in exchange["reveals"]]
     # Only where an exchange works on public inputs: else the plan's [public] table had no effect.
-    public = facts.summary.get("public") if any("public inputs" in told for told in revealed) else None
+    public = (
+        facts.summary.get("public")
+        if any("public inputs" in told for exchange in exchanges for told in exchange["reveals"])
+        else None
+    )
     return page(
         TEMPLATE,
         facts=facts,
         summary=facts.summary,
         synthetic_words=(words.SYNTHETIC, words.SYNTHETIC_MEANS),
         sentences=words.headline(facts),
-        count_classes=[exchange["label"] for exchange in exchanges if CLASS_COUNTS in exchange["reveals"]],
+        revealed={exchange["label"]: exchange["reveals"] for exchange in exchanges if exchange["reveals"]},
+        pseudonyms=facts.summary.get("pseudonyms", False),
         public=words.setting(public) if public else "",
         undefined=words.undefined(facts),
         unsure=words.unsure(facts),

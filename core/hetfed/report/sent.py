@@ -21,6 +21,7 @@ class Sent:
         client: its name.
         uploads: how many, the refused ones included.
         bytes: of all of them.
+        weights: that they carried, each once.
         tensors: name and shape of each.
         numbers: the most that one upload held.
         refused: rounds by reason.
@@ -30,6 +31,7 @@ class Sent:
     client: str
     uploads: int
     bytes: int
+    weights: Sequence[float]
     tensors: Sequence[tuple[str, str]]
     numbers: int
     refused: Mapping[str, Sequence[int]]
@@ -74,7 +76,10 @@ def _sent(exchange: str, client: str, entries: Sequence[Mapping[str, Any]]) -> S
     tensors = {(name, shape_words(shape)) for entry in entries for name, (_, shape) in entry["tensors"].items()}
     # The most in one upload: what is refused may hold fewer, or none that can be read.
     numbers = max(sum(prod(shape) for _, shape in entry["tensors"].values()) for entry in entries)
-    return Sent(exchange, client, len(entries), sum(entry["bytes"] for entry in entries), sorted(tensors), numbers, refused)
+    # A ledger of an older version holds none.
+    weights = sorted({weight for entry in entries if (weight := entry.get("weight")) is not None})
+    size = sum(entry["bytes"] for entry in entries)
+    return Sent(exchange, client, len(entries), size, weights, sorted(tensors), numbers, refused)
 
 
 def shape_words(shape: Sequence[int]) -> str:

@@ -81,7 +81,12 @@ def setting(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):
-        if value.get("kind") in SHARELESS and set(value) == {"kind", "share"}:
+        if value.get("kind") in SHARELESS:
+            value = {key: item for key, item in value.items() if key != "share"}
+        # The default, and of use to a mean alone.
+        if value.get("outliers") == "refuse":
+            value = {key: item for key, item in value.items() if key != "outliers"}
+        if set(value) == {"kind"}:
             return str(value["kind"])
         return ", ".join(f"{key} = {setting(item)}" for key, item in value.items()) or "none"
     if isinstance(value, list | tuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, BinaryIO
 
 from hetfed.payload import Upload
 
-LEDGER_COLUMNS = ("round", "sent", "client", "exchange", "tensors", "bytes", "sha256", "accepted", "refused")
+LEDGER_COLUMNS = ("round", "sent", "client", "exchange", "tensors", "weight", "bytes", "sha256", "accepted", "refused")
 """The keys of a line."""
 
 
@@ -34,7 +35,7 @@ class Ledger:
     file: Path
 
     def write(self, upload: Upload) -> None:
-        """Append a line for `upload`: what it was, how large, its digest, whether it was accepted."""
+        """Append a line for `upload`: what it was, its weight, how large, its digest, whether it was accepted."""
         # Opened anew for each line: whenever the process is killed, what was recorded is out of its hands.
         with self.file.open("ab+") as lines:
             if _cut_short(lines):
@@ -71,8 +72,15 @@ def _entry(upload: Upload) -> dict[str, Any]:
         "client": upload.client,
         "exchange": upload.exchange,
         "tensors": {name: [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)] for name, tensor in tensors.items()},
+        "weight": _weight(upload),
         "bytes": len(upload.encoded),
         "sha256": hashlib.sha256(upload.encoded).hexdigest(),
         "accepted": upload.refused is None,
         "refused": upload.refused,
     }
+
+
+def _weight(upload: Upload) -> float | None:
+    """The weight that travelled: for most exchanges the client's number of training examples."""
+    # A NaN or an infinity is refused, and JSON has neither.
+    return upload.travelled.weight if upload.travelled and math.isfinite(upload.travelled.weight) else None

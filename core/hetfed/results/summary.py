@@ -78,6 +78,7 @@ def summarise(
         "algorithm": enrolment.composition.name,
         "public": plan.public,
         "seed": plan.federation.seed,
+        "pseudonyms": plan.federation.pseudonyms,
         "rounds": plan.federation.rounds,
         "metric": metric,
         "higher_is_better": higher_is_better,

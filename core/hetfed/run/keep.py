@@ -10,8 +10,10 @@ from hetfed.compared import Compared, compare
 from hetfed.evaluation import judge, outcome_of
 from hetfed.keeping import in_words, mean_answer, shares_of
 from hetfed.kept.save import Member, save_mean
+from hetfed.model import Output
 from hetfed.results.arms import KEPT
 from hetfed.results.folder import RunFolder
+from hetfed.results.pseudonyms import pseudonyms
 from hetfed.results.summary import Kept
 from hetfed.run.arm import Arm
 from hetfed.run.prepare import Prepared
@@ -54,10 +56,17 @@ def keep(client: Client, arms: Mapping[str, Arm], prepared: Prepared, folder: Ru
     members = {name: _member(client.name, own[name]) for name in shares}
     save_mean(folder.models / client.name, members, shares, before=prepared.clients, about=about)
     chosen, tested = (mean_answer(shares, answers, task) for answers in (validation, test))
-    task.table(tested, data.test).to_csv(folder.predictions / f"{client.name}.csv", index=False, float_format="%.6g")
+    _write_predictions(client, tested, folder, pseudonymous=prepared.plan.federation.pseudonyms)
     kept = Kept(shares, outcome_of(chosen, tested, task, data))
     return Ended(kept, compare(client, {**test, KEPT: tested}))
 
 
 def _member(name: str, arm: Arm) -> Member:
     return Member(arm.sites.clients[name], arm.models(name), arm.extended_by)
+
+
+def _write_predictions(client: Client, tested: Output, folder: RunFolder, *, pseudonymous: bool) -> None:
+    table = client.task.table(tested, client.data.test)
+    if pseudonymous:
+        table["id"] = pseudonyms(table["id"])
+    table.to_csv(folder.predictions / f"{client.name}.csv", index=False, float_format="%.6g")
