@@ -93,7 +93,7 @@ class Outcome:
         A metric that is not a finite number counts as undefined. `chance` is the interval of the metric.
         """
         found = evaluation.metrics
-        # Predictions may all be finite, and their squares not.
+        # Predictions may all be finite, and what a task makes of them not.
         wild = [name for name, value in found.values.items() if value is not None and not math.isfinite(value)]
         values = {name: _figures(value) for name, value in found.values.items()}
         reasons = {**found.reasons, **dict.fromkeys(wild, "the model's predictions are beyond all measure")}
