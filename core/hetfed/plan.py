@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,7 +17,6 @@ from typing import Annotated, Any, TypeVar
 
 import tomli_w
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -38,7 +36,7 @@ from hetfed.compression import Setting as CompressionSetting
 from hetfed.errors import PlanError, among
 from hetfed.exchanges import KINDS
 from hetfed.participation import Participation, Presence
-from hetfed.plan_schema import OpenTable, Table
+from hetfed.plan_schema import Name, OpenTable, Table
 from hetfed.training import Phase, Select, Training
 from hetfed.validation_errors import keys_of, plan_error
 
@@ -53,17 +51,6 @@ def _named(value: object) -> object:
     """`algorithm = "fedavg"` is short for `algorithm = { name = "fedavg" }`."""
     # A dictionary or anything else is left to pydantic, which says what is wrong with it.
     return {"name": value} if isinstance(value, str) else value
-
-
-def _plain(name: str) -> str:
-    # No slash: a client's name is part of paths, those of its files and those of tensors in a state.
-    if not re.fullmatch(r"(\w[\w .-]*)?", name):
-        raise ValueError("a name begins with a letter, a digit or _, and has nothing but these, spaces, dots and hyphens")
-    return name
-
-
-Name = Annotated[str, AfterValidator(_plain)]
-"""What a client or an exchange may be called."""
 
 
 class AlgorithmTable(OpenTable):

@@ -6,12 +6,40 @@ compression), is a pydantic dataclass with `config=STRICT`, which refuses the sa
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 """No unknown keys, no NaN, no infinity."""
+LONGEST_NAME = 100
+"""Of a name in bytes of UTF-8: a file system takes 255, and file names hold more than a client's."""
+RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10))}
+"""What Windows has for devices: no file may be called so there."""
+
+
+def plain(name: str) -> str:
+    """The name of a client or an exchange, once it is known that it can be part of a file's name everywhere.
+
+    Raises:
+        ValueError: it cannot.
+
+    >>> plain("St. Mary 2")
+    'St. Mary 2'
+    """
+    # No slash: a client's name is part of paths, those of its files and those of tensors in a state.
+    if not re.fullmatch(r"(\w[\w .-]*)?", name):
+        raise ValueError("a name begins with a letter, a digit or _, and has nothing but these, spaces, dots and hyphens")
+    if len(name.encode()) > LONGEST_NAME:
+        raise ValueError(f"a name is part of those of files, and has {LONGEST_NAME} bytes at most")
+    if name.partition(".")[0].strip().lower() in RESERVED:
+        raise ValueError("a name is part of those of files, and this one belongs to a device on Windows")
+    return name
+
+
+Name = Annotated[str, AfterValidator(plain)]
+"""What a client or an exchange may be called."""
 Share = Annotated[float, Field(gt=0, lt=1)]
 """More than nothing, and less than all."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matplotlib import rc_context
@@ -27,18 +26,14 @@ INK, FAINT = "#1f2933", "#d5dae1"
 OUTCOMES, CURVES = "outcomes.svg", "curve-{}.svg"
 
 
-def draw_all(facts: Facts, folder: Path) -> dict[str, str]:
-    """Draw every plot of the report into `folder`; returns the SVG texts by file name.
+def draw_all(facts: Facts) -> dict[str, str]:
+    """Draw every plot of the report; returns the SVG texts by file name.
 
     Args:
         facts: as `read_facts` gives them.
-        folder: made unless it is there. Its pictures can go into an article; the page has its own copies.
     """
     plots = {OUTCOMES: outcomes(facts)}
     plots |= {CURVES.format(client.name): curves(client, facts.rounds) for client in facts.clients}
-    folder.mkdir(exist_ok=True)
-    for name, svg in plots.items():
-        (folder / name).write_text(svg, encoding="utf-8")
     return plots
 
 

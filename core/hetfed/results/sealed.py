@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hetfed.errors import RunFolderError
-from hetfed.results.folder import write_bytes
+from hetfed.results.writing import write_bytes
 
 DELETE = "Delete that file and resume with --resume: what it stands for is run again."
 """The remedy of a damaged file that a run needs only to go on from."""

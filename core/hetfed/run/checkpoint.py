@@ -24,8 +24,8 @@ from hetfed.engines.local import Sites
 from hetfed.errors import RunError, RunFolderError
 from hetfed.federation import FederationState, Row
 from hetfed.payload import InFlight
-from hetfed.results.folder import write_bytes
 from hetfed.results.sealed import DELETE, read_sealed, write_sealed
+from hetfed.results.writing import write_bytes
 
 SEPARATOR = "\x1f"
 """Stands between the parts of a name: a control character, whereas a label may well hold a slash or a bar."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -18,12 +16,17 @@ from hetfed.kept.save import save_model
 from hetfed.payload import Upload
 from hetfed.pooled import kinds_of, train_pooled
 from hetfed.results.arms import ALONE, FEDERATED, FINETUNED, OWN_ARMS, POOLED, kept_arm
-from hetfed.results.folder import LEDGER, ROUNDS, SUMMARY, RunFolder, write_json
+from hetfed.results.folder import LEDGER, ROUNDS, SUMMARY, RunFolder
 from hetfed.results.ledger import Ledger
+from hetfed.results.sealed import read_sealed, write_sealed
 from hetfed.results.summary import Results, summarise
+from hetfed.results.tables import write_csv
+from hetfed.results.writing import write_json
 from hetfed.rounds import finalize, run_round
 from hetfed.run.arm import Arm
 from hetfed.run.checkpoint import Checkpoint
+from hetfed.run.clock import Clock
+from hetfed.run.held import digest_of
 from hetfed.run.prepare import Prepared
 from hetfed.run.progress import Listener
 
@@ -40,18 +43,19 @@ def execute(prepared: Prepared, name: str, folder: RunFolder, listener: Listener
     Raises:
         RunError: a client's turn failed, or the disk is full.
     """
-    began = time.perf_counter()
+    folder.expect_data({client.name: digest_of(client) for client in prepared.clients})
+    clock = Clock.of(folder.checkpoints)
     table = prepared.plan.federation
-    federated = _run(prepared.federated(), prepared, folder, listener)
+    federated = _run(prepared.federated(), prepared, folder, listener, clock)
     arms = {FEDERATED: federated}
     # Where nobody shares anything, fine-tuning would only be more rounds of training alone.
     if table.finetune and prepared.enrolment.composition.steps:
-        arms[FINETUNED] = _run(prepared.finetuned(federated), prepared, folder, listener)
+        arms[FINETUNED] = _run(prepared.finetuned(federated), prepared, folder, listener, clock)
     if table.alone:
-        arms[ALONE] = _run(prepared.local(), prepared, folder, listener)
+        arms[ALONE] = _run(prepared.local(), prepared, folder, listener, clock)
     outcomes: dict[str, Mapping[str, Outcome]] = {arm: found.outcomes() for arm, found in arms.items()}
     if table.pooled:
-        outcomes[POOLED] = _pool(prepared, folder, listener)
+        outcomes[POOLED] = _pool(prepared, folder, listener, clock)
     by_client = {c.name: {arm: found[c.name] for arm, found in outcomes.items()} for c in prepared.clients}
     # The pooled model is no candidate: a client could not have it outside of a simulation.
     kept = {c.name: kept_arm(by_client[c.name], higher_is_better=c.task.higher_is_better) for c in prepared.clients}
@@ -66,13 +70,13 @@ def execute(prepared: Prepared, name: str, folder: RunFolder, listener: Listener
         federated=federated.state,
         results=Results(by_client, kept, {name: arm.overall() for name, arm in arms.items()}),
     )
-    summary["seconds"] = round(time.perf_counter() - began, 2)
+    summary["seconds"] = round(clock.seconds, 2)
     # Last of all: a folder with a summary is one whose run has ended.
     write_json(folder.path / SUMMARY, summary)
     return summary
 
 
-def _run(arm: Arm, prepared: Prepared, folder: RunFolder, listener: Listener) -> Arm:
+def _run(arm: Arm, prepared: Prepared, folder: RunFolder, listener: Listener, clock: Clock) -> Arm:
     """One arm to its end, from its checkpoint if there is one, else from where it begins."""
     plan, federation = prepared.plan, arm.federation
     checkpoint = Checkpoint(folder.checkpoints / arm.name, plan.digest())
@@ -93,6 +97,7 @@ def _run(arm: Arm, prepared: Prepared, folder: RunFolder, listener: Listener) ->
         # Before `finalize`, which moves the clients on: else a run resumed at its end would take the last broadcast in twice.
         if state.round % plan.federation.checkpoint_every == 0 or state.round == federation.rounds:
             checkpoint.save(state, arm.sites)
+            clock.save()
         _tell(state, arm.name, metric, listener)
     return arm.ended(finalize(federation, state, arm.sites, on_upload))
 
@@ -116,14 +121,14 @@ def _leave_model(name: str, arm: Arm, outcomes: Mapping[str, Outcome], before: S
     save_model(folder.models / name, client, best, composition=arm.extended_by, before=before, about=about)
     client.module.load_state_dict(best)
     table = client.task.table(predict(client.module, client.data.test), client.data.test)
-    table.to_csv(folder.predictions / f"{name}.csv", index=False, float_format="%.6g")
+    write_csv(folder.predictions / f"{name}.csv", table, float_format="%.6g")
 
 
-def _pool(prepared: Prepared, folder: RunFolder, listener: Listener) -> dict[str, Outcome]:
+def _pool(prepared: Prepared, folder: RunFolder, listener: Listener, clock: Clock) -> dict[str, Outcome]:
     """Pooled training of every kind of client; a kind that was done before an interruption is not trained again."""
     federation, clients = prepared.local().federation, _ordered(prepared.clients)
     file = folder.checkpoints / f"{POOLED}.json"
-    done: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    done: dict[str, Any] = read_sealed(file) or {}
     for members in kinds_of(clients):
         if all(member.name in done for member in members):
             continue
@@ -133,7 +138,8 @@ def _pool(prepared: Prepared, folder: RunFolder, listener: Listener) -> dict[str
         outcomes = train_pooled(federation, clients, members, on_round)
         done |= {name: asdict(outcome) for name, outcome in outcomes.items()}
         # After every kind: pooled training has no checkpoints, and an interruption costs one kind at most.
-        write_json(file, done)
+        write_sealed(file, done)
+        clock.save()
     return {name: Outcome(**outcome) for name, outcome in done.items()}
 
 
@@ -144,4 +150,4 @@ def _ordered(clients: Sequence[Client]) -> list[Client]:
 
 def _write_rounds(states: Mapping[str, FederationState], folder: RunFolder) -> None:
     rows = [{"arm": arm, **asdict(row)} for arm, state in states.items() for row in state.rows]
-    pd.DataFrame(rows).to_csv(folder.path / ROUNDS, index=False, float_format="%.9g")
+    write_csv(folder.path / ROUNDS, pd.DataFrame(rows), float_format="%.9g")
