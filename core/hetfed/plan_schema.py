@@ -40,6 +40,10 @@ def plain(name: str) -> str:
 
 Name = Annotated[str, AfterValidator(plain)]
 """What a client or an exchange may be called."""
+Size = Annotated[int, Field(gt=0, le=2**16)]
+"""Of a layer, in neurons or channels: a larger one by mistake would take all memory."""
+Count = Annotated[int, Field(gt=0, le=10**6)]
+"""Of rounds, epochs, steps, examples of a batch."""
 Share = Annotated[float, Field(gt=0, lt=1)]
 """More than nothing, and less than all."""
 

@@ -127,6 +127,8 @@ def _remedy(one: ErrorDetails, keys: Keys) -> str:
         return among(one["loc"][-1], sorted(known), "Known keys here")
     if one["loc"] == ("client",) and one["type"] in {"missing", "too_short"}:
         return "Add a [[client]] table with a name for each participant; docs/plans.md shows how."
+    if one["type"] in {"tuple_type", "list_type"} and isinstance(one["input"], str):
+        return f'A list has brackets: write ["{one["input"]}"].'
     if len(one["loc"]) == 1 and one["type"] == "tuple_type" and last in LISTS:
         return f"Write [[{last}]], with two brackets, above each of these tables."
     return _misspelt(one) + DOCUMENTED

@@ -11,6 +11,7 @@ from hetfed_datasets.records import Cohort, Series
 from hetfed_datasets.registry import SOURCES
 from hetfed_datasets.source import File, Source
 
+OTHER_BYTES = "other bytes than those tested (SHA-256)"
 TIMEOUT = 60
 """Seconds without an answer until the publisher counts as silent."""
 
@@ -67,7 +68,7 @@ def check(source: Source, root: Path) -> Cohort | Series:
         found = pooch.file_hash(str(path), alg="sha256")
         if found != file.sha256:
             remedy = f"Expected {file.sha256}. {_reading(source, root)}"
-            raise DataError("other bytes than those tested (SHA-256)", file=path, value=found, remedy=remedy)
+            raise DataError(OTHER_BYTES, file=path, value=found, remedy=remedy)
     return source.load(root)
 
 

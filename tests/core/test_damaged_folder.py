@@ -46,6 +46,9 @@ COMMANDS: dict[str, Callable[[Path], object]] = {
     "resume": resumed,
     "predict": lambda run: kept_model(run, "a"),
 }
+READER = {"models": "predict", "checkpoints": "resume", "data.json": "resume"}
+"""The command that reads a file or a folder; the others are the report's."""
+MADE_ANEW = {"report.html", "plots/outcomes.svg", "plots/curve-a.svg", "predictions/a.csv"}
 COMPARING: dict[str, Callable[[Path], object]] = {
     "report of a comparison": lambda out: write_comparison(out, *read_comparison(out)),
     "compare": compared,
@@ -119,8 +122,8 @@ def attempt(command: Callable[[Path], object], out: Path) -> str:
     try:
         command(out)
     except HetfedError as error:
-        assert isinstance(error, RunFolderError), error
-        assert re.search(rf"{re.escape(str(out))}\S*: .+\. [A-Z]", str(error)), error
+        remedy = r": .+\. [A-Z]" if isinstance(error, RunFolderError) else ": cannot be (written|made): "
+        assert re.search(rf"{re.escape(str(out))}\S*{remedy}", str(error)), error
         return str(error)
     return ""
 
@@ -142,48 +145,41 @@ def written_elsewhere(home: Path) -> set[Path]:
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_run_folder_is_one_clear_error(damage: str, run: Path, tmp_path: Path) -> None:
-    """Every file of it, each read by every command. A file that a command does not read, or makes anew, may be as it is."""
+    """Every file of it, each read by the command that needs it. Lines of tables may be fewer; some files are made anew."""
     (tmp_path / "tmp").mkdir()
     for name in files(run):
-        for command, does in COMMANDS.items():
-            if command == "resume" and damage not in {"garbage", "a link"}:
-                continue
-            out = copied(run, tmp_path / "out")
-            DAMAGES[damage](out / name)
-            said = attempt(does, out)
-            if damage == "a link":
-                assert "a symbolic link" in said, (name, command)
+        out = copied(run, tmp_path / "out")
+        DAMAGES[damage](out / name)
+        said = attempt(COMMANDS[READER.get(name.partition("/")[0], "report")], out)
+        assert said or damage in {"missing", "cut short", "empty", "keys gone"} or name in MADE_ANEW, name
+        if damage == "a link":
+            assert "a symbolic link" in said, name
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_comparison_is_one_clear_error(damage: str, comparison: Path, tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()
     for name in files(comparison):
-        if name.count("/") > 2 or "predictions" in name:
+        if "/" in name and not name.endswith("summary.json"):
             continue
         out = copied(comparison, tmp_path / "out")
         DAMAGES[damage](out / name)
         attempt(COMPARING["report of a comparison"], out)
 
 
-@pytest.mark.parametrize(
-    "name", ["comparison.json", "comparison.csv", "plan/seed-0/summary.json", "plan/seed-0/plan.resolved.toml"]
-)
+@pytest.mark.parametrize("name", ["comparison.json", "plan/seed-0/summary.json", "plan/seed-0/plan.resolved.toml"])
 def test_a_damaged_comparison_is_not_gone_on_with(name: str, comparison: Path, tmp_path: Path) -> None:
-    for damage in ("garbage", "another type", "a folder"):
-        out = copied(comparison, tmp_path / "out")
-        DAMAGES[damage](out / name)
-        attempt(COMPARING["compare"], out)
+    out = copied(comparison, tmp_path / "out")
+    DAMAGES["garbage"](out / name)
+    assert str(out / name) in attempt(COMPARING["compare"], out)
 
 
-@pytest.mark.parametrize(
-    "name", ["summary.json", "rounds.csv", "environment.json", "plan.resolved.toml", "models/a/model.json"]
-)
+@pytest.mark.parametrize("name", ["summary.json", "rounds.csv", "environment.json", "plan.resolved.toml", "models/a"])
 def test_a_part_that_is_read_is_missed(name: str, run: Path, tmp_path: Path) -> None:
     out = copied(run, tmp_path / "out")
-    (out / name).unlink()
+    shutil.move(out / name, tmp_path / "gone")
     command = "predict" if name.startswith("models") else "report"
-    assert str(out / name) in attempt(COMMANDS[command], out)
+    assert str((out / name).parent if "/" in name else out / name) in attempt(COMMANDS[command], out)
 
 
 @pytest.mark.parametrize("name", ["/../../../evil", "../evil", "a/b", "x" * 300])
@@ -197,9 +193,7 @@ def test_the_report_of_a_foreign_folder_is_written_nowhere_else(name: str, run: 
     assert written_elsewhere(tmp_path) == before
 
 
-@pytest.mark.parametrize(
-    "part", ["report.html", "plots", "plots/outcomes.svg", "models", "checkpoints/federated", "ledger.jsonl"]
-)
+@pytest.mark.parametrize("part", ["report.html", "plots", "plots/outcomes.svg", "models", "checkpoints", "ledger.jsonl"])
 @pytest.mark.parametrize("command", COMMANDS)
 def test_nothing_is_written_or_read_through_a_link(part: str, command: str, run: Path, tmp_path: Path) -> None:
     out, elsewhere = copied(run, tmp_path / "out"), tmp_path / "elsewhere"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,7 +23,26 @@ if TYPE_CHECKING:
 PlanName = Annotated[str, typer.Argument(metavar="[PLAN]", help="A shipped plan, or a TOML file.")]
 Shown = Annotated[str | None, typer.Argument(metavar="[PLAN]", help="A shipped plan to print.")]
 Out = Annotated[Path | None, typer.Option(help="Folder for the run. Default: runs/<vertical>-<plan>-<time>.")]
-DataDir = Annotated[Path | None, typer.Option(help="Folder of data sets. Default: $HETFED_DATA, else the user's cache.")]
+
+
+def existing(folder: Path | None) -> Path | None:
+    """The folder of data sets that an option or the environment names, once it is known that there is one.
+
+    Raises:
+        PlanError: there is none, or it is a file.
+    """
+    key, named = ("--data-dir", folder) if folder else ("HETFED_DATA", Path(os.environ.get("HETFED_DATA") or "."))
+    if not named.is_dir():
+        problem = "a file, not a folder" if named.exists() else "no such folder"
+        remedy = "Name the folder that holds a folder for each data set; `hetfed datasets fetch` makes one."
+        raise PlanError(problem, key=key, value=str(named), remedy=remedy)
+    return folder
+
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(callback=existing, help="Folder of data sets. Default: $HETFED_DATA, else the user's cache."),
+]
 Rounds = Annotated[int | None, typer.Option(min=1, help="Instead of the plan's number of rounds.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Instead of the plan's seed.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in --out.")]
