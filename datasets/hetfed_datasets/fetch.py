@@ -8,10 +8,9 @@ from pathlib import Path
 from hetfed.errors import DataError
 from hetfed_datasets.checks import FETCH_AGAIN
 from hetfed_datasets.records import Cohort, Series
-from hetfed_datasets.registry import SOURCES
+from hetfed_datasets.registry import OTHER_BYTES, SOURCES
 from hetfed_datasets.source import File, Source
 
-OTHER_BYTES = "other bytes than those tested (SHA-256)"
 TIMEOUT = 60
 """Seconds without an answer until the publisher counts as silent."""
 

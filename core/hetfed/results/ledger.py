@@ -62,8 +62,10 @@ class Ledger:
         for number, line in enumerate(text_of(self.file).splitlines(), 1):
             try:
                 entry = json.loads(line)
-            except (ValueError, RecursionError):
+            except ValueError:
                 continue
+            except RecursionError:
+                entry = None
             if not (isinstance(entry, dict) and set(LEDGER_COLUMNS) <= set(entry)):
                 raise RunFolderError("not an entry of a ledger", file=self.file, key=f"line {number}", remedy=AGAIN)
             entries.append(entry)
