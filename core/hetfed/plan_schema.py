@@ -7,9 +7,12 @@ compression), is a pydantic dataclass with `config=STRICT`, which refuses the sa
 from __future__ import annotations
 
 import re
-from typing import Annotated, Self
+from abc import ABCMeta
+from typing import TYPE_CHECKING, Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hetfed.validation_errors import keys_of, plan_error
 
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 """No unknown keys, no NaN, no infinity."""
@@ -48,13 +51,38 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 """More than nothing, and less than all."""
 
 
-class Table(BaseModel):
+class Told(type):
+    """A type whose errors are told in a plan's words where a script makes a value of it by a call.
+
+    Pydantic makes values of a plan's tables without one, and their errors name the plan.
+    """
+
+    # Type checkers know the arguments from each class itself.
+    if not TYPE_CHECKING:
+
+        def __call__(cls, *args: object, **settings: object) -> object:
+            """A value, or `PlanError`."""
+            try:
+                return super().__call__(*args, **settings)
+            except ValidationError as error:
+                raise plan_error(error, cls.__name__, keys_of(cls)) from None
+
+
+class ToldModel(Told, type(BaseModel)):  # type: ignore[misc]
+    """The same of a model."""
+
+
+class ToldClass(Told, ABCMeta):
+    """The same of a class with abstract methods."""
+
+
+class Table(BaseModel, metaclass=ToldModel):  # type: ignore[metaclass]
     """A table of a plan."""
 
     model_config = ConfigDict(frozen=True, **STRICT)
 
 
-class OpenTable(BaseModel):
+class OpenTable(BaseModel, metaclass=ToldModel):  # type: ignore[metaclass]
     """A table that takes further keys: the arguments of something that it names, or what installed packages bring."""
 
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)

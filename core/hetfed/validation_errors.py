@@ -42,7 +42,7 @@ def plan_error(
 
     >>> from hetfed.plan import FederationTable
     >>> try:
-    ...     FederationTable(rounds=0)
+    ...     FederationTable.model_validate({"rounds": 0})
     ... except ValidationError as error:
     ...     str(plan_error(error, "federation", keys_of(FederationTable)))
     'federation.rounds: input should be greater than 0 (value: 0). docs/plans.md lists every key and its values.'

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="List, describe, fetch and check data sets.  Example: hetfed datasets list",
     no_args_is_help=True,
+    suggest_commands=False,
     pretty_exceptions_enable=False,
 )
 

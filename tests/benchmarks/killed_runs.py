@@ -34,8 +34,8 @@ name = "north"
 data = { sites = ["north"] }
 presence = { speed = 0.02 }
 [[client]]
-name = "east"
-data = { sites = ["east"] }
+name = "south"
+data = { sites = ["south"] }
 training = { optimizer = "sgd", lr = 0.02, momentum = 0.9 }
 [[client]]
 name = "west"

@@ -60,7 +60,7 @@ def commands_of(vertical: Vertical) -> typer.Typer:
     >>> [command.name for command in commands_of(verticals()["medical"]).registered_commands]
     ['plans', 'run', 'compare']
     """
-    app = typer.Typer(no_args_is_help=True)
+    app = typer.Typer(no_args_is_help=True, suggest_commands=False)
 
     def example(what: str, words: str) -> str:
         """The help of a command, an example at its end."""
@@ -98,11 +98,14 @@ def commands_of(vertical: Vertical) -> typer.Typer:
             # Imported here, since torch takes seconds to load: --help and a mistyped option are to be answered at once.
             from hetfed.launch.launcher import Launcher
             from hetfed.plan import read_plan
+            from hetfed.report.troubles import troubles
 
             text, file = plan_text(vertical, plan)
             chosen, console = read_plan(text, file).with_federation(rounds=rounds, seed=seed), Console()
             summary = Launcher(vertical, console, data_dir).run(chosen, file, where, resume=resume)
             console.print(outcome_table(summary, console))
+            for line in troubles(where):
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
             console.print(f"report: {where / 'report.html'}", highlight=False, soft_wrap=True)
 
     what = "Run a plan under several algorithms and seeds, and set the results side by side. Run again to go on after a stop."
