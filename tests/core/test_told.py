@@ -88,5 +88,5 @@ def test_an_exchange_that_reaches_for_test_data_is_told_why_there_are_none(part:
 
 
 def test_the_nearest_command_is_named_once(hetfed: Any) -> None:
-    said = hetfed("reprot").out
+    said = hetfed("reprot").err
     assert said.count("Did you mean") == 1 and "report" in said
