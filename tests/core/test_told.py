@@ -49,9 +49,11 @@ def test_one_class_everywhere_is_told_and_no_empty_picture_is_drawn(tmp_path: Pa
 
 
 def test_an_end_beyond_the_last_round_is_told(tmp_path: Path) -> None:
-    page = run(QUICK.replace('part = "head"', 'part = "head"\nuntil = 9'), tmp_path)
-    sentence = "shared-parameters was to end with round 9, and the run has 2 rounds."
-    assert sentence in troubles(tmp_path) and sentence in page
+    phase = "[[phase]]\nuntil = 5\n[[client]]"
+    page = run(QUICK.replace('part = "head"', 'part = "head"\nuntil = 9').replace("[[client]]", phase, 1), tmp_path)
+    for what, last in (("shared-parameters", 9), ("phase 1", 5)):
+        sentence = f"{what} was to end with round {last}, and the run has 2 rounds."
+        assert sentence in troubles(tmp_path) and sentence in page
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -243,4 +244,6 @@ def read_facts(folder: RunFolder) -> Facts:
     rounds = read_csv(path / ROUNDS, **exactly)
     # Without its first line, the digest.
     plan = text_of(path / PLAN).partition("\n")[2]
+    with contents_of(path / PLAN):
+        tomllib.loads(plan)
     return Facts(summary, clients, rounds, sent, again, table_of(path / ENVIRONMENT), plan, folder.plan_digest())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -47,12 +48,17 @@ def refusals(sent: Sequence[Sent]) -> list[str]:
 
 
 def beyond(facts: Facts) -> list[str]:
-    """The exchanges whose last round lies beyond that of the run."""
-    rounds = facts.summary["rounds"]
+    """The exchanges and phases whose last round lies beyond that of the run."""
+    rounds, plan = facts.summary["rounds"], tomllib.loads(facts.plan)
+    tables = [(exchange["label"], exchange) for exchange in facts.summary["exchanges"]]
+    tables += [(f"phase {number}", phase) for number, phase in enumerate(plan.get("phase", []), 1)]
+    for client in plan["client"]:
+        phases = client["training"].get("phases", [])
+        tables += [(f"phase {number} of {client['name']}", phase) for number, phase in enumerate(phases, 1)]
     return [
-        f"{exchange['label']} was to end with round {exchange['until']}, and the run has {counted(rounds, 'round')}."
-        for exchange in facts.summary["exchanges"]
-        if (exchange["until"] or 0) > rounds
+        f"{name} was to end with round {table['until']}, and the run has {counted(rounds, 'round')}."
+        for name, table in tables
+        if (table.get("until") or 0) > rounds
     ]
 
 
