@@ -16,13 +16,13 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from hetfed.payload import Payload
-from hetfed.plan_schema import STRICT
+from hetfed.plan_schema import STRICT, Told
 
 Kind = Literal["mean", "median", "trimmed-mean", "krum", "multi-krum", "geometric-median"]
 
 
 @dataclass(frozen=True, config=STRICT)
-class Aggregation:
+class Aggregation(metaclass=Told):
     """Merges payloads of the same names and shapes.
 
     "mean" weighs by the payloads' weights. "median" and "trimmed-mean" (Yin et al. 2018) go number by number, "krum" and

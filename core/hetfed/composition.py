@@ -13,7 +13,7 @@ from hetfed.aggregation import Aggregation
 from hetfed.codecs import Codec
 from hetfed.compression import Compression
 from hetfed.data import Spec
-from hetfed.errors import PlanError, among
+from hetfed.errors import HetfedError, PlanError, RunError, among
 from hetfed.exchanges import Exchange, kind_of
 from hetfed.exchanges.base import Merge
 from hetfed.exchanges.groups import lonely
@@ -263,9 +263,10 @@ def enrol(composition: Composition, profiles: Sequence[Profile]) -> Enrolment:
         # An exchange without members would run without an effect, and nobody would notice.
         if not enrolled:
             raise _nobody(step, reasons, named=step.clients is not None and not single)
+        declared = [_declared(step, profile) for profile in enrolled]
         try:
             step.exchange.check(enrolled)
-            _check_compression(step, [step.exchange.declare(profile) for profile in enrolled])
+            _check_compression(step, declared)
         except PlanError as error:
             raise error.seen_from(key=step.label) from error
         steps.append(replace(step, clients=tuple(profile.name for profile in enrolled)))
@@ -368,6 +369,20 @@ def _check_step(step: Step) -> None:
     if step.aggregation.kind != "mean" and not step.follows_rule:
         problem = f"{kind_of(step.exchange)} takes no mean of what clients send"
         raise PlanError(problem, key=f"{step.label}.aggregation", value=step.aggregation.kind, remedy="Leave it out.")
+
+
+def _declared(step: Step, profile: Profile) -> Declaration:
+    """What a client declares to send by a step.
+
+    Raises:
+        RunError: the exchange fails over it; the message names exchange and client, which a traceback would not.
+    """
+    try:
+        return step.exchange.declare(profile)
+    except HetfedError:
+        raise
+    except Exception as error:
+        raise RunError(f"{step.label} cannot declare what {profile.name!r} sends: {error!r}") from error
 
 
 def _check_compression(step: Step, declared: Sequence[Declaration]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hetfed.errors import PayloadRefused
 from hetfed.payload import Payload
-from hetfed.plan_schema import STRICT
+from hetfed.plan_schema import STRICT, Told
 
 MARK = "~"
 """Between a tensor's name and the name of a part of its compressed form."""
@@ -21,7 +21,7 @@ Tensors = dict[str, Tensor]
 
 
 @dataclass(frozen=True, config=STRICT)
-class Compression:
+class Compression(metaclass=Told):
     """A codec that makes the payloads of one exchange smaller. Clients send a change of what the server sent in the same round.
 
     "8-bit": whole numbers from -127 to 127 and a scale per tensor. "top-k": the largest numbers and where they stand; where

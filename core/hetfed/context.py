@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,9 @@ from hetfed.profile import Profile
 from hetfed.seeding import generator
 from hetfed.tasks import Task
 from hetfed.training import Augment
+
+UNSEEN = {"test", "validation", "data"}
+"""What an exchange may reach for, and no context has."""
 
 
 @dataclass
@@ -67,6 +71,17 @@ class ClientContext:
     scratch: dict[str, object] = field(default_factory=dict)
     work: Work = field(default_factory=Work)
     device: torch.device = CPU
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> object:
+            """Called for what is not there; type checkers need not know of it."""
+            if name in UNSEEN:
+                raise AttributeError(
+                    f"no {name} data in a context: what judges a model is kept from what it learns by. An exchange works with "
+                    "context.train"
+                )
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @property
     def name(self) -> str:

@@ -21,7 +21,7 @@ from hetfed.tasks import Task, loss_if_any
 
 Keep = Literal["mean", "mean of two", "validation", "loss", "one standard error", "stacking"]
 """The mean of all arms' predictions, or of those alone and federated; the arm with the best metric, or the least loss, on
-validation data; federated, unless alone is better there by more than one standard error; the shares that fit these data best."""
+validation data; federated, unless alone is better there by more than one standard error; the shares with the least loss."""
 Answers = Mapping[str, Output]
 """What the models of a client predict for its validation examples, by arm."""
 Shares = Mapping[str, float]

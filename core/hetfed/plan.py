@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,7 +17,6 @@ from typing import Annotated, Any, TypeVar
 
 import tomli_w
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -39,14 +37,16 @@ from hetfed.errors import PlanError, among
 from hetfed.exchanges import KINDS
 from hetfed.keeping import Keep
 from hetfed.participation import Participation, Presence
-from hetfed.plan_schema import OpenTable, Table
+from hetfed.plan_schema import Count, Name, OpenTable, Table
 from hetfed.selection import Select
 from hetfed.training import Phase, Training
-from hetfed.validation_errors import keys_of, plan_error
+from hetfed.validation_errors import DOCUMENTED, keys_of, plan_error
 
 Values = dict[str, Any]
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
 ALGORITHM = "federation.algorithm"
+DEEPEST = 50
+"""So many tables may lie in each other."""
 EXACTLY = ConfigDict(strict=True, allow_inf_nan=False)
 """Neither text nor true stands for a number."""
 
@@ -55,17 +55,6 @@ def _named(value: object) -> object:
     """`algorithm = "fedavg"` is short for `algorithm = { name = "fedavg" }`."""
     # A dictionary or anything else is left to pydantic, which says what is wrong with it.
     return {"name": value} if isinstance(value, str) else value
-
-
-def _plain(name: str) -> str:
-    # No slash: a client's name is part of paths, those of its files and those of tensors in a state.
-    if not re.fullmatch(r"(\w[\w .-]*)?", name):
-        raise ValueError("a name begins with a letter, a digit or _, and has nothing but these, spaces, dots and hyphens")
-    return name
-
-
-Name = Annotated[str, AfterValidator(_plain)]
-"""What a client or an exchange may be called."""
 
 
 class AlgorithmTable(OpenTable):
@@ -99,13 +88,13 @@ class FederationTable(Table):
     'fedavg'
     """
 
-    rounds: PositiveInt = 10
+    rounds: Count = 10
     seed: NonNegativeInt = 0
     algorithm: Annotated[AlgorithmTable | None, BeforeValidator(_named)] = None
     quorum: PositiveInt = 1
     checkpoint_every: PositiveInt = 1
     select: Select = "validation"
-    finetune: NonNegativeInt = 3
+    finetune: int = Field(default=3, ge=0, le=10**6)
     keep: Keep = "mean"
     alone: bool = True
     pooled: bool = True
@@ -404,6 +393,13 @@ def read_plan(text: str, file: str | Path) -> Plan:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise PlanError(f"not valid TOML: {error}", file=file, remedy="Mend the line that is named.") from None
+    # A number of thousands of digits is no number to Python.
+    except ValueError as error:
+        raise PlanError(f"not a plan: {error}", file=file, remedy="Write numbers that a run can count to.") from None
+    except RecursionError:
+        raise PlanError("nested too deeply", file=file, remedy=DOCUMENTED) from None
+    if _depth(table) > DEEPEST:
+        raise PlanError("nested too deeply", file=file, remedy=DOCUMENTED)
     # Merged before anything is checked: what is wrong with a default shows under the clients that start from it.
     defaults = table.get("defaults", {})
     clients = table.get("client", [])
@@ -424,12 +420,27 @@ def read_plan(text: str, file: str | Path) -> Plan:
     return plan
 
 
+def _depth(value: object) -> int:
+    """How many tables and lists lie in each other, as far as it matters."""
+    deep, level = 0, [value]
+    while level and deep <= DEEPEST:
+        # Level by level, and not by recursion, which too deep a table ends.
+        inner = [list(each.values()) if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
+        deep, level = deep + 1, [one for each in inner for one in each]
+    return deep
+
+
 def _check_clients(plan: Plan, file: str | Path) -> None:
     """Names are unique, and the server waits for no more clients than there are."""
     names = [client.name for client in plan.client]
     for name in names:
         if names.count(name) > 1:
             raise PlanError("two clients have the same name", file=file, key="client.name", value=name, remedy="Rename one.")
+    same = {name.casefold(): name for name in names}
+    for name in names:
+        if (other := same[name.casefold()]) != name:
+            problem = f"two clients whose names differ in capitals alone ({other!r}): a disk may take their files for the same"
+            raise PlanError(problem, file=file, key="client.name", value=name, remedy="Rename one.")
     wanted = {"federation.quorum": plan.federation.quorum, "participation.minimum": plan.participation.minimum}
     for key, count in wanted.items():
         if count > len(names):

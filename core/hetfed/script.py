@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import shutil
@@ -20,7 +19,6 @@ from rich.console import Console
 
 from hetfed.client import Client
 from hetfed.composition import Composition, Step, compose
-from hetfed.data import Examples
 from hetfed.errors import PlanError, RunFolderError
 from hetfed.exchanges import Exchange, kind_of
 from hetfed.kept.load import load_model
@@ -32,8 +30,10 @@ from hetfed.report.figures import counted_owners, verdict
 from hetfed.results.arms import ARMS
 from hetfed.results.folder import ROUNDS, RunFolder
 from hetfed.results.ledger import LEDGER_COLUMNS, Ledger
+from hetfed.results.tables import read_csv
 from hetfed.run.enrolled import enrolled
 from hetfed.run.execute import execute
+from hetfed.run.held import digest_of
 from hetfed.run.prepare import Prepared
 from hetfed.run.progress import Silent, listener_of
 from hetfed.selection import Select
@@ -223,7 +223,7 @@ def _known(value: float | None) -> float:
 
 def _read(file: Path) -> pd.DataFrame:
     # Only an empty cell is missing: a client or a class may well be called "NA".
-    return pd.read_csv(file, dtype={"client": str, "id": str}, keep_default_na=False, na_values=[""])
+    return read_csv(file, dtype={"client": str, "id": str}, keep_default_na=False, na_values=[""])
 
 
 def _composition(shared: Shared) -> Composition:
@@ -287,19 +287,10 @@ def _told(step: Step) -> ExchangeTable:
 def _client_table(client: Client) -> ClientTable:
     """A client as the run folder tells of it: with its sizes, and a digest by which a resumed run knows its data again."""
     parts = {"train": client.data.train, "validation": client.data.validation, "test": client.data.test}
-    held = parts if client.public is None else {**parts, "public": client.public}
     data = {
         "examples": {name: len(part) for name, part in parts.items()},
         "metric": client.task.metric,
-        "sha256": _digest(held),
+        "sha256": digest_of(client)[:16],
     }
     model = {"tensors": {name: list(spec.shape) for name, spec in client.profile.signature.tensors.items()}}
     return client_table(client.name, data=data, model=model, training=client.training, presence=client.presence)
-
-
-def _digest(parts: Mapping[str, Examples]) -> str:
-    found = hashlib.sha256()
-    for name, part in parts.items():
-        for key, tensor in (*sorted(part.inputs.items()), ("target", part.target), *sorted(part.further.items())):
-            found.update(f"{name} {key}".encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()[:16]

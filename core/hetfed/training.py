@@ -13,9 +13,7 @@ import torch
 from pydantic import (
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
-    PositiveInt,
     ValidationInfo,
     field_validator,
 )
@@ -24,7 +22,7 @@ from torch import Tensor, nn
 from hetfed.data import Batch, Examples
 from hetfed.device import DeviceName
 from hetfed.parts import NORM_LAYERS, inside
-from hetfed.plan_schema import Table
+from hetfed.plan_schema import Count, Table
 
 T = TypeVar("T")
 
@@ -42,7 +40,7 @@ class Phase(Table):
     it is given. The phase belongs to the rounds after `after` and up to `until`; below zero, both count from the end.
     """
 
-    epochs: PositiveInt | None = None
+    epochs: Count | None = None
     only: tuple[str, ...] = ()
     frozen: tuple[str, ...] = ()
     after: int = 0
@@ -82,9 +80,9 @@ class Training(Table):
     lr: PositiveFloat = 1e-3
     momentum: float = Field(default=0.0, ge=0, lt=1)
     weight_decay: NonNegativeFloat = 0.0
-    epochs: NonNegativeInt = 1
-    steps: PositiveInt | None = None
-    batch_size: PositiveInt = 32
+    epochs: int = Field(default=1, ge=0, le=10**6)
+    steps: Count | None = None
+    batch_size: Count = 32
     schedule: Literal["constant", "cosine"] = "constant"
     clip_norm: PositiveFloat | None = None
     keep_optimizer: bool = True

@@ -42,7 +42,7 @@ def plan_error(
 
     >>> from hetfed.plan import FederationTable
     >>> try:
-    ...     FederationTable(rounds=0)
+    ...     FederationTable.model_validate({"rounds": 0})
     ... except ValidationError as error:
     ...     str(plan_error(error, "federation", keys_of(FederationTable)))
     'federation.rounds: input should be greater than 0 (value: 0). docs/plans.md lists every key and its values.'
@@ -127,6 +127,8 @@ def _remedy(one: ErrorDetails, keys: Keys) -> str:
         return among(one["loc"][-1], sorted(known), "Known keys here")
     if one["loc"] == ("client",) and one["type"] in {"missing", "too_short"}:
         return "Add a [[client]] table with a name for each participant; docs/plans.md shows how."
+    if one["type"] in {"tuple_type", "list_type"} and isinstance(one["input"], str):
+        return f'A list has brackets: write ["{one["input"]}"].'
     if len(one["loc"]) == 1 and one["type"] == "tuple_type" and last in LISTS:
         return f"Write [[{last}]], with two brackets, above each of these tables."
     return _misspelt(one) + DOCUMENTED

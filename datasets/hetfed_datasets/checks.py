@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from hetfed import npz
 from hetfed.errors import DataError
 from hetfed_datasets.records import MISSING_LABEL
 from hetfed_datasets.registry import SOURCES
@@ -103,19 +104,7 @@ def read_npz(file: Path, names: Collection[str]) -> Mapping[str, NDArray[Any]]:
     ...     read_npz(file, ["labels"])
     {'labels': array([0, 1])}
     """
-    try:
-        # numpy leaves a file that it opened itself open when that is no archive.
-        with file.open("rb") as opened:
-            archive = np.load(opened, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError("one array where an .npz of several is expected", file=file, remedy=FETCH_AGAIN)
-            # Sorted, so that the same file gives the same message.
-            absent = sorted(set(names) - set(archive.files))
-            if absent:
-                raise DataError("array is missing", file=file, key=absent[0], remedy=FETCH_AGAIN)
-            return {name: archive[name] for name in names}
-    except UNREADABLE as error:
-        raise DataError(f"not readable as .npz, perhaps cut short: {error}", file=file, remedy=FETCH_AGAIN) from None
+    return npz.read_npz(file, names, remedy=FETCH_AGAIN)
 
 
 def expect_columns(frame: pd.DataFrame, file: Path, *, count: int | None = None, names: Sequence[str] = ()) -> None:

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from hetfed.cli.vertical import DataDir, existing
 from hetfed_datasets.registry import SOURCES
 from hetfed_datasets.source import Source, data_root
 
@@ -18,14 +19,12 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="List, describe, fetch and check data sets.  Example: hetfed datasets list",
     no_args_is_help=True,
+    suggest_commands=False,
     pretty_exceptions_enable=False,
 )
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A name that `hetfed datasets list` shows.", show_default=False)]
-DataDir = Annotated[
-    Path | None,
-    typer.Option("--data-dir", help="Folder of data sets. Without it HETFED_DATA, else your cache folder.", show_default=False),
-]
+NewDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder of data sets, which is made unless it is there.")]
 
 
 @app.command("list")
@@ -62,14 +61,17 @@ def describe(name: Name) -> None:
 
 
 @app.command()
-def fetch(name: Name, data_dir: DataDir = None) -> None:
+def fetch(name: Name, data_dir: NewDir = None) -> None:
     """Download what is missing of a data set from its publisher, pinned by SHA-256.
 
     Example: hetfed datasets fetch la-los-loop --data-dir data
     """
     from hetfed_datasets import fetch as module
 
-    files = module.fetch(SOURCES.find(name, key="dataset"), data_root(data_dir))
+    root = data_root(data_dir)
+    if root.exists():
+        existing(root)
+    files = module.fetch(SOURCES.find(name, key="dataset"), root)
     for file in files:
         typer.echo(f"there: {file}")
     if not files:

@@ -8,7 +8,7 @@ from pathlib import Path
 from hetfed.errors import DataError
 from hetfed_datasets.checks import FETCH_AGAIN
 from hetfed_datasets.records import Cohort, Series
-from hetfed_datasets.registry import SOURCES
+from hetfed_datasets.registry import OTHER_BYTES, SOURCES
 from hetfed_datasets.source import File, Source
 
 TIMEOUT = 60
@@ -67,7 +67,7 @@ def check(source: Source, root: Path) -> Cohort | Series:
         found = pooch.file_hash(str(path), alg="sha256")
         if found != file.sha256:
             remedy = f"Expected {file.sha256}. {_reading(source, root)}"
-            raise DataError("other bytes than those tested (SHA-256)", file=path, value=found, remedy=remedy)
+            raise DataError(OTHER_BYTES, file=path, value=found, remedy=remedy)
     return source.load(root)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ from hetfed_datasets.source import File, Source, data_root, fault_of
 if TYPE_CHECKING:
     from hetfed_datasets.records import Cohort, Series
 
+LOG = logging.getLogger("hetfed")
+OTHER_BYTES = "other bytes than those tested (SHA-256)"
 GITHUB = "https://raw.githubusercontent.com"
 # Commits are pinned, not branches: a publisher who changes a file changes no published figure.
 FLAMBY_BRCA = "owkin/FLamby/edacf54d5211520583b0133d55ac39b6fda8324b/flamby/datasets/fed_tcga_brca"
@@ -246,6 +249,8 @@ def load(name: str, root: Path | None = None, **options: Any) -> Cohort | Series
         root: the folder that holds a folder for each data set; without it HETFED_DATA, else the user's cache folder.
         options: go on to the loader, as `city` of a data set of several cities, or `seed` of generated data.
 
+    A file of a shipped data set that has other bytes than those tested is told of, as a warning of the log `hetfed`.
+
     Raises:
         PlanError: there is no such data set. DataError: a file is missing, or not what it should be, or the record is not.
 
@@ -255,4 +260,15 @@ def load(name: str, root: Path | None = None, **options: Any) -> Cohort | Series
     Traceback (most recent call last):
     hetfed.errors.PlanError: dataset: unknown data set (value: 'sample-citys'). Did you mean 'sample-cities'? Known: ...
     """
-    return SOURCES.find(name, key="dataset").load(data_root(root), **options)
+    source, home = SOURCES.find(name, key="dataset"), data_root(root)
+    record = source.load(home, **options)
+    for part in (source, *(SOURCES[joined] for joined in source.joins)):
+        for file in part.altered(home):
+            # Logged, which shows on a terminal and in a notebook alike, and ends nothing: own data may bear a shipped name.
+            LOG.warning(
+                "%s: %s. Figures may differ from published ones; `hetfed datasets check %s` says more.",
+                file,
+                OTHER_BYTES,
+                part.name,
+            )
+    return record

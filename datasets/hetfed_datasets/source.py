@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
 from collections.abc import Callable, Mapping
@@ -79,6 +80,15 @@ class Source:
 
         load = self._loader()
         return check_record(load(**options) if self.generated else load(root / self.name, **options), self.kind)
+
+    def altered(self, root: Path) -> list[Path]:
+        """The files below `root` that are there and have other bytes than those that were tested.
+
+        Args:
+            root: the folder that holds a folder for each data set.
+        """
+        there = {root / self.name / name: file for name, file in self.files.items() if (root / self.name / name).is_file()}
+        return [path for path, file in there.items() if hashlib.sha256(path.read_bytes()).hexdigest() != file.sha256]
 
     def _loader(self) -> Callable[..., Cohort | Series]:
         if not isinstance(self.loader, str):

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from hetfed.errors import DataError, among
 from hetfed.kept.description import Architecture, Description
-from hetfed.kept.inputs import IDS, check_modalities, columns_in_order, ids_of, numbers, read_csv, read_npz
+from hetfed.kept.inputs import AS_NPZ, IDS, check_modalities, columns_in_order, ids_of, numbers, read_csv
 from hetfed.kept.registry import Blank, Prepared
+from hetfed.npz import read_npz
 from hetfed_medical.modalities import MODALITIES
 from hetfed_medical.model import HospitalNet
 from hetfed_medical.plan_schema import HospitalModel
@@ -131,7 +132,7 @@ class CohortForm:
         found: dict[str, Any] = {}
         for file in files:
             if file.suffix.lower() == ".npz":
-                found |= read_npz(file)
+                found |= read_npz(file, remedy=AS_NPZ)
             else:
                 found |= _tables(read_csv(file), settings["modalities"], file)
         return found

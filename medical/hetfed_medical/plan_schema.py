@@ -18,7 +18,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from hetfed.errors import among
-from hetfed.plan_schema import OpenTable, Share, SplitTable, Table
+from hetfed.plan_schema import Count, OpenTable, Share, Size, SplitTable, Table
 from hetfed_medical.modalities import MODALITIES
 
 LearnerName = Literal["random-forest", "extra-trees", "gradient-boosting", "svm", "logistic-regression"]
@@ -37,7 +37,7 @@ class Partition(Table):
     """
 
     kind: Literal["dirichlet", "quantity", "classes"] = "dirichlet"
-    clients: PositiveInt
+    clients: Count
     part: NonNegativeInt
     alpha: PositiveFloat = 1.0
     classes: PositiveInt = 1
@@ -93,8 +93,8 @@ class HospitalModel(OpenTable):
     'lenet'
     """
 
-    features: PositiveInt = 64
-    width: PositiveFloat = 1.0
+    features: Size = 64
+    width: float = Field(default=1.0, gt=0, le=64)
     learner: LearnerName | None = None
     settings: dict[str, float | int | str | bool] = Field(default_factory=dict)
 

@@ -25,7 +25,6 @@ from hetfed.plan import Plan, read_plan
 from hetfed.results.arms import ALONE, OWN_ARMS
 from hetfed.results.folder import RunFolder
 from hetfed.run.arm import Arm
-from hetfed.run.execute import train_arms
 from hetfed.run.prepare import prepare
 from hetfed.run.progress import Silent
 from hetfed.vertical import Vertical, shipped, verticals
@@ -63,9 +62,8 @@ def trained(
             if not silent:
                 raise
             return {}, ()
-        return train_arms(
-            prepared, RunFolder.open(Path(folder, "run"), prepared.plan, resume=False), Silent()
-        ), prepared.clients
+        run = RunFolder.open(Path(folder, "run"), prepared.plan, resume=False)
+        return ArmTraining(prepared, run, Silent(), Clock.of(run.checkpoints)).arms(), prepared.clients
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:

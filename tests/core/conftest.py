@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+# What a benchmark does at length, a test does in short.
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 # They assert, though they are no test files.
 pytest.register_assert_rewrite("conformance", "goldens", "toy_algorithm", "traps")

@@ -26,9 +26,10 @@ from hetfed.pooled import build_pools
 from hetfed.results.arms import OWN_ARMS
 from hetfed.results.folder import RunFolder
 from hetfed.run.checkpoint import Checkpoint
-from hetfed.run.execute import train_arms
+from hetfed.run.clock import Clock
 from hetfed.run.prepare import Prepared, prepare
 from hetfed.run.progress import Silent
+from hetfed.run.training import ArmTraining
 from hetfed.seeding import INITIAL, isolated
 from hetfed.training import Phase, Training
 
@@ -105,10 +106,11 @@ def test_fine_tuning_goes_on_from_what_the_federation_had_merged(tmp_path: Path)
     )
     folder = RunFolder.open(tmp_path / "long", long.plan, resume=False)
     with pytest.raises(KeyboardInterrupt):
-        train_arms(long, folder, Stops())
+        ArmTraining(long, folder, Stops(), Clock.of(folder.checkpoints)).arms()
     begun = long.federated().sites
     assert Checkpoint(folder.checkpoints / "finetuned", long.plan.digest()).load(begun)
-    ended = train_arms(short, RunFolder.open(tmp_path / "short", short.plan, resume=False), Silent())["federated"]
+    other = RunFolder.open(tmp_path / "short", short.plan, resume=False)
+    ended = ArmTraining(short, other, Silent(), Clock.of(other.checkpoints)).arms()["federated"]
     for name in "abc":
         assert toy.same(begun.states[name].model, ended.sites.states[name].model)
         assert not begun.states[name].best  # no candidate of the federation is one of fine-tuning

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,16 +21,18 @@ import toy
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from whole import State, load_state, save_state
 
 from hetfed.client import ClientState, Tensors
 from hetfed.composition import compose, every
+from hetfed.engines.local import Sites
 from hetfed.errors import RunError, RunFolderError
 from hetfed.exchanges import Prototypes, SharedParameters
 from hetfed.federation import Row
 from hetfed.payload import InFlight
+from hetfed.results.sealed import read_sealed
+from hetfed.run.checkpoint import Checkpoint
 
 DYING = """
 import resource, signal, sys
@@ -43,7 +46,9 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 save_state(state, folder, "plan")
 """
 
-FILES = ["server.safetensors", "sites-2.safetensors"]
+SEAL = "checkpoint.json"
+PARTS = ["rows.jsonl", "server-2.safetensors", "sites-2.safetensors"]
+FILES = [SEAL, *PARTS]
 """What a checkpoint after two rounds consists of."""
 NAMES = st.text(st.sampled_from("ab|/.: é"), min_size=1, max_size=5)
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
@@ -157,12 +162,14 @@ def test_saving_does_not_change_the_state(real: State, tmp_path: Path) -> None:
 
 def test_nothing_is_pickled_and_the_server_holds_nothing_of_its_clients_states(real: State, folder: Path) -> None:
     about, held = {}, {}
-    for name in FILES:
+    for name in PARTS[1:]:
         with safe_open(folder / name, framework="pt") as opened:
             about[name] = json.loads(opened.metadata()["state"])
             held[name] = {key.split("\x1f")[0] for key in opened.keys()}  # noqa: SIM118 (not a mapping)
-    server, sites = FILES
-    assert (about[server]["plan"], about[server]["round"], len(about[server]["rows"])) == ("plan", 2, 6)
+    _, server, sites = PARTS
+    seal = read_sealed(folder / SEAL)
+    assert (seal["plan"], seal["arm"], seal["round"], about[server]["round"]) == ("plan", "arm", 2, 2)
+    assert len((folder / "rows.jsonl").read_text(encoding="utf-8").splitlines()) == 6
     assert held == {server: {"server"}, sites: set("abc")}
     assert "clients" not in about[server]
 
@@ -171,13 +178,35 @@ def test_no_folder_is_no_state(tmp_path: Path) -> None:
     assert load_state(tmp_path / "arm", "plan") is None
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_another_plan_is_refused(name: str, real: State, folder: Path, tmp_path: Path) -> None:
-    save_state(real, tmp_path / "other", "another plan")
-    (tmp_path / "other" / name).replace(folder / name)
+def test_another_plan_is_refused(folder: Path) -> None:
     with pytest.raises(RunFolderError, match="of another plan") as error:
-        load_state(folder, "plan")
-    assert error.value.file == folder / name
+        load_state(folder, "another plan")
+    assert error.value.file == folder / SEAL
+
+
+def test_the_checkpoint_of_another_arm_is_refused(folder: Path, tmp_path: Path) -> None:
+    """All of it copied over that of this arm, which belongs to the same plan."""
+    shutil.copytree(folder, tmp_path / "alone")
+    with pytest.raises(RunFolderError, match="of another arm, 'arm'") as error:
+        load_state(tmp_path / "alone", "plan")
+    assert error.value.file == tmp_path / "alone" / SEAL
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_of_another_checkpoint_is_refused(name: str, real: State, folder: Path, tmp_path: Path) -> None:
+    other = replace(real, server={"prototypes": {}}, clients={"a": real.clients["a"]}, rows=real.rows[:3])
+    save_state(other, tmp_path / "other", "plan")
+    (tmp_path / "other" / name).replace(folder / name)
+    assert_refused_until_deleted(folder / name)
+
+
+def assert_refused_until_deleted(file: Path) -> None:
+    """The message names the file; as it says, to delete that file is enough."""
+    with pytest.raises(RunFolderError, match=r"damaged: .*Delete that file and resume") as error:
+        load_state(file.parent, "plan")
+    assert error.value.file == file
+    file.unlink()
+    assert load_state(file.parent, "plan") is None
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -185,33 +214,74 @@ def test_another_plan_is_refused(name: str, real: State, folder: Path, tmp_path:
 def test_a_file_cut_short_is_refused(kept: float, name: str, folder: Path) -> None:
     whole = (folder / name).read_bytes()
     (folder / name).write_bytes(whole[: kept if kept >= 1 else int(kept * len(whole))])
-    with pytest.raises(RunFolderError, match="not a whole checkpoint") as error:
-        load_state(folder, "plan")
-    assert error.value.file == folder / name
-
-
-def test_without_the_sites_a_checkpoint_is_not_whole(folder: Path) -> None:
-    (folder / "sites-2.safetensors").rename(folder / "sites-1.safetensors")
-    with pytest.raises(RunFolderError, match="not a whole checkpoint") as error:
-        load_state(folder, "plan")
-    assert error.value.file == folder / "sites-2.safetensors"
+    assert_refused_until_deleted(folder / name)
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("metadata", [None, {"other": "{}"}, {"state": "{"}])
-def test_tensors_that_are_no_checkpoint_are_refused(metadata: dict[str, str] | None, name: str, folder: Path) -> None:
-    save_file({"x": torch.zeros(1)}, folder / name, metadata=metadata)
-    with pytest.raises(RunFolderError, match="not a whole checkpoint") as error:
-        load_state(folder, "plan")
-    assert error.value.file == folder / name
+def test_any_bit_that_flips_is_found(name: str, folder: Path) -> None:
+    """As in a prototype, in a moment, or in a digit of a row: at twenty places of each file."""
+    whole = (folder / name).read_bytes()
+    for place in [*range(0, len(whole), len(whole) // 20), len(whole) - 1]:
+        (folder / name).write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        with pytest.raises(RunFolderError, match="Delete that file and resume") as error:
+            load_state(folder, "plan")
+        assert error.value.file == folder / name
+    (folder / name).write_bytes(whole)
+    assert load_state(folder, "plan") is not None
 
 
-@pytest.mark.parametrize(("name", "limit"), [("sites-3.safetensors", 1000), ("server.safetensors", 10**6)])
+def test_where_a_part_has_been_deleted_the_arm_begins_again(real: State, folder: Path) -> None:
+    for name in FILES:
+        save_state(real, folder, "plan")
+        (folder / name).unlink()
+        assert load_state(folder, "plan") is None
+        save_state(real, folder, "plan")
+        assert content(load_state(folder, "plan")) == content(real)
+        assert names(folder) == FILES
+
+
+def test_rows_are_appended_and_a_row_that_changes_later_counts_as_it_is(real: State, tmp_path: Path) -> None:
+    """What a process that died has begun to append is cut off."""
+    file, checkpoint = tmp_path / "arm" / "rows.jsonl", Checkpoint(tmp_path / "arm", "plan")
+    state = replace(real, rows=real.rows[:3])
+    checkpoint.save(state.at_server(), Sites({}, real.clients))
+    first = file.read_bytes()
+    file.write_bytes(first + b'{"round": 2, "cli')
+    changed = [state.rows[0], replace(state.rows[1], refused=1), *real.rows[2:]]
+    checkpoint.save(replace(real, round=3, rows=changed).at_server(), Sites({}, real.clients))
+    assert file.read_bytes().startswith(first)
+    assert len(file.read_bytes().splitlines()) == 3 + 4
+    found = load_state(tmp_path / "arm", "plan")
+    assert found is not None
+    assert [repr(row) for row in found.rows] == [repr(row) for row in changed]
+
+
+def test_rows_may_take_more_than_a_header_of_tensors_can_hold(real: State, tmp_path: Path) -> None:
+    """The header of a safetensors file may have 100 MB: 361,000 rows of the usual length."""
+    one = real.rows[0]
+    rows = [replace(one, round=number, failed="why " * 30_000) for number in range(900)]
+    state, checkpoint = replace(real, rows=rows), Checkpoint(tmp_path / "arm", "plan")
+    checkpoint.save(state.at_server(), Sites({}, real.clients))
+    assert (tmp_path / "arm" / "rows.jsonl").stat().st_size > 100e6
+    found = load_state(tmp_path / "arm", "plan")
+    assert found is not None and found.rows == rows
+
+
+def test_more_tensors_than_a_header_can_name_go_to_several_files(
+    real: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hetfed.run.checkpoint.TENSORS_IN_A_FILE", 20)
+    save_state(real, tmp_path / "arm", "plan")
+    assert {"sites-2.safetensors", "sites-2-1.safetensors", "sites-2-2.safetensors"} < set(names(tmp_path / "arm"))
+    assert content(load_state(tmp_path / "arm", "plan")) == content(real)
+
+
+@pytest.mark.parametrize(("name", "limit"), [("sites-3.safetensors", 1000), ("server-3.safetensors", 10**6)])
 def test_a_process_that_dies_while_writing_leaves_the_one_before(name: str, limit: int, real: State, tmp_path: Path) -> None:
     """In the file of the sites, or in that of the server when that of the sites has been written."""
     folder, state = tmp_path / "arm", replace(real, server={**real.server, "large": {"x": torch.zeros(10**6)}})
     save_state(state, folder, "plan")
-    assert 1000 < (folder / "sites-2.safetensors").stat().st_size < 10**6 < (folder / "server.safetensors").stat().st_size
+    assert 1000 < (folder / "sites-2.safetensors").stat().st_size < 10**6 < (folder / "server-2.safetensors").stat().st_size
     command = [sys.executable, "-c", DYING, str(folder), str(limit)]
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     died = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path})
@@ -221,7 +291,7 @@ def test_a_process_that_dies_while_writing_leaves_the_one_before(name: str, limi
     following = replace(state, round=3)
     save_state(following, folder, "plan")
     assert content(load_state(folder, "plan")) == content(following)
-    assert names(folder) == ["server.safetensors", "sites-3.safetensors"]
+    assert names(folder) == [SEAL, "rows.jsonl", "server-3.safetensors", "sites-3.safetensors"]
 
 
 def test_a_full_disk_fails_the_run_and_leaves_the_one_before(real: State, folder: Path) -> None:

@@ -244,7 +244,7 @@ def test_checkpoints_go_when_a_run_of_a_comparison_has_ended(done: tuple[Path, p
     run = tmp_path / "plan/seed-0"
     launcher = Launcher(toy.ToyVertical(), Console(quiet=True))
     launcher.run(settled(QUICK, "plan").variants["plan"], "x", run)
-    assert (run / "checkpoints/federated/server.safetensors").is_file()
+    assert (run / "checkpoints/federated/checkpoint.json").is_file()
     compare(QUICK, tmp_path, algorithms=["plan"])
     assert not (run / "checkpoints").exists()
 

@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import killed_runs
 import pytest
 import toy
 from rich.console import Console
@@ -249,6 +251,18 @@ def test_cities_killed_in_every_arm_and_gone_on_with_in_another_order(processes:
         more = ("--out", tmp_path / "out", "--resume")
     finish(processes, "traffic", "run", other, *more)
     assert numbers(tmp_path / "out") == numbers(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("name", ["participation", "asynchronous", "compression"])
+def test_a_run_killed_at_a_random_moment_goes_on_to_the_same_bits(name: str, processes: Processes, tmp_path: Path) -> None:
+    """In short what `tests/benchmarks/killed_runs.py` does at length: a kill in some round of the federation, and one later."""
+    words, chance = ("medical", "run", write(killed_runs.PLANS[name], tmp_path / "plan.toml"), "--out"), random.Random(name)
+    finish(processes, *words, tmp_path / "whole")
+    for arm, more in (("federated", ()), ("alone", ("--resume",))):
+        after = f"{arm}: round {chance.randint(1, 8)}/8"
+        kill(processes, *words, tmp_path / "out", *more, after=after, delay=chance.uniform(0, 0.02))
+    finish(processes, *words, tmp_path / "out", "--resume")
+    assert killed_runs.outcome(tmp_path / "out") == killed_runs.outcome(tmp_path / "whole")
 
 
 def toy_run(text: str, out: Path) -> dict[str, Any]:

@@ -28,7 +28,8 @@ from hetfed.launch.launcher import Launcher
 from hetfed.model import Output
 from hetfed.plan import Plan, read_plan
 from hetfed.results import folder
-from hetfed.results.folder import LOCK, RunFolder, write_bytes, write_json
+from hetfed.results.folder import LOCK, RunFolder
+from hetfed.results.writing import write_bytes, write_json
 from hetfed.tasks import Regression
 
 ARMS = ("alone", "federated", "finetuned", "pooled")
@@ -42,7 +43,13 @@ FILES = {
     "report.html",
     "checkpoints/pooled.json",
     "plots/outcomes.svg",
-    *(f"checkpoints/{arm}/{part}.safetensors" for arm in ("federated", "finetuned", "alone") for part in ("server", "sites-3")),
+    "checkpoints/seconds.json",
+    "data.json",
+    *(
+        f"checkpoints/{arm}/{part}"
+        for arm in ("federated", "finetuned", "alone")
+        for part in ("checkpoint.json", "rows.jsonl", "server-3.safetensors", "sites-3.safetensors")
+    ),
 } | {
     file.format(client)
     for client in "abc"
@@ -251,7 +258,7 @@ def test_arms_can_be_left_out(tmp_path: Path) -> None:
         assert client["notes"] == dict.fromkeys(left_out, "not part of this plan")
         assert client["kept"] == {"arm": "federated", "value": client["federated"]}
         assert client["federated"] is not None
-    assert [file.name for file in (tmp_path / "out/checkpoints").iterdir()] == ["federated"]
+    assert {file.name for file in (tmp_path / "out/checkpoints").iterdir()} == {"federated", "seconds.json"}
     assert set(pd.read_csv(tmp_path / "out/rounds.csv")["arm"]) == {"federated"}
 
 
@@ -416,7 +423,7 @@ def test_a_checkpoint_of_another_plan_is_refused(whole: Path, tmp_path: Path) ->
     other, out = tmp_path / "other", tmp_path / "out"
     run('[federation]\nrounds = 1\n[[client]]\nname = "a"', other)
     RunFolder.open(out, read_plan(toy.SAMPLE, "toy.toml"), resume=False)
-    file = out / "checkpoints/federated/server.safetensors"
+    file = out / "checkpoints/federated/checkpoint.json"
     shutil.copytree(other / "checkpoints/federated", file.parent)
     with pytest.raises(RunFolderError, match="a checkpoint of another plan") as error:
         run(toy.SAMPLE, out, resume=True)

@@ -171,8 +171,10 @@ def with_clients(federation: Federation, clients: Sequence[Client]) -> Federatio
 
 
 def save_state(state: State, folder: Path, digest: str) -> None:
-    """Leave a checkpoint of everything."""
-    Checkpoint(folder, digest).save(state.at_server(), Sites({}, dict(state.clients)))
+    """Leave a checkpoint of everything, in place of the one that is there."""
+    checkpoint = Checkpoint(folder, digest)
+    checkpoint.load(Sites({}))
+    checkpoint.save(state.at_server(), Sites({}, dict(state.clients)))
 
 
 def load_state(folder: Path, digest: str) -> State | None:

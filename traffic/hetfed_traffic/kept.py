@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from hetfed.errors import DataError
 from hetfed.kept.description import Architecture, Description
-from hetfed.kept.inputs import TENSOR_FORM, check_modalities, columns_in_order, numbers, read_csv, read_npz
+from hetfed.kept.inputs import AS_NPZ, TENSOR_FORM, check_modalities, columns_in_order, numbers, read_csv
 from hetfed.kept.registry import Blank, Prepared
+from hetfed.npz import read_npz
 from hetfed_datasets.records import Series
 from hetfed_traffic.model import CityModel, CongestionModel
 from hetfed_traffic.plan_schema import CityModelTable
@@ -132,7 +133,7 @@ class CityForm:
             raise DataError("a city's readings are one file", value=[str(file) for file in files], remedy="Give one.")
         (file,) = files
         if file.suffix.lower() == ".npz":
-            return read_npz(file)
+            return read_npz(file, remedy=AS_NPZ)
         return {READINGS: read_csv(file)}
 
 

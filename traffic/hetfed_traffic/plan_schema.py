@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt
+from pydantic import AfterValidator, Field, PositiveInt
 
-from hetfed.plan_schema import Share, SplitTable, Table
+from hetfed.plan_schema import Share, Size, SplitTable, Table
 from hetfed_traffic.encoders import ENCODERS
 
 
@@ -21,8 +21,8 @@ class CityData(SplitTable):
 
     dataset: str
     city: str | None = None
-    history: PositiveInt = 12
-    horizons: tuple[PositiveInt, ...] = Field(default=(15, 30, 60), min_length=1)
+    history: Size = 12
+    horizons: tuple[Size, ...] = Field(default=(15, 30, 60), min_length=1)
     predict: Literal["readings", "congestion"] = "readings"
     train: Share = 0.7
     validation: Share = 0.1
@@ -39,11 +39,11 @@ class CityModelTable(Table):
     """
 
     encoder: Annotated[str, AfterValidator(ENCODERS.known)] = "mlp"
-    features: PositiveInt = 96
-    layers: NonNegativeInt = 3
+    features: Size = 96
+    layers: int = Field(default=3, ge=0, le=1000)
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    sensor_embedding: NonNegativeInt = 32
-    time_embedding: NonNegativeInt = 16
+    sensor_embedding: int = Field(default=32, ge=0, le=2**16)
+    time_embedding: int = Field(default=16, ge=0, le=2**16)
     calendar: Literal["weekend", "weekday"] = "weekend"
     management: float = Field(default=0.1, ge=0)
     loss: Literal["mae", "mse", "huber"] = "mae"

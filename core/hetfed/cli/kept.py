@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from hetfed.errors import RunFolderError, among
+from hetfed.errors import RunError, RunFolderError, among
 from hetfed.kept.formats import ENDINGS, Format
 
 if TYPE_CHECKING:
@@ -72,7 +72,9 @@ def kept_model(run: Path, client: str) -> KeptModel:
         RunFolderError: there is no such client, or its folder is damaged.
     """
     from hetfed.kept.load import load_model
+    from hetfed.results.reading import refuse_links
 
+    refuse_links(run)
     models = run / "models"
     names = sorted(folder.name for folder in models.iterdir() if folder.is_dir()) if models.is_dir() else []
     if not names:
@@ -86,11 +88,13 @@ def kept_model(run: Path, client: str) -> KeptModel:
 
 
 def _write(table: pd.DataFrame, out: Path) -> None:
+    from hetfed.results.tables import write_csv
+
     try:
         # Six digits, as in the predictions of a run, so that the two can be compared as text.
-        table.to_csv(out, index=False, float_format="%.6g")
-    except OSError as error:
-        raise RunFolderError(f"cannot be written: {error.strerror}", file=out, remedy="Give another file with --out.") from None
+        write_csv(out, table, float_format="%.6g")
+    except RunError as error:
+        raise RunFolderError(f"cannot be written: {error}", file=out, remedy="Give another file with --out.") from None
 
 
 def _shown(table: pd.DataFrame) -> str:

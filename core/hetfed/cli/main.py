@@ -32,6 +32,8 @@ def build_app() -> typer.Typer:
         name="hetfed",
         help=HELP,
         no_args_is_help=True,
+        # click says the nearest words already.
+        suggest_commands=False,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )

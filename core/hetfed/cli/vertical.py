@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,7 +23,26 @@ if TYPE_CHECKING:
 PlanName = Annotated[str, typer.Argument(metavar="[PLAN]", help="A shipped plan, or a TOML file.")]
 Shown = Annotated[str | None, typer.Argument(metavar="[PLAN]", help="A shipped plan to print.")]
 Out = Annotated[Path | None, typer.Option(help="Folder for the run. Default: runs/<vertical>-<plan>-<time>.")]
-DataDir = Annotated[Path | None, typer.Option(help="Folder of data sets. Default: $HETFED_DATA, else the user's cache.")]
+
+
+def existing(folder: Path | None) -> Path | None:
+    """The folder of data sets that an option or the environment names, once it is known that there is one.
+
+    Raises:
+        PlanError: there is none, or it is a file.
+    """
+    key, named = ("--data-dir", folder) if folder else ("HETFED_DATA", Path(os.environ.get("HETFED_DATA") or "."))
+    if not named.is_dir():
+        problem = "a file, not a folder" if named.exists() else "no such folder"
+        remedy = "Name the folder that holds a folder for each data set; `hetfed datasets fetch` makes one."
+        raise PlanError(problem, key=key, value=str(named), remedy=remedy)
+    return folder
+
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(callback=existing, help="Folder of data sets. Default: $HETFED_DATA, else the user's cache."),
+]
 Rounds = Annotated[int | None, typer.Option(min=1, help="Instead of the plan's number of rounds.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Instead of the plan's seed.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in --out.")]
@@ -40,7 +60,7 @@ def commands_of(vertical: Vertical) -> typer.Typer:
     >>> [command.name for command in commands_of(verticals()["medical"]).registered_commands]
     ['plans', 'run', 'compare']
     """
-    app = typer.Typer(no_args_is_help=True)
+    app = typer.Typer(no_args_is_help=True, suggest_commands=False)
 
     def example(what: str, words: str) -> str:
         """The help of a command, an example at its end."""
@@ -78,11 +98,14 @@ def commands_of(vertical: Vertical) -> typer.Typer:
             # Imported here, since torch takes seconds to load: --help and a mistyped option are to be answered at once.
             from hetfed.launch.launcher import Launcher
             from hetfed.plan import read_plan
+            from hetfed.report.troubles import troubles
 
             text, file = plan_text(vertical, plan)
             chosen, console = read_plan(text, file).with_federation(rounds=rounds, seed=seed), Console()
             summary = Launcher(vertical, console, data_dir).run(chosen, file, where, resume=resume)
             console.print(outcome_table(summary, console))
+            for line in troubles(where):
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
             console.print(f"report: {where / 'report.html'}", highlight=False, soft_wrap=True)
 
     what = "Run a plan under several algorithms and seeds, and set the results side by side. Run again to go on after a stop."

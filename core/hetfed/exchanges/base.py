@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -14,6 +14,7 @@ from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Batch
 from hetfed.model import Output
 from hetfed.payload import Declaration, Merged, Payload
+from hetfed.plan_schema import ToldClass
 from hetfed.profile import Profile
 
 Merge = Literal["mean", "sum", "each"]
@@ -29,7 +30,7 @@ def without_gradients(profile: Profile) -> str | None:
 
 
 @dataclass(frozen=True)
-class Exchange(ABC):
+class Exchange(metaclass=ToldClass):
     """A value: it stores its settings and nothing else. State lives with the server and with each client.
 
     The order in a round: the server's `broadcast` for every exchange; at the client, `apply` of what arrived, exchange after

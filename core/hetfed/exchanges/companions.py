@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Literal, cast
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -25,7 +25,7 @@ from hetfed.exchanges.base import Exchange, without_gradients
 from hetfed.model import Output
 from hetfed.parts import COMPANION, HEAD, INNER_HEAD, below, write_tensors
 from hetfed.payload import Declaration, Merged, Payload
-from hetfed.plan_schema import STRICT
+from hetfed.plan_schema import STRICT, Size
 from hetfed.profile import Profile
 from hetfed.tasks import MultiTask
 
@@ -283,7 +283,7 @@ class NestedFeatures(Companion):
     ['nested-features', 'shared-parameters']
     """
 
-    size: PositiveInt | None = None
+    size: Size | None = None
     weight: PositiveFloat = 1.0
 
     def missing(self, profile: Profile) -> str | None:

@@ -21,7 +21,7 @@ from hetfed.exchanges.prototypes import MINIMUM_COUNT, Prototypes, classes_and_f
 from hetfed.model import Output
 from hetfed.parts import HEAD, copy_of, read_tensors, write_tensors
 from hetfed.payload import CLASS_COUNTS, Declaration, Merged, Payload, TensorRule
-from hetfed.plan_schema import STRICT
+from hetfed.plan_schema import STRICT, Size
 from hetfed.profile import Profile
 from hetfed.seeding import isolated
 
@@ -52,11 +52,11 @@ class FeatureGenerator(Exchange):
     """
 
     weight: PositiveFloat = 1.0
-    noise: PositiveInt = 32
-    hidden: PositiveInt = 128
+    noise: Size = 32
+    hidden: Size = 128
     epochs: PositiveInt = 50
     lr: PositiveFloat = 3e-4
-    batch_size: PositiveInt = 128
+    batch_size: Size = 128
     diversity: NonNegativeFloat = 1.0
     minimum_count: PositiveInt = MINIMUM_COUNT
 

@@ -24,7 +24,7 @@ from hetfed.kept.formats import Format
 from hetfed.kept.model import KeptModel
 from hetfed.kept.program import INSTALL, run, session
 from hetfed.learner import Learner
-from hetfed.results.folder import write_bytes
+from hetfed.results.writing import write_bytes
 from hetfed.seeding import generator
 
 TOLERANCE = 1e-4

@@ -23,7 +23,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from hetfed.errors import RunFolderError
-from hetfed.results.folder import write_bytes, write_json
+from hetfed.results.writing import write_bytes, write_json
 
 FORMAT = 1
 """Of model.json; a reader refuses a later one."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,10 @@ from torch import Tensor
 
 from hetfed.errors import DataError, among
 from hetfed.kept.registry import Blank, Prepared
+from hetfed.npz import read_npz
 
+AS_NPZ = "Write it with numpy.savez, an array of numbers for each modality."
+"""The remedy of a file of arrays that cannot be read."""
 IDS = "id"
 """Under this name inputs may hold a name for each example."""
 
@@ -38,7 +40,7 @@ class TensorForm:
 
     def read(self, settings: Mapping[str, Any], files: Sequence[Path]) -> Mapping[str, Any]:
         """Arrays by modality from one or several .npz files."""
-        return {name: array for file in files for name, array in read_npz(file).items()}
+        return {name: array for file in files for name, array in read_npz(file, remedy=AS_NPZ).items()}
 
 
 TENSOR_FORM = TensorForm()
@@ -142,23 +144,6 @@ def ids_of(inputs: Mapping[str, Any], count: int) -> list[str]:
     if len(ids) != count:
         raise DataError(f"{len(ids)} names of {count} examples", key=IDS, remedy="Give each example one name.")
     return ids
-
-
-def read_npz(file: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of an .npz file by name; objects in it are refused, since to read them would run what they say.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    try:
-        # The default of numpy, said all the same: this is what keeps a file from running code.
-        with np.load(file, allow_pickle=False) as opened:
-            if not isinstance(opened, np.lib.npyio.NpzFile):
-                raise ValueError("it holds one array without a name")
-            return {name: opened[name] for name in opened.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        remedy = "Write it with numpy.savez, an array of numbers for each modality."
-        raise DataError(f"not an .npz file of arrays: {error}", file=file, remedy=remedy) from None
 
 
 def read_csv(file: Path) -> pd.DataFrame:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,10 +15,13 @@ from hetfed.errors import PlanError, RunFolderError, among
 from hetfed.launch.launcher import Launcher
 from hetfed.launch.workers import Job, Runner
 from hetfed.plan import Plan
+from hetfed.plan_schema import plain
 from hetfed.results.about import ABOUT, About, read_about
 from hetfed.results.analyse import REFERENCE
 from hetfed.results.arms import ALONE, FEDERATED, FINETUNED, POOLED
-from hetfed.results.folder import COMPARISON, PLAN, SUMMARY, RunFolder, folder_of, write_bytes
+from hetfed.results.folder import COMPARISON, PLAN, SUMMARY, RunFolder, folder_of
+from hetfed.results.reading import contents_of, refuse_links, table_of
+from hetfed.results.tables import read_csv, write_csv
 from hetfed.run.enrolled import enrolled
 from hetfed.run.prepare import load_clients
 
@@ -230,13 +232,18 @@ def read_comparison(out: Path) -> tuple[pd.DataFrame, About]:
     Raises:
         RunFolderError: there is none, or it is broken.
     """
+    refuse_links(out)
     for name in (COMPARISON, ABOUT):
         if not (out / name).is_file():
             raise RunFolderError("no ended comparison here", file=out / name, remedy="Run the comparison to its end.")
     # A client may be called "NA" or "007".
     missing = {arm: [""] for arm in (ALONE, FEDERATED, FINETUNED, POOLED, "overall", "kept")}
     exactly: dict[str, Any] = {"keep_default_na": False, "na_values": missing, "float_precision": "round_trip"}
-    frame = pd.read_csv(out / COMPARISON, dtype={"client": str, "unit": str}, **exactly)
+    frame = read_csv(out / COMPARISON, dtype={"client": str, "unit": str}, **exactly)
+    with contents_of(out / COMPARISON):
+        # Names become those of folders: that of an algorithm leads nowhere else.
+        for name in frame["algorithm"]:
+            plain(name)
     return frame, read_about(out)
 
 
@@ -258,7 +265,7 @@ def _leave_rows(comparison: Comparison, out: Path) -> pd.DataFrame:
     """Write the rows that there are, if there are any yet."""
     frame = collect(comparison, out)
     if len(frame):
-        write_bytes(out / COMPARISON, frame.to_csv(index=False).encode())
+        write_csv(out / COMPARISON, frame)
     return frame
 
 
@@ -277,13 +284,14 @@ def collect(comparison: Comparison, out: Path) -> pd.DataFrame:
         for name in comparison.variants:
             summary = _summary(folder_of(out, name, seed))
             if summary is not None:
-                rows += [_row(name, seed, client, alone[client["name"]], summary) for client in summary["clients"]]
+                with contents_of(folder_of(out, name, seed) / SUMMARY):
+                    rows += [_row(name, seed, client, alone[client["name"]], summary) for client in summary["clients"]]
     return pd.DataFrame(rows)
 
 
 def _summary(folder: Path) -> dict[str, Any] | None:
     file = folder / SUMMARY
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    return table_of(file) if file.is_file() else None
 
 
 def _row(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from math import isnan
@@ -20,7 +19,9 @@ from hetfed.report.plots import COLOURS, FAINT, INK, MARKERS, SHIFTS, new_axes, 
 from hetfed.results.about import About
 from hetfed.results.analyse import ROUNDING, AlgorithmResult, Estimate, analyse, beyond_chance, comparable, references
 from hetfed.results.arms import ALONE
-from hetfed.results.folder import SUMMARY, folder_of
+from hetfed.results.folder import COMPARISON, SUMMARY, folder_of
+from hetfed.results.reading import contents_of, table_of
+from hetfed.results.writing import write_pages
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +41,19 @@ NAME: dict[str, Any] = {
 
 
 def write_comparison(out: Path, frame: pd.DataFrame, about: About) -> Path:
-    """Write `comparison.html`, `comparison.md` and the plots into the folder of a comparison; returns the page's path."""
+    """Write `comparison.html`, `comparison.md` and the plots into the folder of a comparison; returns the page's path.
+
+    Raises:
+        RunFolderError: the rows or a summary of a run are not what a comparison leaves. RunError: it cannot be written.
+    """
+    with contents_of(out / COMPARISON):
+        files = _files(out, frame, about)
+    write_pages(out, files)
+    return out / REPORT
+
+
+def _files(out: Path, frame: pd.DataFrame, about: About) -> dict[str, str]:
+    """The texts of all files by their paths in the folder."""
     results, relative = analyse(frame), not comparable(frame)
     label = _label(frame, relative=relative)
     runs = _summaries(out, frame)
@@ -52,8 +65,7 @@ def write_comparison(out: Path, frame: pd.DataFrame, about: About) -> Path:
     simple = references(frame)
     more: dict[str, Any] = {"variants": variants, "sharing": sharing, "references": simple}
     tables = comparison_tables(results, label, relative=relative, notes=said, **more)
-    (out / TABLES).write_text(tables, encoding="utf-8")
-    pictures = _draw_all(results, label, out / "plots", relative=relative)
+    pictures = _draw_all(results, label, relative=relative)
     text = page(
         TEMPLATE,
         **_about_the_plan([summary for _, summary in runs]),
@@ -77,9 +89,7 @@ def write_comparison(out: Path, frame: pd.DataFrame, about: About) -> Path:
         seeds=frame["seed"].nunique(),
         rounds=int(frame["rounds"].iloc[0]),
     )
-    file = out / REPORT
-    file.write_text(text, encoding="utf-8")
-    return file
+    return {TABLES: tables, **{f"plots/{name}": picture for name, picture in pictures.items()}, REPORT: text}
 
 
 def _label(frame: pd.DataFrame, *, relative: bool) -> str:
@@ -97,16 +107,13 @@ def _about_the_plan(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"title": title, "description": description, "clients": first["clients"]}
 
 
-def _draw_all(results: Sequence[AlgorithmResult], label: str, folder: Path, *, relative: bool) -> dict[str, str]:
-    """Draw every plot of the comparison into `folder`; returns the SVG texts by file name."""
+def _draw_all(results: Sequence[AlgorithmResult], label: str, *, relative: bool) -> dict[str, str]:
+    """Draw every plot of the comparison; returns the SVG texts by file name."""
     pictures = {"algorithms.svg": draw_algorithms(results, label)}
     # Its axis is logarithmic, and where nothing travels there is nothing to show on it.
     if any(result.bytes for result in results):
         pictures["bytes.svg"] = draw_bytes(results, label)
     pictures["clients.svg"] = draw_clients(results[0], label, relative=relative)
-    folder.mkdir(exist_ok=True)
-    for name, picture in pictures.items():
-        (folder / name).write_text(picture, encoding="utf-8")
     return pictures
 
 
@@ -262,7 +269,7 @@ def _summaries(out: Path, frame: pd.DataFrame) -> list[tuple[str, dict[str, Any]
     """Those of the runs that the rows are from, each behind its algorithm's name."""
     cells = frame[["algorithm", "seed"]].drop_duplicates().itertuples(index=False)
     files = [(str(algorithm), folder_of(out, algorithm, seed) / SUMMARY) for algorithm, seed in cells]
-    return [(algorithm, json.loads(file.read_text(encoding="utf-8"))) for algorithm, file in files if file.is_file()]
+    return [(algorithm, table_of(file)) for algorithm, file in files if file.exists()]
 
 
 def _sharing(frame: pd.DataFrame, summaries: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, set[str]]:

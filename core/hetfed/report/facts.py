@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from hetfed.errors import RunFolderError
+from hetfed.plan_schema import plain
 from hetfed.report.figures import clear, decimals, verdict
 from hetfed.report.sent import Sent, by_exchange, repeated
 from hetfed.results.arms import ALONE, ARMS, FEDERATED, OWN_ARMS
-from hetfed.results.folder import ENVIRONMENT, LEDGER, PLAN, ROUNDS
+from hetfed.results.folder import ENVIRONMENT, LEDGER, PLAN, ROUNDS, SUMMARY
 from hetfed.results.ledger import Ledger
+from hetfed.results.reading import AGAIN, contents_of, table_of, text_of
+from hetfed.results.tables import read_csv
 
 if TYPE_CHECKING:
     from hetfed.results.folder import RunFolder
@@ -251,23 +254,25 @@ def read_facts(folder: RunFolder) -> Facts:
     """The facts of a run that has ended.
 
     Raises:
-        RunFolderError: there is none, or a part of it has been taken away.
+        RunFolderError: there is none, or a part of it has been taken away or is damaged.
     """
-    summary = folder.summary()
+    summary, path = folder.summary(), folder.path
     for name in (ROUNDS, ENVIRONMENT, PLAN):
-        if not (folder.path / name).is_file():
-            raise RunFolderError("the run is not whole", file=folder.path / name, remedy="Run the plan again in a new folder.")
-    ledger = Ledger(folder.path / LEDGER).entries()
-    clients = [ClientFacts(entry) for entry in summary["clients"]]
-    return Facts(
-        summary,
-        clients,
-        # A client may be called "NA" or "007".
-        pd.read_csv(folder.path / ROUNDS, dtype={"client": str}, keep_default_na=False, na_values={"validation": [""]}),
-        by_exchange(ledger),
-        repeated(ledger),
-        json.loads((folder.path / ENVIRONMENT).read_text(encoding="utf-8")),
-        # Without its first line, the digest.
-        (folder.path / PLAN).read_text(encoding="utf-8").partition("\n")[2],
-        folder.plan_digest(),
-    )
+        if not (path / name).is_file():
+            raise RunFolderError("the run is not whole", file=path / name, remedy=AGAIN)
+    ledger = Ledger(path / LEDGER).entries()
+    with contents_of(path / LEDGER):
+        sent, again = by_exchange(ledger), repeated(ledger)
+    with contents_of(path / SUMMARY):
+        clients = [ClientFacts(entry) for entry in summary["clients"]]
+        # Names become those of files: that of a client leads nowhere else.
+        for client in clients:
+            plain(client.name)
+    # A client may be called "NA" or "007".
+    exactly: dict[str, Any] = {"dtype": {"client": str}, "keep_default_na": False, "na_values": {"validation": [""]}}
+    rounds = read_csv(path / ROUNDS, **exactly)
+    # Without its first line, the digest.
+    plan = text_of(path / PLAN).partition("\n")[2]
+    with contents_of(path / PLAN):
+        tomllib.loads(plan)
+    return Facts(summary, clients, rounds, sent, again, table_of(path / ENVIRONMENT), plan, folder.plan_digest())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 
 from hetfed.report.words import FORMATS
 
@@ -18,7 +18,7 @@ def page(template: str, **facts: Any) -> str:
         facts: what the template calls by name; one that is missing is an error.
 
     Raises:
-        jinja2.UndefinedError: the template asks for a fact that it was not given.
+        LookupError: the template asks for a fact that it was not given.
     """
     environment = Environment(
         loader=PackageLoader("hetfed.report", "."),
@@ -30,7 +30,10 @@ def page(template: str, **facts: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {function.__name__: function for function in FORMATS}
-    return environment.get_template(template).render(**facts)
+    try:
+        return environment.get_template(template).render(**facts)
+    except UndefinedError as error:
+        raise LookupError(str(error)) from error
 
 
 def data_uri(svg: str) -> str:

@@ -8,6 +8,7 @@ from hetfed.report import words
 from hetfed.report.facts import Facts
 from hetfed.report.html import data_uri, page
 from hetfed.report.plots import COLOURS, CURVES, OUTCOMES
+from hetfed.report.troubles import beyond, refusals
 from hetfed.results.arms import ARMS
 
 TEMPLATE = "page.html.j2"
@@ -33,14 +34,14 @@ def render(facts: Facts, plots: Mapping[str, str]) -> str:
         facts=facts,
         summary=facts.summary,
         synthetic_words=(words.SYNTHETIC, words.SYNTHETIC_MEANS),
-        sentences=words.headline(facts),
+        sentences=[*words.headline(facts), *refusals(facts.sent), *beyond(facts)],
         revealed={exchange["label"]: exchange["reveals"] for exchange in exchanges if exchange["reveals"]},
         pseudonyms=facts.summary.get("pseudonyms", False),
         public=words.setting(public) if public else "",
         undefined=words.undefined(facts),
         unsure=words.unsure(facts),
-        outcomes=images[OUTCOMES],
-        curves={client.name: images[CURVES.format(client.name)] for client in facts.clients},
+        outcomes=images.get(OUTCOMES),
+        curves={client.name: images.get(CURVES.format(client.name)) for client in facts.clients},
         arms=ARMS,
         colours=COLOURS,
         # Rows after the last round are of the last broadcast, which the report explains.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from matplotlib import rc_context
@@ -27,19 +26,17 @@ INK, FAINT = "#1f2933", "#d5dae1"
 OUTCOMES, CURVES = "outcomes.svg", "curve-{}.svg"
 
 
-def draw_all(facts: Facts, folder: Path) -> dict[str, str]:
-    """Draw every plot of the report into `folder`; returns the SVG texts by file name.
+def draw_all(facts: Facts) -> dict[str, str]:
+    """Draw every plot of the report that would not be empty; returns the SVG texts by file name.
 
     Args:
         facts: as `read_facts` gives them.
-        folder: made unless it is there. Its pictures can go into an article; the page has its own copies.
     """
-    plots = {OUTCOMES: outcomes(facts)}
-    plots |= {CURVES.format(client.name): curves(client, facts.rounds) for client in facts.clients}
-    folder.mkdir(exist_ok=True)
-    for name, svg in plots.items():
-        (folder / name).write_text(svg, encoding="utf-8")
-    return plots
+    known = facts.rounds[facts.rounds["validation"].notna() & facts.rounds["arm"].isin(["alone", "federated"])]
+    followed = set(known["client"])
+    drawn = {CURVES.format(client.name): curves(client, facts.rounds) for client in facts.clients if client.name in followed}
+    valued = any(client.best is not None or client.reference for client in facts.clients)
+    return {OUTCOMES: outcomes(facts), **drawn} if valued else drawn
 
 
 def outcomes(facts: Facts) -> str:
@@ -85,14 +82,13 @@ def curves(client: ClientFacts, rounds: pd.DataFrame) -> str:
 
     Args:
         client: whose curves.
-        rounds: of all arms and clients; a round without a validation metric is a gap.
+        rounds: of all arms and clients; a round without a validation metric is a gap, and at least one has one.
 
     Returns:
         SVG text.
     """
     figure, axes = new_axes(3.3, 2.15)
     mine = rounds[rounds["client"] == client.name]
-    drawn = False
     # Federated last, so that its line lies on top.
     for arm, line in (("alone", "--"), ("federated", "-")):
         known = mine[(mine["arm"] == arm) & mine["validation"].notna()]
@@ -107,14 +103,9 @@ def curves(client: ClientFacts, rounds: pd.DataFrame) -> str:
             color=COLOURS[arm],
             markersize=6,
         )
-        drawn = drawn or not known.empty
     # Rounds are whole numbers, and without this a run of few rounds would have ticks at halves.
-    if drawn:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
-    else:
-        axes.set(xticks=[], yticks=[])
-        axes.text(0.5, 0.5, "undefined on validation data", transform=axes.transAxes, ha="center", va="center", color=INK)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
     axes.set_xlabel("round", color=INK)
     axes.set_title(client.name, loc="left", fontsize=10.5, color=INK, fontweight="bold", parse_math=False)
     axes.grid(color=FAINT, linewidth=0.6)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
 from hetfed.errors import RunFolderError
-from hetfed.results.folder import write_json
+from hetfed.plan_schema import STRICT
+from hetfed.results.reading import table_of
+from hetfed.results.writing import write_json
+from hetfed.validation_errors import keys_of, plan_error
 
 ABOUT = "comparison.json"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class About:
     """The contents of the folder of a comparison, over every call that has run into it.
 
@@ -50,11 +55,12 @@ def read_about(out: Path) -> About:
         RunFolderError: its file is broken.
     """
     file = out / ABOUT
-    if not file.is_file():
+    if not file.exists():
         return About()
     try:
-        known = json.loads(file.read_text(encoding="utf-8"))
-        return About(**{**known, "algorithms": tuple(known.get("algorithms", ()))})
-    except (ValueError, TypeError, AttributeError) as error:
+        return TypeAdapter(About).validate_python(table_of(file))
+    except (RunFolderError, ValidationError) as error:
+        found = error if isinstance(error, RunFolderError) else plan_error(error, "", keys_of(About))
+        why = f"{found.key}: {found.problem}" if found.key else found.problem
         remedy = "Remove the file and run the comparison again: what has ended stays."
-        raise RunFolderError(f"not what a comparison leaves: {error}", file=file, remedy=remedy) from None
+        raise RunFolderError(f"not what a comparison leaves: {why}", file=file, remedy=remedy) from None

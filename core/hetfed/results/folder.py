@@ -5,10 +5,9 @@ No run writes over another one, no two processes write into the same one, and a 
 
 from __future__ import annotations
 
-import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -19,6 +18,9 @@ from filelock import FileLock, Timeout
 
 from hetfed.errors import RunError, RunFolderError
 from hetfed.plan import Plan
+from hetfed.results.reading import refuse_links, table_of, text_of
+from hetfed.results.sealed import read_sealed, write_sealed
+from hetfed.results.writing import write_bytes, write_json
 
 PLAN, ENVIRONMENT, SUMMARY, ROUNDS, LEDGER = (
     "plan.resolved.toml",
@@ -27,6 +29,8 @@ PLAN, ENVIRONMENT, SUMMARY, ROUNDS, LEDGER = (
     "rounds.csv",
     "ledger.jsonl",
 )
+DATA = "data.json"
+"""Digests of what the clients hold."""
 LOCK = ".lock"
 """Locked while a process runs in the folder, and left there: who takes away the file of a lock lets two processes in."""
 COMPARISON = "comparison.csv"
@@ -54,7 +58,9 @@ class RunFolder:
         folder = RunFolder(path)
         if path.exists() and not path.is_dir():
             raise RunFolderError("the output is a file", file=path, remedy="Give a folder with --out.")
-        if path.is_dir() and any(path.iterdir()):
+        # A plan that was half written when the process died is all of a run that never was.
+        if path.is_dir() and any(part.name != f"{PLAN}.part" for part in path.iterdir()):
+            refuse_links(path)
             folder._check_same_run(plan, resume=resume)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -77,6 +83,9 @@ class RunFolder:
         except Timeout:
             remedy = "Wait until it has ended, or give another folder with --out."
             raise RunFolderError("another process is running in this folder", file=self.path, remedy=remedy) from None
+        except OSError as error:
+            remedy = "Give another folder with --out."
+            raise RunFolderError(f"cannot be locked: {error.strerror}", file=self.path / LOCK, remedy=remedy) from None
         try:
             yield
         finally:
@@ -118,10 +127,29 @@ class RunFolder:
                 remedy="Resume with the plan, --rounds and --seed it was started with, or give another folder with --out.",
             )
 
+    def expect_data(self, digests: Mapping[str, str]) -> None:
+        """Check that the clients hold what they held when the run was started; a new run keeps it.
+
+        Args:
+            digests: of what each client holds, by its name.
+
+        Raises:
+            RunFolderError: somebody's data have changed since.
+        """
+        file = self.path / DATA
+        held = read_sealed(file)
+        if held is None:
+            write_sealed(file, dict(digests))
+        for name, digest in (held or {}).items():
+            if digests.get(name) != digest:
+                problem = f"the data of client {name!r} are not those that the run was started with, by their SHA-256"
+                remedy = "Put the data back as they were, or give another folder with --out."
+                raise RunFolderError(problem, file=file, remedy=remedy)
+
     def plan_digest(self) -> str:
         """The digest of the plan that the run was started with."""
         # In the first line: the rest is a plan that anybody may read and run.
-        first = (self.path / PLAN).read_text(encoding="utf-8").partition("\n")[0]
+        first = text_of(self.path / PLAN).partition("\n")[0]
         return first.removeprefix("# digest ")
 
     @property
@@ -158,11 +186,7 @@ class RunFolder:
         file = self.path / SUMMARY
         if not file.is_file():
             raise RunFolderError("no ended run here", file=file, remedy="Give the folder of a run that has ended.")
-        try:
-            summary: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise RunFolderError(f"not JSON: {error}", file=file, remedy="Run the plan again in a new folder.") from None
-        return summary
+        return table_of(file)
 
 
 def folder_of(out: Path, algorithm: str, seed: int) -> Path:
@@ -197,38 +221,3 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "packages": packages,
     }
-
-
-def write_bytes(file: Path, content: bytes) -> None:
-    """Write a file as a whole or not at all: a process that dies meanwhile leaves what was there before.
-
-    Raises:
-        RunError: it cannot be written, as on a full disk.
-    """
-    # In the same folder, since a rename is atomic within one file system only.
-    part = file.with_name(file.name + ".part")
-    try:
-        with part.open("wb") as opened:
-            opened.write(content)
-            # Without this, a crash of the machine may leave the new name with nothing in it.
-            opened.flush()
-            os.fsync(opened.fileno())
-        part.replace(file)
-    except OSError as error:
-        raise RunError(f"{file}: cannot be written: {error.strerror}") from error
-
-
-def write_json(file: Path, value: Any) -> None:
-    """Write JSON as a whole or not at all.
-
-    Raises:
-        ValueError: it holds a NaN or an infinity, on which other readers choke.
-        RunError: it cannot be written.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as home:
-    ...     write_json(Path(home) / "a.json", {"rounds": 3})
-    ...     (Path(home) / "a.json").read_text()
-    '{\\n  "rounds": 3\\n}\\n'
-    """
-    write_bytes(file, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())

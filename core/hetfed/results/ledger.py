@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from hetfed.errors import RunError, RunFolderError
 from hetfed.payload import Upload
+from hetfed.results.reading import AGAIN, text_of
 
 LEDGER_COLUMNS = ("round", "sent", "client", "exchange", "tensors", "weight", "bytes", "sha256", "accepted", "refused")
 """The keys of a line."""
@@ -35,23 +37,39 @@ class Ledger:
     file: Path
 
     def write(self, upload: Upload) -> None:
-        """Append a line for `upload`: what it was, its weight, how large, its digest, whether it was accepted."""
+        """Append a line for `upload`: what it was, its weight, how large, its digest, whether it was accepted.
+
+        Raises:
+            RunError: it cannot be written, as on a full disk.
+        """
         # Opened anew for each line: whenever the process is killed, what was recorded is out of its hands.
-        with self.file.open("ab+") as lines:
-            if _cut_short(lines):
-                lines.write(b"\n")
-            lines.write(json.dumps(_entry(upload)).encode() + b"\n")
+        try:
+            with self.file.open("ab+") as lines:
+                if _cut_short(lines):
+                    lines.write(b"\n")
+                lines.write(json.dumps(_entry(upload)).encode() + b"\n")
+        except OSError as error:
+            raise RunError(f"{self.file}: cannot be written: {error.strerror}") from error
 
     def entries(self) -> list[dict[str, Any]]:
-        """All lines in their order; a last line that was cut short by an interruption is left out."""
+        """All lines in their order; one that was cut short by an interruption is left out.
+
+        Raises:
+            RunFolderError: the file cannot be read, or a line is whole and no entry of a ledger.
+        """
         if not self.file.exists():
             return []
         entries = []
-        for line in self.file.read_text(encoding="utf-8").splitlines():
+        for number, line in enumerate(text_of(self.file).splitlines(), 1):
             try:
-                entries.append(json.loads(line))
-            except json.JSONDecodeError:
+                entry = json.loads(line)
+            except ValueError:
                 continue
+            except RecursionError:
+                entry = None
+            if not (isinstance(entry, dict) and set(LEDGER_COLUMNS) <= set(entry)):
+                raise RunFolderError("not an entry of a ledger", file=self.file, key=f"line {number}", remedy=AGAIN)
+            entries.append(entry)
         return entries
 
 

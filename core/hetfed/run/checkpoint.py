@@ -1,36 +1,44 @@
-"""Checkpoints: what the server needs to go on in one file, what the sites of this process need in another.
+"""Checkpoints: the server's tensors, those of the sites of this process, the rows, and a seal that says which of them count.
 
-Both are safetensors files that are replaced as a whole. The sites' file carries the round in its name and is written first; the
-server's file, written after it, says which round counts. A process that dies in between leaves the checkpoint before.
+Tensors are safetensors files that carry the round in their names. Rows are lines that are appended to one file. The seal,
+`checkpoint.json`, is written last and holds the digests of all: a process that dies in between leaves the checkpoint before.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 
 from hetfed.client import ClientState, Tensors
 from hetfed.engines.local import Sites
-from hetfed.errors import RunFolderError
+from hetfed.errors import RunError, RunFolderError
 from hetfed.federation import FederationState, Row
 from hetfed.payload import InFlight
-from hetfed.results.folder import write_bytes
+from hetfed.results.sealed import DELETE, read_sealed, write_sealed
+from hetfed.results.writing import write_bytes
 
 SEPARATOR = "\x1f"
 """Stands between the parts of a name: a control character, whereas a label may well hold a slash or a bar."""
-SERVER = "server.safetensors"
+SEAL, ROWS = "checkpoint.json", "rows.jsonl"
+TENSORS_IN_A_FILE = 100_000
+"""The header of a safetensors file, which names every tensor, may have 100 MB at most."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Checkpoint:
-    """The checkpoint of one arm in a folder of its own; `digest` is that of the plan that it belongs to.
+    """The checkpoint of one arm in a folder of its own, which bears the arm's name.
+
+    An object of it goes with the arm from `load` to the last `save`: it knows which rows are in the file.
 
     Args:
         folder: of this arm alone.
@@ -39,82 +47,152 @@ class Checkpoint:
 
     folder: Path
     digest: str | None
+    _lines: _Lines = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._lines = _Lines(self.folder / ROWS)
 
     def save(self, state: FederationState, sites: Sites) -> None:
         """Write the state after a round.
 
-        Checkpoints of earlier rounds are removed once the new one is whole.
+        Files of earlier rounds are removed once the new seal is there.
 
         Raises:
             RunError: it cannot be written, as on a full disk.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_tensors(self._sites(state.round), *states_to_tensors(sites.states), self.digest)
-        write_tensors(self.folder / SERVER, *_server_to_tensors(state), self.digest)
-        # Only now, with the server's file written: until then the earlier sites' file is the one that counts.
-        for file in self.folder.glob("sites-*.safetensors"):
-            if file != self._sites(state.round):
+        if not self._lines.rows:
+            # A checkpoint that was not taken up, for a part of it was missing, does not outlive its rows.
+            (self.folder / SEAL).unlink(missing_ok=True)
+        files = self._write("sites", state.round, *states_to_tensors(sites.states))
+        files |= self._write("server", state.round, *_server_to_tensors(state))
+        rows = self._lines.extend(state.rows)
+        about = {"plan": self.digest, "arm": self.folder.name, "round": state.round, "rows": rows, "files": files}
+        write_sealed(self.folder / SEAL, about)
+        # Only now, with the seal written: until then the earlier files are those that count.
+        for file in self.folder.iterdir():
+            if file.name not in {SEAL, ROWS, *files}:
                 file.unlink()
 
     def load(self, sites: Sites) -> FederationState | None:
-        """The server's state, the sites having been put back to where they were then; None where there is no checkpoint.
+        """The server's state, the sites having been put back to where they were then.
+
+        None where there is no checkpoint, or where a file of it has been deleted: then the arm begins again.
 
         Raises:
-            RunFolderError: a file is damaged or missing, or of a run of another plan.
+            RunFolderError: a file is damaged, or of another arm or of a run of another plan.
         """
-        if not (self.folder / SERVER).exists():
+        about = read_sealed(self.folder / SEAL)
+        if about is None or not all((self.folder / name).exists() for name in (ROWS, *about["files"])):
             return None
-        state = _server_from_tensors(*read_tensors(self.folder / SERVER, self.digest))
-        sites.states.update(states_from_tensors(*read_tensors(self._sites(state.round), self.digest)))
-        return state
+        if self.digest is not None and about["plan"] != self.digest:
+            raise RunFolderError("a checkpoint of another plan", file=self.folder / SEAL, remedy=DELETE)
+        if about["arm"] != self.folder.name:
+            problem = f"the checkpoint of another arm, {about['arm']!r}"
+            raise RunFolderError(problem, file=self.folder / SEAL, remedy=DELETE)
+        rows = self._lines.read(**about["rows"])
+        server, at_sites = (self._read(stem, about["files"]) for stem in ("server", "sites"))
+        sites.states.update(states_from_tensors(*at_sites))
+        return _server_from_tensors(*server, rows)
 
-    def _sites(self, round_number: int) -> Path:
-        return self.folder / f"sites-{round_number}.safetensors"
+    def _write(self, stem: str, number: int, tensors: Tensors, about: Mapping[str, Any]) -> dict[str, str]:
+        """Write tensors, `about` beside the first of them; returns the SHA-256 of the files by their names."""
+        digests, names = {}, list(tensors)
+        # At least one file, which says what is no tensor.
+        for part, first in enumerate(range(0, max(len(names), 1), TENSORS_IN_A_FILE)):
+            held = {key: tensors[key].contiguous() for key in names[first : first + TENSORS_IN_A_FILE]}
+            name = f"{stem}-{number}{f'-{part}' if part else ''}.safetensors"
+            # Not `save_file`: it writes to a file of its own that only the user can read, and leaves it behind when it is
+            # killed. Scores may be infinite and losses NaN, which Python's JSON writes and reads; nobody else reads this.
+            metadata = None if part else {"state": json.dumps(about)}
+            content = save(held, metadata)
+            digests[name] = hashlib.sha256(content).hexdigest()
+            write_bytes(self.folder / name, content)
+        return digests
+
+    def _read(self, stem: str, digests: Mapping[str, str]) -> tuple[Tensors, dict[str, Any]]:
+        """What `_write` wrote."""
+        tensors, about = Tensors(), dict[str, Any]()
+        for name, digest in digests.items():
+            if name.startswith(f"{stem}-"):
+                _check_digest(self.folder / name, digest)
+                with safe_open(self.folder / name, framework="pt") as opened:
+                    tensors |= {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a mapping)
+                    about |= json.loads((opened.metadata() or {}).get("state", "{}"))
+        return tensors, about
 
 
-def write_tensors(file: Path, tensors: Tensors, about: Mapping[str, Any], digest: str | None) -> None:
-    """Write tensors, and `about` as JSON in the same file.
+@dataclass
+class _Lines:
+    """The rows of all rounds in a file of their own, a line of JSON each, to which those of a round are appended.
+
+    A row that has changed, since an upload of an earlier round was refused, is appended again: the last one counts.
 
     Args:
-        file: replaced as a whole.
-        tensors: by name.
-        about: whatever JSON can hold.
-        digest: of the plan.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     file = Path(folder, "state.safetensors")
-    ...     write_tensors(file, {"weight": torch.ones(2)}, {"round": 3}, digest="abc")
-    ...     tensors, about = read_tensors(file, digest="abc")
-    >>> tensors["weight"], about["round"]
-    (tensor([1., 1.]), 3)
+        file: what stands in it beyond the lines known here was written by a process that died, and is cut off.
+        rows: that are in it.
+        size: of the lines, in bytes.
+        digest: of the lines.
     """
-    # Not `save_file`: it writes to a file of its own that only the user can read, and leaves it behind when it is killed.
-    # Scores may be infinite and losses NaN, which Python's JSON writes and reads; nobody else reads this.
-    held = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    write_bytes(file, save(held, {"state": json.dumps({"plan": digest, **about})}))
+
+    file: Path
+    rows: list[Row] = field(default_factory=list)
+    size: int = 0
+    digest: Any = field(default_factory=hashlib.sha256)
+
+    def extend(self, rows: list[Row]) -> dict[str, Any]:
+        """Append what is new of `rows`; returns size and digest of the whole.
+
+        Raises:
+            RunError: it cannot be written.
+        """
+        # By identity: a round takes over the rows before it as they are.
+        new = [row for row, before in zip_longest(rows, self.rows) if row is not before]
+        content = b"".join(json.dumps(asdict(row)).encode() + b"\n" for row in new)
+        try:
+            with self.file.open("r+b" if self.file.exists() else "wb") as opened:
+                opened.truncate(self.size)
+                opened.seek(self.size)
+                opened.write(content)
+                opened.flush()
+                os.fsync(opened.fileno())
+        except OSError as error:
+            raise RunError(f"{self.file}: cannot be written: {error.strerror}") from error
+        self.digest.update(content)
+        self.rows, self.size = rows, self.size + len(content)
+        return {"size": self.size, "digest": self.digest.hexdigest()}
+
+    def read(self, size: int, digest: str) -> list[Row]:
+        """The rows of the first `size` bytes, in the order of rounds and clients.
+
+        Raises:
+            RunFolderError: these are not what was written.
+        """
+        try:
+            with self.file.open("rb") as opened:
+                content = opened.read(size)
+        except OSError as error:
+            raise _damaged(self.file, str(error.strerror)) from None
+        self.digest = hashlib.sha256(content)
+        if self.digest.hexdigest() != digest:
+            raise _damaged(self.file)
+        rows = (Row(**json.loads(line)) for line in content.splitlines())
+        self.rows, self.size = list({(row.round, row.client): row for row in rows}.values()), size
+        return self.rows
 
 
-def read_tensors(file: Path, digest: str | None) -> tuple[Tensors, dict[str, Any]]:
-    """What `write_tensors` wrote.
-
-    Args:
-        file: one that `write_tensors` wrote.
-        digest: of the plan that it must belong to; None takes that of any.
-
-    Raises:
-        RunFolderError: the file is damaged or missing, or of a run of another plan.
-    """
+def _check_digest(file: Path, digest: str) -> None:
     try:
-        with safe_open(file, framework="pt") as opened:
-            about = json.loads(opened.metadata()["state"])
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-        remedy = "Start the run again in a new folder."
-        raise RunFolderError(f"not a whole checkpoint: {error}", file=file, remedy=remedy) from None
-    if digest is not None and about["plan"] != digest:
-        raise RunFolderError("a checkpoint of another plan", file=file, remedy="Resume it with its own plan.")
-    return tensors, about
+        with file.open("rb") as opened:
+            found = hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise _damaged(file, str(error.strerror)) from None
+    if found != digest:
+        raise _damaged(file)
+
+
+def _damaged(file: Path, why: str = f"its SHA-256 differs from that in {SEAL}") -> RunFolderError:
+    return RunFolderError(f"damaged: {why}", file=file, remedy=DELETE)
 
 
 def states_to_tensors(states: Mapping[str, ClientState]) -> tuple[Tensors, dict[str, Any]]:
@@ -159,21 +237,16 @@ def _server_to_tensors(state: FederationState) -> tuple[Tensors, dict[str, Any]]
     for label, server in state.server.items():
         tensors |= _prefixed(server, "server", label)
     for number, upload in enumerate(state.pending):
-        # Bytes travel as a tensor of them, so that one file holds the whole state and is replaced as a whole.
+        # Bytes travel as a tensor of them, so that files of tensors hold the whole state.
         for part, content in (("encoded", upload.encoded), ("base", upload.base)):
             if content:
                 name = SEPARATOR.join(("pending", str(number), part))
                 tensors[name] = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-    about = {
-        "round": state.round,
-        "server": sorted(state.server),
-        "rows": [asdict(row) for row in state.rows],
-        "pending": [{**asdict(upload), "encoded": None, "base": None} for upload in state.pending],
-    }
-    return tensors, about
+    pending = [{**asdict(upload), "encoded": None, "base": None} for upload in state.pending]
+    return tensors, {"round": state.round, "server": sorted(state.server), "pending": pending}
 
 
-def _server_from_tensors(tensors: Tensors, about: Mapping[str, Any]) -> FederationState:
+def _server_from_tensors(tensors: Tensors, about: Mapping[str, Any], rows: Sequence[Row]) -> FederationState:
     server: dict[str, Tensors] = {label: {} for label in about["server"]}
     pending = [{**upload, "encoded": b"", "base": b""} for upload in about["pending"]]
     for key, tensor in tensors.items():
@@ -182,8 +255,7 @@ def _server_from_tensors(tensors: Tensors, about: Mapping[str, Any]) -> Federati
             server[name][rest] = tensor
         else:
             pending[int(name)][rest] = tensor.numpy().tobytes()
-    rows = [Row(**row) for row in about["rows"]]
-    return FederationState(about["round"], server, rows, [InFlight(**upload) for upload in pending])
+    return FederationState(about["round"], server, list(rows), [InFlight(**upload) for upload in pending])
 
 
 def _prefixed(tensors: Tensors, *path: str) -> Tensors:

@@ -15,6 +15,7 @@ from hetfed.results.arms import KEPT
 from hetfed.results.folder import RunFolder
 from hetfed.results.pseudonyms import pseudonyms
 from hetfed.results.summary import Kept
+from hetfed.results.tables import write_csv
 from hetfed.run.arm import Arm
 from hetfed.run.prepare import Prepared
 
@@ -69,4 +70,4 @@ def _write_predictions(client: Client, tested: Output, folder: RunFolder, *, pse
     table = client.task.table(tested, client.data.test)
     if pseudonymous:
         table["id"] = pseudonyms(table["id"])
-    table.to_csv(folder.predictions / f"{client.name}.csv", index=False, float_format="%.6g")
+    write_csv(folder.predictions / f"{client.name}.csv", table, float_format="%.6g")
