@@ -12,8 +12,9 @@ from towns import asking, counting, model_of, noisy, some, town
 
 from hetfed.model import Output
 from hetfed.tasks import Forecasting
+from hetfed_traffic.calendar import SLOTS_PER_DAY
 from hetfed_traffic.encoders import ENCODERS
-from hetfed_traffic.model import SLOTS_PER_DAY, City, CongestionModel
+from hetfed_traffic.model import City, CongestionModel
 from hetfed_traffic.plan_schema import CityModelTable
 from hetfed_traffic.preprocessing import clock_of, forecasting_data, statistics_of
 from hetfed_traffic.references import last_value
@@ -26,7 +27,7 @@ def city_of(**keys: object) -> City:
     city = model_of(noisy(), time_embedding=1, **keys).city
     with torch.no_grad():
         for embedding in (city.time_of_day, city.kind_of_day):
-            embedding.weight.copy_(torch.arange(float(embedding.num_embeddings))[:, None])
+            embedding.weight.copy_(torch.arange(float(len(embedding.weight)))[:, None])
     return city
 
 
@@ -147,8 +148,8 @@ def test_features_make_room_for_the_embeddings():
 
 def test_scale_graph_and_mean_are_no_parameters():
     model = model_of(noisy())
-    buffers = {name for name, _ in model.named_buffers()}
-    assert buffers == {f"city.{name}" for name in ("mean", "scale", "target_mean", "target_scale", "adjacency")}
+    own = ("mean", "scale", "target_mean", "target_scale", "adjacency", "time_of_day.seen", "kind_of_day.seen")
+    assert set(model.state_dict()) - {name for name, _ in model.named_parameters()} == {f"city.{name}" for name in own}
 
 
 def test_congestion_model_is_the_article_s():

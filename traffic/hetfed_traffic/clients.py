@@ -18,7 +18,8 @@ from hetfed.seeding import isolated
 from hetfed.tasks import Classification, Forecasting, MultiTask, Task
 from hetfed_datasets.records import Series
 from hetfed_datasets.registry import SOURCES, load
-from hetfed_traffic.encoders import ENCODERS, reads_of
+from hetfed_traffic.calendar import seen_times
+from hetfed_traffic.encoders import ENCODERS, Reads, reads_of
 from hetfed_traffic.kept import described_city, described_congestion
 from hetfed_traffic.model import CityModel, CongestionModel
 from hetfed_traffic.plan_schema import CityData, CityModelTable
@@ -75,9 +76,10 @@ def _client(table: ClientTable, seed: int, data_dir: Path | None, given: Series 
         description = described_congestion(series, model_table, data_table.history, scale)
         known: dict[str, Any] = {"kind": kind, "about": about, "synthetic": series.synthetic, "description": description}
         return Client(table.name, data, Classification(CONGESTION), model_fn, table.training, **known)
-    _check_encoder(model_table, data_table.history)
+    reads = _check_encoder(model_table, data_table.history)
     data = forecasting_data(series, data_table)
     statistics = statistics_of(series, data_table)
+    times = seen_times(data.train, model_table.calendar) if reads == "embedded" else {}
     forecasting = _forecasting(series, data_table, model_table, statistics)
     task = forecasting
     if model_table.management:
@@ -92,7 +94,7 @@ def _client(table: ClientTable, seed: int, data_dir: Path | None, given: Series 
         kind=kind,
         about=about,
         references=partial(reference_metrics, data, forecasting),
-        statistics={f"city.{name}": tensor for name, tensor in statistics.items()},
+        statistics={f"city.{name}": tensor for name, tensor in (statistics | times).items()},
         columns={"readings": series.sensors},
         unit=series.unit,
         synthetic=series.synthetic,
@@ -100,8 +102,8 @@ def _client(table: ClientTable, seed: int, data_dir: Path | None, given: Series 
     )
 
 
-def _check_encoder(table: CityModelTable, history: int) -> None:
-    """Raise `PlanError` where the encoder of a city cannot be built, or leaves no room for its readings."""
+def _check_encoder(table: CityModelTable, history: int) -> Reads:
+    """What the encoder reads; raises `PlanError` where it cannot be built, or leaves no room for the readings."""
     try:
         # On the device without memory, since only what it reads is asked for.
         with isolated("trial"), torch.device("meta"):
@@ -117,6 +119,7 @@ def _check_encoder(table: CityModelTable, history: int) -> None:
             value=table.features,
             remedy="Use more features or smaller embeddings.",
         )
+    return reads
 
 
 def _series(table: CityData, data_dir: Path | None, given: Series | None = None) -> Series:

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from hetfed.data import Spec
 from hetfed.model import Output
+from hetfed_traffic.calendar import Entries, days_apart, kind_of, slot_of, slots_apart
 from hetfed_traffic.encoders import ENCODERS, Reads, reads_of
 from hetfed_traffic.plan_schema import CityModelTable
-
-SLOTS_PER_DAY, SATURDAY = 96, 5
 
 
 class City(nn.Module):
@@ -51,8 +50,9 @@ class City(nn.Module):
             self.adapter = nn.Linear(steps * channels, spare)
             # Small beside the readings, so that sensors start nearly alike and differ as far as they learn to.
             self.sensor = nn.Parameter(torch.randn(sensors, table.sensor_embedding) * 0.1)
-            self.time_of_day = nn.Embedding(SLOTS_PER_DAY, table.time_embedding)
-            self.kind_of_day = nn.Embedding(2 if table.calendar == "weekend" else 7, table.time_embedding)
+            self.calendar = table.calendar
+            self.time_of_day = Entries(slots_apart(), table.time_embedding)
+            self.kind_of_day = Entries(days_apart(table.calendar), table.time_embedding)
         elif reads == "sequence":
             self.adapter = nn.Linear(channels, table.features)
 
@@ -66,11 +66,7 @@ class City(nn.Module):
         if self.reads == "sequence":
             return cast("Tensor", self.adapter(scaled))
         batch, sensors = scaled.shape[:2]
-        # Clamped, lest rounding give the last moment of a day a slot of its own.
-        slot = (clock[:, 0] * SLOTS_PER_DAY).long().clamp(max=SLOTS_PER_DAY - 1)
-        day = clock[:, 1].long()
-        kind = (day >= SATURDAY).long() if self.kind_of_day.num_embeddings == 2 else day
-        time = torch.cat([self.time_of_day(slot), self.kind_of_day(kind)], dim=1)
+        time = torch.cat([self.time_of_day(slot_of(clock)), self.kind_of_day(kind_of(clock, self.calendar))], dim=1)
         parts = [
             self.adapter(scaled.reshape(batch, sensors, -1)),
             self.sensor.expand(batch, -1, -1),

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt
 
 from hetfed.plan_schema import Share, SplitTable, Table
+from hetfed_traffic.calendar import Calendar
 from hetfed_traffic.encoders import ENCODERS
 
 
@@ -44,7 +45,7 @@ class CityModelTable(Table):
     dropout: float = Field(default=0.1, ge=0, lt=1)
     sensor_embedding: NonNegativeInt = 32
     time_embedding: NonNegativeInt = 16
-    calendar: Literal["weekend", "weekday"] = "weekend"
+    calendar: Calendar = "weekend"
     management: float = Field(default=0.1, ge=0)
     loss: Literal["mae", "mse", "huber"] = "mae"
     residual: bool = True
