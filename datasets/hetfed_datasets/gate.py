@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hetfed.errors import DataError, among
-from hetfed_datasets.records import MISSING_LABEL, Cohort, Measure, Series, Split
+from hetfed_datasets.records import MISSING_LABEL, SUM, Cohort, Measure, Series, Split
 
 NOBODY = ("", "nan", "None", "<NA>", "NaT")
 """What libraries write for a name that is missing."""
@@ -123,6 +123,7 @@ def check_series(series: object) -> Series:
     steps, sensors, channels = series.values.shape
     _unique(Field(record, "sensors"), series.sensors, sensors, "sensor")
     _unique(Field(record, "channels"), series.channels, channels, "channel")
+    check_target(Field(record, "target"), series, series.target)
     _times(record, series, steps)
     if series.adjacency is not None:
         _adjacency(Field(record, "adjacency"), series.adjacency, sensors)
@@ -130,6 +131,15 @@ def check_series(series: object) -> Series:
         _coordinates(Field(record, "coordinates"), series.coordinates, sensors)
     _levels(record, series, steps)
     return series
+
+
+def check_target(field: Field, series: Series, target: str | None) -> None:
+    """Raise `DataError` unless `target` is none, a channel of the series, or "sum" where channels are counts."""
+    if target == SUM and len(series.channels) > 1 and series.kind != "count":
+        remedy = f"Only counts add up. Name one channel: {', '.join(series.channels)}."
+        raise field.fault(f"the sum of several channels of {series.kind} means nothing", value=target, remedy=remedy)
+    if target not in (None, SUM, *series.channels):
+        raise field.fault("no such channel", value=target, remedy=among(target, (*series.channels, SUM)))
 
 
 def _text(field: Field, value: object) -> None:

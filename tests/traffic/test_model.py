@@ -111,7 +111,7 @@ def test_without_a_head_the_forecast_is_the_last_value(name, channels):
     series = noisy(channels=channels)
     data = forecasting_data(series, asking())
     forecast, _ = forecast_of(series, encoder=name)
-    assert torch.allclose(forecast, last_value(data.test, data.train), rtol=1e-4)
+    assert torch.allclose(forecast, last_value(data.test, data.train, range(channels)), rtol=1e-4)
 
 
 def test_without_a_head_a_silent_sensor_is_forecast_as_the_mean():
@@ -167,3 +167,12 @@ def test_every_sensor_of_a_town_is_forecast_by_its_own_past():
     series = town(np.concatenate([values, values[:, :1]], axis=1))
     logits = model_of(series, encoder="linear")(some(series)).logits
     assert torch.equal(logits[..., 0], logits[..., 2]) and not torch.allclose(logits[..., 0], logits[..., 1], atol=1e-3)
+
+
+def test_of_several_channels_the_one_that_is_forecast_goes_on():
+    series = noisy(channels=3, target="c1")
+    data, model = forecasting_data(series, asking()), model_of(series, encoder="linear")
+    own = statistics_of(series, asking())
+    latest = model.city.latest(data.test.inputs["readings"]) * own["target_scale"] + own["target_mean"]
+    assert torch.allclose(latest, data.test.inputs["readings"][:, -1, :, 1], rtol=1e-4)
+    assert torch.equal(last_value(data.test, data.train, [1])[:, 0], data.test.inputs["readings"][:, -1, :, 1])

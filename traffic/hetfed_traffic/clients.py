@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +24,14 @@ from hetfed_traffic.encoders import ENCODERS, Reads, reads_of
 from hetfed_traffic.kept import described_city, described_congestion
 from hetfed_traffic.model import CityModel, CongestionModel
 from hetfed_traffic.plan_schema import CityData, CityModelTable
-from hetfed_traffic.preprocessing import CONGESTION, congestion_data, forecasting_data, reading_scale, statistics_of
+from hetfed_traffic.preprocessing import (
+    CONGESTION,
+    congestion_data,
+    forecasting_data,
+    reading_scale,
+    statistics_of,
+    target_channels,
+)
 from hetfed_traffic.references import reference_metrics
 
 
@@ -57,6 +65,7 @@ def _client(table: ClientTable, seed: int, data_dir: Path | None, given: Series 
         series = _series(data_table, data_dir, given)
     except PlanError as error:
         raise error.seen_from(key="data") from error
+    target = target_channels(series, data_table)
     about = {
         "model": "linear" if data_table.predict == "congestion" else model_table.encoder,
         "data": series.name if data_table.city is None else f"{series.name}: {data_table.city}",
@@ -65,6 +74,7 @@ def _client(table: ClientTable, seed: int, data_dir: Path | None, given: Series 
         "interval": f"{series.interval} min",
         "sensors": str(len(series.sensors)),
         "channels": ", ".join(series.channels),
+        **({"forecast": " + ".join(series.channels[i] for i in target)} if len(series.channels) > 1 else {}),
     }
     # Equal text stands for an equal model and training: pooled training trains such cities' model once.
     kind = json.dumps([data_table.predict, table.model, table.training.model_dump()], sort_keys=True)
@@ -73,10 +83,10 @@ def _client(table: ClientTable, seed: int, data_dir: Path | None, given: Series 
         data = congestion_data(series, data_table, seed)
         model_fn = partial(CongestionModel, table=model_table)
         scale = {k: torch.tensor(v) for k, v in zip(("mean", "deviation"), reading_scale(series, data_table), strict=True)}
-        description = described_congestion(series, model_table, data_table.history, scale)
+        description = described_congestion(series, model_table, data_table.history, target, scale)
         known: dict[str, Any] = {"kind": kind, "about": about, "synthetic": series.synthetic, "description": description}
         return Client(table.name, data, Classification(CONGESTION), model_fn, table.training, **known)
-    reads = _check_encoder(model_table, data_table.history)
+    reads = _check_encoder(model_table, data_table.history, series)
     data = forecasting_data(series, data_table)
     statistics = statistics_of(series, data_table)
     times = seen_times(data.train, model_table.calendar) if reads == "embedded" else {}
@@ -93,7 +103,7 @@ def _client(table: ClientTable, seed: int, data_dir: Path | None, given: Series 
         table.training,
         kind=kind,
         about=about,
-        references=partial(reference_metrics, data, forecasting),
+        references=partial(reference_metrics, data, task),
         statistics={f"city.{name}": tensor for name, tensor in (statistics | times).items()},
         columns={"readings": series.sensors},
         unit=series.unit,
@@ -102,15 +112,22 @@ def _client(table: ClientTable, seed: int, data_dir: Path | None, given: Series 
     )
 
 
-def _check_encoder(table: CityModelTable, history: int) -> Reads:
-    """What the encoder reads; raises `PlanError` where it cannot be built, or leaves no room for the readings."""
+def _check_encoder(table: CityModelTable, history: int, series: Series) -> Reads:
+    """What the encoder reads; raises `PlanError` where it cannot be built, leaves readings no room, or lacks its graph."""
     try:
         # On the device without memory, since only what it reads is asked for.
         with isolated("trial"), torch.device("meta"):
-            reads = reads_of(ENCODERS[table.encoder](history, table.features, table.layers, table.dropout))
+            encoder = ENCODERS[table.encoder](history, table.features, table.layers, table.dropout)
+            reads = reads_of(encoder)
     except ValueError as error:
         remedy = f"Change layers, features or dropout, or choose another encoder: {', '.join(ENCODERS)}."
         raise PlanError(str(error), key="model.encoder", value=table.encoder, remedy=remedy) from None
+    links = np.zeros((1, 1)) if series.adjacency is None else series.adjacency
+    # A sensor's link to itself is no road.
+    if getattr(encoder, "needs_graph", False) and not (links - np.diag(np.diag(links))).any():
+        problem = f"{series.name} has no road graph: no sensor is linked to another one"
+        remedy = "Choose an encoder without a graph, as mlp, or give the series an adjacency."
+        raise PlanError(problem, key="model.encoder", value=table.encoder, remedy=remedy)
     taken = table.sensor_embedding + 2 * table.time_embedding
     if reads == "embedded" and table.features <= taken:
         raise PlanError(
@@ -138,4 +155,5 @@ def _series(table: CityData, data_dir: Path | None, given: Series | None = None)
 
 def _forecasting(series: Series, table: CityData, model: CityModelTable, statistics: Mapping[str, Tensor]) -> Forecasting:
     mean, scale = statistics["target_mean"], statistics["target_scale"]
-    return Forecasting(series.unit, series.interval, table.horizons, mean, scale, loss_kind=model.loss)
+    # Nothing that a series measures lies below zero (`Series.values`).
+    return Forecasting(series.unit, series.interval, table.horizons, mean, scale, loss_kind=model.loss, low=0.0)

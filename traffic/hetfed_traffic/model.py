@@ -23,7 +23,7 @@ class City(nn.Module):
     fraction of the day gone by and the day of the week.
 
     Args:
-        spec: `sensors`, `channels` and `history`, all of them counts.
+        spec: `sensors`, `channels` and `history` as counts, and `target`, the numbers of the channels that are forecast.
         table: the model table of the plan.
         reads: what the encoder wants, as `reads_of` says.
     """
@@ -36,7 +36,7 @@ class City(nn.Module):
 
     def __init__(self, spec: Spec, table: CityModelTable, reads: Reads) -> None:
         super().__init__()
-        self.reads = reads
+        self.reads, self.target = reads, list(spec["target"])
         sensors, channels, steps = spec["sensors"], spec["channels"], spec["history"]
         # Only their sizes are everybody's to know: the city's own statistics are put in place where its model is built at home.
         self.register_buffer("mean", torch.zeros(channels))
@@ -75,25 +75,25 @@ class City(nn.Module):
         return torch.cat(parts, dim=2)
 
     def latest(self, readings: Tensor) -> Tensor:
-        """The last reading of each sensor, over all channels, as a scaled target (batch, sensors); 0 (the mean) if missing.
+        """The last reading of what is forecast at each sensor, as a scaled target (batch, sensors); 0 (the mean) if missing.
 
         A forecast that says "as now" is what this alone would give.
         """
         return self._together(readings[:, -1:])[:, 0]
 
     def _together(self, readings: Tensor) -> Tensor:
-        """Readings over all channels as scaled targets (batch, steps, sensors); 0 (the mean) if missing."""
-        return torch.nan_to_num((readings.sum(dim=3) - self.target_mean) / self.target_scale)
+        """Readings of what is forecast as scaled targets (batch, steps, sensors); 0 (the mean) if missing."""
+        return torch.nan_to_num((readings[..., self.target].sum(dim=3) - self.target_mean) / self.target_scale)
 
 
 class CityModel(nn.Module):
     """Forecasts every sensor of one city, and its congestion level.
 
     Args:
-        spec: `sensors`, `channels`, `history` and `steps` as counts, and `levels` by name.
+        spec: `sensors`, `channels`, `history` and `steps` as counts, `target` as numbers of channels, and `levels` by name.
         table: the model table of the plan.
 
-    >>> spec = {"sensors": 5, "channels": 1, "history": 12, "steps": 4, "levels": ["free", "congested"]}
+    >>> spec = {"sensors": 5, "channels": 1, "target": [0], "history": 12, "steps": 4, "levels": ["free", "congested"]}
     >>> model = CityModel(spec, CityModelTable(encoder="mlp"))
     >>> output = model({"readings": torch.zeros(2, 12, 5, 1), "clock": torch.zeros(2, 2)})
     >>> output.logits.shape, output.further["level"].shape

@@ -18,12 +18,15 @@ class CityData(SplitTable):
     next step, sensor by sensor). A speed is congested below `congested_speed` times the free speed of its sensor (the 95th
     percentile of the training data), a travel time at the same share of the free speed; a count or an occupancy is above the
     `congested_volume` quantile of the training data.
+
+    `target` is the channel that is forecast, or "sum" of several counts; without it, what the data set says.
     """
 
     dataset: str
     city: str | None = None
     history: PositiveInt = 12
     horizons: tuple[PositiveInt, ...] = Field(default=(15, 30, 60), min_length=1)
+    target: str | None = None
     predict: Literal["readings", "congestion"] = "readings"
     train: Share = 0.7
     validation: Share = 0.1
