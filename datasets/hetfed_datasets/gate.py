@@ -83,6 +83,8 @@ def check_cohort(cohort: object) -> Cohort:
     record = f"cohort {cohort.name!r}"
     _text(Field(record, "name"), cohort.name)
     _flag(Field(record, "synthetic"), cohort.synthetic)
+    if cohort.registry:
+        _text(Field(record, "registry"), cohort.registry)
     # In this order, since each check leans on those above it: lengths on patients, tables on modalities.
     rows = _people(Field(record, "patient"), cohort.patient, None)
     _people(Field(record, "site"), cohort.site, rows)

@@ -42,6 +42,8 @@ class Cohort:
         synthetic: whether the samples are made up.
         survival: by event, (n, 2) float32: 1 where it was seen, else 0; and the days until then or until observation ended,
             from 0 upwards. No event has the name of a label.
+        registry: who named the patients: those of one name in one registry are one, whatever data set they are in. Empty where
+            that is the data set itself.
 
     >>> ward = Cohort(
     ...     name="ward",
@@ -68,6 +70,7 @@ class Cohort:
     official_split: NDArray[np.str_] | None = None
     synthetic: bool = False
     survival: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    registry: str = ""
 
     def __len__(self) -> int:
         return len(self.patient)

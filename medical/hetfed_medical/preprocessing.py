@@ -12,9 +12,11 @@ from torch import Tensor
 
 from hetfed.data import ClientData, Examples
 from hetfed.errors import PlanError, among
+from hetfed.holding import Holding
 from hetfed.tasks import Classification, Survival, Task
 from hetfed_datasets import partition
 from hetfed_datasets.gate import check_cohort
+from hetfed_datasets.identity import identities
 from hetfed_datasets.records import MISSING_LABEL, Cohort
 from hetfed_medical.modalities import MODALITIES
 from hetfed_medical.plan_schema import HospitalData, Partition, PublicData
@@ -59,14 +61,14 @@ class Hospital:
         task: classification, or survival where the label is an event.
         scales: by modality.
         columns: by modality: the names of the columns in use; none of an image.
-        patients: by whom two hospitals with the same patient are found out.
+        holding: by what two hospitals with the same patient are found out.
     """
 
     data: ClientData
     task: Task
     scales: Mapping[str, Scale]
     columns: Mapping[str, tuple[str, ...]]
-    patients: frozenset[str]
+    holding: Holding
 
 
 def hospital(cohort: Cohort, table: HospitalData, seed: int, key: str) -> Hospital:
@@ -120,7 +122,7 @@ def hospital(cohort: Cohort, table: HospitalData, seed: int, key: str) -> Hospit
     # The head of a survival model has one output, the risk.
     data = ClientData(train, validation, test, {"shapes": shapes, "outputs": len(classes) or 1})
     # All patients of this hospital, the test part included: none of them may stand at another hospital.
-    return Hospital(data, task, scales, names, frozenset(own.patient[np.concatenate(parts)].tolist()))
+    return Hospital(data, task, scales, names, _holding(own, np.concatenate(parts)))
 
 
 def public_inputs(cohort: Cohort, table: PublicData, home: Hospital, like: HospitalData, seed: int) -> Examples | None:
@@ -151,12 +153,16 @@ def public_inputs(cohort: Cohort, table: PublicData, home: Hospital, like: Hospi
     return Examples(inputs, unknown, [f"public-{row}" for row in rows.tolist()])
 
 
-def public_patients(cohort: Cohort, table: PublicData, seed: int) -> frozenset[str]:
+def public_holding(cohort: Cohort, table: PublicData, seed: int) -> Holding:
     """Whose the public inputs are.
 
     None of them may be a patient of a hospital, whose training data would then be public.
     """
-    return frozenset(cohort.patient[_public_rows(cohort, table, seed)].tolist())
+    return _holding(cohort, _public_rows(cohort, table, seed))
+
+
+def _holding(cohort: Cohort, rows: Index) -> Holding:
+    return Holding(identities(cohort, rows), "patients", remedy="Give each its own sites, or parts of one partition.")
 
 
 def _public_rows(cohort: Cohort, table: PublicData, seed: int) -> Index:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
@@ -13,6 +14,7 @@ from towns import noisy, ring, town
 from hetfed.client import Client
 from hetfed.errors import DataError, PlanError
 from hetfed.evaluation import predict
+from hetfed.holding import check_apart
 from hetfed.model import Output
 from hetfed.plan import read_plan
 from hetfed.tasks import Classification, Forecasting, MultiTask
@@ -211,3 +213,20 @@ def test_references_forecast_nothing_below_zero():
     client = city("a", town(falling), history=4, horizons=[15], train=0.4)
     forecast = autoregression(client.data.train, client.data.test, client.task.main, [0])
     assert (forecast >= 0).all()
+
+
+def test_the_same_city_twice_with_other_shares_of_time_is_refused():
+    """The one would train on what the other tests on, whatever the data set is called."""
+    one, again = noisy(), replace(noisy(), name="village")
+    first = city("a", one, history=4, train=0.5)
+    message = (
+        r"^client 'b'\.data: 3 of its 3 sensors are also those of client 'a', .*\. Name a city once, or give both the same"
+    )
+    with pytest.raises(PlanError, match=message):
+        check_apart([first, city("b", again, history=4, train=0.6)])
+    with pytest.raises(PlanError, match=message):
+        check_apart([first, city("b", again, history=4, train=0.6, predict="congestion")])
+    check_apart([first, city("b", again, history=4, train=0.5), city("c", noisy(seed=1), history=4, train=0.7)])
+    some = replace(again, values=again.values[:, 1:], sensors=("x", "y"))
+    with pytest.raises(PlanError, match="2 of its 2 sensors"):
+        check_apart([first, city("b", some, history=4, train=0.6)])

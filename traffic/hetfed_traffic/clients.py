@@ -14,9 +14,12 @@ from torch import Tensor
 
 from hetfed.client import Client
 from hetfed.errors import PlanError
+from hetfed.holding import Holding
 from hetfed.plan import ClientTable, Plan, validate
 from hetfed.seeding import isolated
 from hetfed.tasks import Classification, Forecasting, MultiTask, Task
+from hetfed_datasets.identity import sensors
+from hetfed_datasets.notes import notes_on
 from hetfed_datasets.records import Series
 from hetfed_datasets.registry import SOURCES, load
 from hetfed_traffic.calendar import seen_times
@@ -26,6 +29,7 @@ from hetfed_traffic.model import CityModel, CongestionModel
 from hetfed_traffic.plan_schema import CityData, CityModelTable
 from hetfed_traffic.preprocessing import (
     CONGESTION,
+    Parts,
     congestion_data,
     forecasting_data,
     reading_scale,
@@ -78,6 +82,9 @@ def _client(table: ClientTable, seed: int, data_dir: Path | None, given: Series 
     }
     # Equal text stands for an equal model and training: pooled training trains such cities' model once.
     kind = json.dumps([data_table.predict, table.model, table.training.model_dump()], sort_keys=True)
+    holding = Holding(
+        sensors(series), "sensors", _shares(series, data_table), "Name a city once, or give both the same shares of time."
+    )
     task: Task
     if data_table.predict == "congestion":
         data = congestion_data(series, data_table, seed)
@@ -85,6 +92,7 @@ def _client(table: ClientTable, seed: int, data_dir: Path | None, given: Series 
         scale = {k: torch.tensor(v) for k, v in zip(("mean", "deviation"), reading_scale(series, data_table), strict=True)}
         description = described_congestion(series, model_table, data_table.history, target, scale)
         known: dict[str, Any] = {"kind": kind, "about": about, "synthetic": series.synthetic, "description": description}
+        known |= {"holding": holding, "notes": notes_on(series)}
         return Client(table.name, data, Classification(CONGESTION), model_fn, table.training, **known)
     reads = _check_encoder(model_table, data_table.history, series)
     data = forecasting_data(series, data_table)
@@ -109,6 +117,8 @@ def _client(table: ClientTable, seed: int, data_dir: Path | None, given: Series 
         unit=series.unit,
         synthetic=series.synthetic,
         description=described_city(series, model_table, data_table.history),
+        holding=holding,
+        notes=notes_on(series),
     )
 
 
@@ -137,6 +147,12 @@ def _check_encoder(table: CityModelTable, history: int, series: Series) -> Reads
             remedy="Use more features or smaller embeddings.",
         )
     return reads
+
+
+def _shares(series: Series, table: CityData) -> str:
+    """How a city's time is shared out: which step it begins to validate at, and which to test at."""
+    parts = Parts.of(len(series.values), table)
+    return f"{parts.train} and {parts.validation} of {parts.end} steps"
 
 
 def _series(table: CityData, data_dir: Path | None, given: Series | None = None) -> Series:

@@ -121,7 +121,7 @@ def _client(client: Client, outcomes: Mapping[str, Outcome], kept: str | None) -
         "selected_round": {arm: outcome.round for arm, outcome in found.items()},
         "metrics": {arm: _finite_values(outcome.metrics) for arm, outcome in found.items()},
         "references": {name: _finite_values(metrics.values) for name, metrics in client.references().items()},
-        "about": dict(client.about),
+        "about": {**client.about, **({"noted": " ".join(client.notes)} if client.notes else {})},
     }
 
 
