@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
+from zoneinfo import available_timezones
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from hetfed.errors import DataError, among
+from hetfed_datasets.clock import left_out
 from hetfed_datasets.records import MISSING_LABEL, SUM, Cohort, Measure, Series, Split
 
 NOBODY = ("", "nan", "None", "<NA>", "NaT")
 """What libraries write for a name that is missing."""
 LATITUDE, LONGITUDE = 90.0, 180.0
+STANDARDISED = 4.0
+"""No median of standardised ages lies so high, and none of a cohort's ages in years lies lower."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,7 @@ def check_cohort(cohort: object) -> Cohort:
     _people(Field(record, "site"), cohort.site, rows)
     _modalities(Field(record, "modalities"), cohort.modalities, rows)
     _columns(Field(record, "columns"), cohort)
+    _ages(Field(record, "modalities"), cohort)
     _labels(record, cohort, rows)
     _survival(Field(record, "survival"), cohort, rows)
     _present(Field(record, "present"), cohort, rows)
@@ -127,6 +132,7 @@ def check_series(series: object) -> Series:
     _unique(Field(record, "channels"), series.channels, channels, "channel")
     check_target(Field(record, "target"), series, series.target)
     _times(record, series, steps)
+    _zone(record, series)
     if series.adjacency is not None:
         _adjacency(Field(record, "adjacency"), series.adjacency, sensors)
     if series.coordinates is not None:
@@ -261,6 +267,18 @@ def _columns(field: Field, cohort: Cohort) -> None:
         _unique(field.at(name), columns[name], cohort.modalities[name].shape[1], "column")
 
 
+def _ages(field: Field, cohort: Cohort) -> None:
+    """Nobody is less than nothing old: an age below zero is a slip, unless ages are standardised."""
+    for name, columns in cohort.columns.items():
+        for place in (place for place, column in enumerate(columns) if column.casefold().split("_")[0] == "age"):
+            ages = np.asarray(cohort.modalities[name][:, place], dtype=np.float64)
+            wrong = (ages < 0) & bool(np.isfinite(ages).any() and np.nanmedian(ages) >= STANDARDISED)
+            if wrong.any():
+                row = int(wrong.argmax())
+                remedy = "Mend the cell, or write NaN where the age is not known."
+                raise field.at(name, row, place).fault("an age below zero", value=ages[row].item(), remedy=remedy)
+
+
 def _labels(record: str, cohort: Cohort, rows: int) -> None:
     labels, classes = Field(record, "labels"), Field(record, "classes")
     known = _table(labels, cohort.labels)
@@ -348,6 +366,25 @@ def _times(record: str, series: Series, steps: int) -> None:
             f"not {series.interval} minutes after the stamp before",
             value=str(series.time[place]),
             remedy="One row every `interval` minutes, in order, none twice: fill a gap with rows of NaN.",
+        )
+
+
+def _zone(record: str, series: Series) -> None:
+    """The time zone is known, and nothing was read at a time that its clocks left out."""
+    zone, time = Field(record, "zone"), Field(record, "time")
+    if not series.zone:
+        return
+    if series.zone not in available_timezones():
+        raise zone.fault("no such time zone", value=series.zone, remedy="Give its name in the tz database: Europe/Berlin.")
+    if series.time.tz is not None:
+        remedy = "Leave zone out, or take it from the stamps: time.tz_localize(None)."
+        raise zone.fault("the stamps have a time zone already", value=series.zone, remedy=remedy)
+    wrong = left_out(series.time, series.zone) & ~np.isnan(series.values).all(axis=(1, 2))
+    if wrong.any():
+        place = int(wrong.argmax())
+        remedy = "Write NaN there, as hetfed_datasets.clock.without_hours_left_out does."
+        raise time.at(place).fault(
+            f"a reading when clocks in {series.zone} went forward", value=str(series.time[place]), remedy=remedy
         )
 
 

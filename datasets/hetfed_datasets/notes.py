@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hetfed_datasets.clock import twice
 from hetfed_datasets.identity import once, repeated
 from hetfed_datasets.records import Cohort, Series
 
@@ -31,7 +32,8 @@ def _on_cohort(cohort: Cohort) -> list[str]:
 
 
 def _on_series(series: Series) -> list[str]:
-    return []
+    again = int(twice(series.time, series.zone).sum()) if series.zone else 0
+    return [f"{_counted(again, 'step')} at a local time that came twice, when clocks went back."] if again else []
 
 
 def _counted(count: int, what: str) -> str:

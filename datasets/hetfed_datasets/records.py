@@ -140,6 +140,8 @@ class Series:
         synthetic: whether the readings are made up.
         target: the channel that is forecast, or "sum" for all of them together, where they are counts; the others are read. A
             series of several channels that names none can be forecast only where a plan does.
+        zone: of stamps that are local time and do not say so themselves, as "Australia/Melbourne": nothing is read at a time
+            that its clocks left out. Empty where stamps are of one clock throughout.
 
     >>> street = Series(
     ...     name="street",
@@ -169,3 +171,4 @@ class Series:
     levels: tuple[str, ...] = ()
     synthetic: bool = False
     target: str | None = None
+    zone: str = ""
