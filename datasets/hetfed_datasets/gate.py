@@ -18,8 +18,8 @@ from hetfed_datasets.records import MISSING_LABEL, SUM, Cohort, Measure, Series,
 NOBODY = ("", "nan", "None", "<NA>", "NaT")
 """What libraries write for a name that is missing."""
 LATITUDE, LONGITUDE = 90.0, 180.0
-STANDARDISED = 4.0
-"""No median of standardised ages lies so high, and none of a cohort's ages in years lies lower."""
+STANDARDISED = 20.0
+"""No standardised age lies so far from 0."""
 
 
 @dataclass(frozen=True)
@@ -272,7 +272,7 @@ def _ages(field: Field, cohort: Cohort) -> None:
     for name, columns in cohort.columns.items():
         for place in (place for place, column in enumerate(columns) if column.casefold().split("_")[0] == "age"):
             ages = np.asarray(cohort.modalities[name][:, place], dtype=np.float64)
-            wrong = (ages < 0) & bool(np.isfinite(ages).any() and np.nanmedian(ages) >= STANDARDISED)
+            wrong = (ages < 0) & (np.nan_to_num(np.abs(ages)).max() >= STANDARDISED)
             if wrong.any():
                 row = int(wrong.argmax())
                 remedy = "Mend the cell, or write NaN where the age is not known."

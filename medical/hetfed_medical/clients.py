@@ -70,12 +70,14 @@ def _only(spec: Spec, modalities: Sequence[str]) -> Spec:
 class Cohorts:
     """Cohorts by name, each loaded once: several hospitals come from the same files. Those `given` need no loading.
 
-    A sample that two patients have is in them once; `notes` says so, by the name of the cohort.
+    A sample that two patients have is in them once; `notes` says so, by the name of the cohort. The columns of a table stand in
+    the order in which a cohort first named them: hospitals of several data sets can share what reads them.
     """
 
     def __init__(self, data_dir: Path | None, given: Iterable[Cohort] = ()) -> None:
         self._data_dir = data_dir
         self._loaded: dict[str, Cohort] = {}
+        self._columns: dict[str, dict[str, int]] = {}
         self.notes: dict[str, tuple[str, ...]] = {}
         for cohort in given:
             self._take_in(cohort)
@@ -92,8 +94,23 @@ class Cohorts:
 
     def _take_in(self, cohort: Cohort) -> Cohort:
         self.notes[cohort.name] = notes_on(cohort)
-        self._loaded[cohort.name], _ = once(cohort)
-        return self._loaded[cohort.name]
+        distinct, _ = once(cohort)
+        for name, columns in cohort.columns.items():
+            places = self._columns.setdefault(name, {})
+            for column in columns:
+                places.setdefault(column, len(places))
+            distinct = _reordered(distinct, name, sorted(range(len(columns)), key=lambda index: places[columns[index]]))
+        self._loaded[cohort.name] = distinct
+        return distinct
+
+
+def _reordered(cohort: Cohort, table: str, order: Sequence[int]) -> Cohort:
+    """The cohort with the columns of a table in this order."""
+    names = tuple(cohort.columns[table][index] for index in order)
+    if names == cohort.columns[table]:
+        return cohort
+    values = {**cohort.modalities, table: cohort.modalities[table][:, list(order)]}
+    return replace(cohort, modalities=values, columns={**cohort.columns, table: names})
 
 
 def _client(table: ClientTable, seed: int, cohorts: Cohorts, public: PublicData | None) -> Client:

@@ -343,3 +343,13 @@ def test_sample_cities_make_windows(city):
     assert str(series.time[0]).startswith(MONDAY)
     assert data.spec["steps"] == 60 // series.interval
     assert all(int((part.further["level"] != MISSING_LABEL).sum()) > 0 for part in parts(data))
+
+
+def test_a_city_in_a_tiny_unit_is_scaled_like_any_other():
+    series = noisy()
+    small = replace(series, values=series.values * np.float32(1e-9))
+    one, other = (statistics_of(each, asking()) for each in (series, small))
+    assert torch.allclose(other["scale"], one["scale"] * 1e-9, rtol=1e-4, atol=0)
+    assert torch.allclose(other["target_scale"], one["target_scale"] * 1e-9, rtol=1e-4, atol=0)
+    histories = [congestion_data(each, asking(), 0).train.inputs["history"] for each in (series, small)]
+    assert torch.allclose(*histories, atol=1e-3)

@@ -76,7 +76,7 @@ class Entries(nn.Module):
     def __init__(self, apart: Tensor, width: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(len(apart), width))
-        self.register_buffer("seen", torch.ones(len(apart)))
+        self.register_buffer("seen", torch.zeros(len(apart)))
         self.register_buffer("apart", apart, persistent=False)
 
     def forward(self, entry: Tensor) -> Tensor:

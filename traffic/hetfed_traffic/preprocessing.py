@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hetfed.data import ClientData, Examples
 from hetfed.errors import PlanError
+from hetfed.scale import scale_of
 from hetfed_datasets.gate import Field, check_series, check_target
 from hetfed_datasets.records import MISSING_LABEL, SUM, Measure, Series
 from hetfed_traffic.plan_schema import CityData
@@ -225,18 +226,12 @@ def statistics_of(series: Series, data: CityData) -> dict[str, Tensor]:
     rows = links.sum(axis=1, keepdims=True)
     return {
         "mean": torch.tensor(np.nanmean(values, axis=(0, 1)), dtype=torch.float32),
-        "scale": torch.tensor(_deviation(values, (0, 1)), dtype=torch.float32),
+        "scale": torch.from_numpy(scale_of(values, (0, 1))),
         "target_mean": torch.tensor([np.nanmean(target)], dtype=torch.float32),
-        "target_scale": torch.tensor([float(_deviation(target, (0, 1)))]),
+        "target_scale": torch.tensor([float(scale_of(target, (0, 1)))]),
         # Rows sum to one, so that a graph layer takes the mean of the neighbours. A sensor without any link keeps zeros.
         "adjacency": torch.from_numpy(np.divide(links, rows, out=np.zeros_like(links), where=rows > 0)),
     }
-
-
-def _deviation(values: NDArray[np.float32], axis: tuple[int, ...]) -> NDArray[np.float32]:
-    """The standard deviation; 1 where nothing varies, so that a change to come is not blown up."""
-    deviation = np.nanstd(values, axis=axis)
-    return np.where(deviation > 1e-6, deviation, 1).astype(np.float32)
 
 
 def congestion_data(series: Series, data: CityData, seed: int) -> ClientData:
@@ -277,7 +272,7 @@ def reading_scale(series: Series, data: CityData) -> tuple[NDArray[np.float32], 
         Two arrays without axes.
     """
     readings = target_of(series, data)[Parts.of(len(series.values), data).spans()[0]]
-    return np.asarray(np.nanmean(readings)), _deviation(readings, (0, 1))
+    return np.asarray(np.nanmean(readings)), scale_of(readings, (0, 1))
 
 
 def scaled_readings(

@@ -121,7 +121,7 @@ class Forecasting:
             values |= {f"{name} {until}": None if masked is None else masked[name] for name in ("MAE", "RMSE")}
             values[f"MAPE {until}"] = percentage = _percentage_error(near, known)
             if percentage is None and masked is not None:
-                reasons[f"MAPE {until}"] = "every reading is zero"
+                reasons[f"MAPE {until}"] = "no reading reaches one unit"
             # Published results of T-GCN count a missing reading as a zero: these values are there to be held beside them.
             values |= {f"{n} {until} unmasked": v for n, v in (errors(near, known.nan_to_num()) or {}).items()}
         return Metrics(values, reasons)
