@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, get_args
 from zoneinfo import available_timezones
 
@@ -11,8 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hetfed.errors import DataError, among
+from hetfed.errors import among
 from hetfed_datasets.clock import left_out
+from hetfed_datasets.field import Field
 from hetfed_datasets.records import MISSING_LABEL, SUM, Cohort, Measure, Series, Split
 
 NOBODY = ("", "nan", "None", "<NA>", "NaT")
@@ -20,34 +20,6 @@ NOBODY = ("", "nan", "None", "<NA>", "NaT")
 LATITUDE, LONGITUDE = 90.0, 180.0
 STANDARDISED = 20.0
 """No standardised age lies so far from 0."""
-
-
-@dataclass(frozen=True)
-class Field:
-    """A field of a record, as messages name it: `cohort 'ward': labels['grade']`.
-
-    Args:
-        record: the kind and the name of the record.
-        name: of the field, with the place in it.
-
-    >>> Field("cohort 'ward'", "labels").at("grade", 3).name
-    "labels['grade'][3]"
-    """
-
-    record: str
-    name: str
-
-    def at(self, *place: object) -> Field:
-        """A place in the field: an index or a name."""
-        return Field(self.record, self.name + "".join(f"[{where!r}]" for where in place))
-
-    def fault(self, problem: str, *, value: object = None, remedy: str) -> DataError:
-        """The error to raise about it.
-
-        >>> Field("cohort 'ward'", "site").fault("no name", remedy="Name every site.")
-        DataError("cohort 'ward': site: no name. Name every site.")
-        """
-        return DataError(problem, key=f"{self.record}: {self.name}", value=value, remedy=remedy)
 
 
 def check_record(record: object, kind: str) -> Cohort | Series:

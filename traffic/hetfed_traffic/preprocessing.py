@@ -13,7 +13,8 @@ from torch import Tensor
 from hetfed.data import ClientData, Examples
 from hetfed.errors import PlanError
 from hetfed.scale import scale_of
-from hetfed_datasets.gate import Field, check_series, check_target
+from hetfed_datasets.field import Field
+from hetfed_datasets.gate import check_series, check_target
 from hetfed_datasets.records import MISSING_LABEL, SUM, Measure, Series
 from hetfed_traffic.plan_schema import CityData
 

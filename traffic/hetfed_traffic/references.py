@@ -39,7 +39,8 @@ def reference_metrics(data: ClientData, task: Forecasting | MultiTask) -> Mappin
         train, test = data.train.further[name], data.test.further[name]
         usual = level.metrics(usual_levels(data, train, level.class_count, main.interval), Examples({}, test, data.test.ids))
         called = USUAL if has_rhythm(train, data.train.inputs["clock"]) else NO_RHYTHM
-        found[called] = Metrics(*({f"{name} {m}": v for m, v in one.items()} for one in (usual.values, usual.reasons)))
+        values, reasons = usual.values.items(), usual.reasons.items()
+        found[called] = Metrics({f"{name} {m}": v for m, v in values}, {f"{name} {m}": why for m, why in reasons})
     return found
 
 
