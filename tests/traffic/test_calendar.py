@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from towns import MONDAY, asking, town
 import hetfed as hf
 from hetfed.kept.save import save_model
 from hetfed.parts import Signature, write_tensors
+from hetfed.pooled import build_pools
 from hetfed_traffic.calendar import SLOTS_PER_DAY, seen_times
 from hetfed_traffic.preprocessing import forecasting_data
 from hetfed_traffic.script import city
@@ -42,8 +44,7 @@ def forecast(client: hf.Client, day: int, hour: float = 12.0) -> torch.Tensor:
 @pytest.mark.parametrize("calendar", ["weekend", "weekday"])
 def test_a_kind_of_day_that_training_never_saw_is_read_as_one_that_it_saw(calendar):
     client = week(calendar=calendar)  # Monday to Thursday are for training
-    seen = client.statistics["city.kind_of_day.seen"]
-    assert seen.tolist() == ([1, 0] if calendar == "weekend" else [1, 1, 1, 1, 1, 0, 0])
+    assert client.statistics["city.seen_days"].tolist() == [1, 1, 1, 1, 1, 0, 0]
     # Of the fifth day a few hours are for training: Saturday and Sunday stand nearest to Friday and Monday.
     nearest = {5: 4, 6: 0}
     for day, other in nearest.items():
@@ -53,14 +54,14 @@ def test_a_kind_of_day_that_training_never_saw_is_read_as_one_that_it_saw(calend
 
 def test_of_a_week_that_begins_on_sunday_saturdays_are_sundays():
     client = week(start="2024-03-03", days=5, calendar="weekday")
-    assert client.statistics["city.kind_of_day.seen"].tolist() == [1, 1, 0, 0, 0, 0, 1]
+    assert client.statistics["city.seen_days"].tolist() == [1, 1, 0, 0, 0, 0, 1]
     assert torch.equal(forecast(client, 5), forecast(client, 6))
     assert torch.equal(forecast(client, 2), forecast(client, 1)) and not torch.equal(forecast(client, 5), forecast(client, 1))
 
 
 def test_a_slot_that_training_never_saw_is_read_as_the_nearest_one():
     client = week(interval=60, days=20)
-    assert client.statistics["city.time_of_day.seen"].nonzero().flatten().tolist() == list(range(0, SLOTS_PER_DAY, 4))
+    assert client.statistics["city.seen_slots"].nonzero().flatten().tolist() == list(range(0, SLOTS_PER_DAY, 4))
     at = [forecast(client, 0, hour) for hour in (9.0, 9.25, 9.5, 9.75, 10.0, 23.75, 0.0)]
     assert (
         torch.equal(at[0], at[1]) and torch.equal(at[0], at[2]) and torch.equal(at[3], at[4]) and not torch.equal(at[0], at[4])
@@ -72,7 +73,7 @@ def test_what_training_saw_is_what_it_had_a_target_for():
     values = np.full((7 * DAY, 1), 50.0)
     values[5 * DAY :] = np.nan  # a sensor that is silent at the weekend
     data = forecasting_data(town(values), asking(train=0.9, validation=0.05))
-    assert seen_times(data.train, "weekday")["kind_of_day.seen"].tolist() == [1, 1, 1, 1, 1, 0, 0]
+    assert seen_times(data.train)["seen_days"].tolist() == [1, 1, 1, 1, 1, 0, 0]
 
 
 def test_a_forecast_of_an_unseen_kind_of_day_does_not_hang_on_chance():
@@ -96,10 +97,21 @@ def test_a_kept_model_knows_what_training_saw(tmp_path: Path):
 
 def test_what_training_saw_stays_at_home():
     client = week()
-    assert not [name for name in Signature.of(client.module).names("city.kind_of_day") if "seen" in name]
+    signature = Signature.of(client.module)
+    assert signature.names("city.kind_of_day") == ["city.kind_of_day.weight"]
+    assert not [name for name in signature.names("") if "seen" in name]
 
 
 def test_entries_that_nobody_marked_stand_for_themselves():
     client = week(calendar="weekday")
-    write_tensors(client.module, {"city.kind_of_day.seen": torch.zeros(7)})
+    write_tensors(client.module, {"city.seen_days": torch.zeros(7)})
     assert len({float(forecast(client, day).sum()) for day in range(7)}) == 7
+
+
+@pytest.mark.parametrize("kinds", [("mlp", "linear"), ("linear", "mlp")])
+def test_pooled_training_knows_what_each_city_saw_whatever_the_other_s_encoder(kinds: tuple[str, str]):
+    mine, other = (replace(week(encoder=kind), name=kind) for kind in kinds)
+    pools = build_pools([mine], [mine, other])
+    for pool in pools:
+        assert torch.equal(pool.model.city.seen_days, mine.statistics["city.seen_days"])
+    assert len(pools) == 2

@@ -148,7 +148,7 @@ def test_features_make_room_for_the_embeddings():
 
 def test_scale_graph_and_mean_are_no_parameters():
     model = model_of(noisy())
-    own = ("mean", "scale", "target_mean", "target_scale", "adjacency", "time_of_day.seen", "kind_of_day.seen")
+    own = ("mean", "scale", "target_mean", "target_scale", "adjacency", "seen_slots", "seen_days")
     assert set(model.state_dict()) - {name for name, _ in model.named_parameters()} == {f"city.{name}" for name in own}
 
 

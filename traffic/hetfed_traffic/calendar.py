@@ -41,16 +41,24 @@ def kind_of(clock: Tensor, calendar: Calendar) -> Tensor:
     return (day >= SATURDAY).long() if calendar == "weekend" else day
 
 
-def seen_times(train: Examples, calendar: Calendar) -> dict[str, Tensor]:
-    """Which entries of a city's embeddings training learns, 1 or 0: those of windows in which something is known.
+def seen_times(train: Examples) -> dict[str, Tensor]:
+    """Which times training learns, 1 or 0: those of windows in which something is known.
 
     Returns:
-        `time_of_day.seen` (96,) and `kind_of_day.seen` (2,) or (7,).
+        `seen_slots` (96,) of the day, and `seen_days` (7,) of the week.
     """
-    known = ~train.target.isnan().flatten(1).all(dim=1)
-    clock = train.inputs["clock"][known]
-    found = {"time_of_day": (slot_of(clock), SLOTS_PER_DAY), "kind_of_day": (kind_of(clock, calendar), KINDS[calendar])}
-    return {f"{name}.seen": (torch.bincount(entry, minlength=size) > 0).float() for name, (entry, size) in found.items()}
+    clock = train.inputs["clock"][~train.target.isnan().flatten(1).all(dim=1)]
+    found = {"seen_slots": (slot_of(clock), SLOTS_PER_DAY), "seen_days": (kind_of(clock, "weekday"), DAYS)}
+    return {name: (torch.bincount(times, minlength=size) > 0).float() for name, (times, size) in found.items()}
+
+
+def kinds_seen(days: Tensor, calendar: Calendar) -> Tensor:
+    """Which kinds of day are among the days of the week that were seen (7,).
+
+    >>> kinds_seen(torch.tensor([1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]), "weekend")
+    tensor([1., 0.])
+    """
+    return torch.stack([days[:SATURDAY].amax(), days[SATURDAY:].amax()]) if calendar == "weekend" else days
 
 
 class Entries(nn.Module):
@@ -63,26 +71,22 @@ class Entries(nn.Module):
         width: of a vector.
 
     >>> days = Entries(days_apart("weekend"), 1)
-    >>> _ = days.weight.data.copy_(torch.tensor([[10.0], [20.0]])), days.seen.copy_(torch.tensor([1.0, 0.0]))
-    >>> days(torch.tensor([0, 1])).tolist()  # no weekend was trained on
+    >>> _ = days.weight.data.copy_(torch.tensor([[10.0], [20.0]]))
+    >>> days(torch.tensor([0, 1]), seen=torch.tensor([1.0, 0.0])).tolist()  # no weekend was trained on
     [[10.0], [10.0]]
     """
 
-    # A site's own, whatever else of a city a plan may share: the entries that others learn do not make its own ones better.
-    local_parts = ("seen",)
     apart: Tensor
-    seen: Tensor
 
     def __init__(self, apart: Tensor, width: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(len(apart), width))
-        self.register_buffer("seen", torch.zeros(len(apart)))
         self.register_buffer("apart", apart, persistent=False)
 
-    def forward(self, entry: Tensor) -> Tensor:
-        """Numbers of entries (n,) to vectors (n, width)."""
+    def forward(self, entry: Tensor, seen: Tensor) -> Tensor:
+        """Numbers of entries (n,) to vectors (n, width); `seen` (entries,) is 0 where training saw none."""
         # An entry lies nearest to itself: one that was seen, and all where none was, stands for itself.
-        nearest = (self.apart + FAR * (self.seen == 0)).argmin(dim=1)
+        nearest = (self.apart + FAR * (seen == 0)).argmin(dim=1)
         return F.embedding(nearest[entry], self.weight)
 
 

@@ -23,7 +23,7 @@ from hetfed_datasets.notes import notes_on
 from hetfed_datasets.records import Series
 from hetfed_datasets.registry import SOURCES, load
 from hetfed_traffic.calendar import seen_times
-from hetfed_traffic.encoders import ENCODERS, Reads, reads_of
+from hetfed_traffic.encoders import ENCODERS, reads_of
 from hetfed_traffic.kept import described_city, described_congestion
 from hetfed_traffic.model import CityModel, CongestionModel
 from hetfed_traffic.plan_schema import CityData, CityModelTable
@@ -94,10 +94,9 @@ def _client(table: ClientTable, seed: int, data_dir: Path | None, given: Series 
         known: dict[str, Any] = {"kind": kind, "about": about, "synthetic": series.synthetic, "description": description}
         known |= {"holding": holding, "notes": notes_on(series)}
         return Client(table.name, data, Classification(CONGESTION), model_fn, table.training, **known)
-    reads = _check_encoder(model_table, data_table.history, series)
+    _check_encoder(model_table, data_table.history, series)
     data = forecasting_data(series, data_table)
-    statistics = statistics_of(series, data_table)
-    times = seen_times(data.train, model_table.calendar) if reads == "embedded" else {}
+    statistics = statistics_of(series, data_table) | seen_times(data.train)
     forecasting = _forecasting(series, data_table, model_table, statistics)
     task = forecasting
     if model_table.management:
@@ -112,7 +111,7 @@ def _client(table: ClientTable, seed: int, data_dir: Path | None, given: Series 
         kind=kind,
         about=about,
         references=partial(reference_metrics, data, task),
-        statistics={f"city.{name}": tensor for name, tensor in (statistics | times).items()},
+        statistics={f"city.{name}": tensor for name, tensor in statistics.items()},
         columns={"readings": series.sensors},
         unit=series.unit,
         synthetic=series.synthetic,
@@ -122,8 +121,8 @@ def _client(table: ClientTable, seed: int, data_dir: Path | None, given: Series 
     )
 
 
-def _check_encoder(table: CityModelTable, history: int, series: Series) -> Reads:
-    """What the encoder reads; raises `PlanError` where it cannot be built, leaves readings no room, or lacks its graph."""
+def _check_encoder(table: CityModelTable, history: int, series: Series) -> None:
+    """Raise `PlanError` where the encoder of a city cannot be built, leaves no room for its readings, or lacks a graph."""
     try:
         # On the device without memory, since only what it reads is asked for.
         with isolated("trial"), torch.device("meta"):
@@ -146,7 +145,6 @@ def _check_encoder(table: CityModelTable, history: int, series: Series) -> Reads
             value=table.features,
             remedy="Use more features or smaller embeddings.",
         )
-    return reads
 
 
 def _shares(series: Series, table: CityData) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hetfed.data import Spec
 from hetfed.model import Output
-from hetfed_traffic.calendar import Entries, days_apart, kind_of, slot_of, slots_apart
+from hetfed_traffic.calendar import DAYS, SLOTS_PER_DAY, Entries, days_apart, kind_of, kinds_seen, slot_of, slots_apart
 from hetfed_traffic.encoders import ENCODERS, Reads, reads_of
 from hetfed_traffic.plan_schema import CityModelTable
 
@@ -33,6 +33,8 @@ class City(nn.Module):
     target_mean: Tensor
     target_scale: Tensor
     adjacency: Tensor
+    seen_slots: Tensor
+    seen_days: Tensor
 
     def __init__(self, spec: Spec, table: CityModelTable, reads: Reads) -> None:
         super().__init__()
@@ -44,6 +46,9 @@ class City(nn.Module):
         self.register_buffer("target_mean", torch.zeros(1))
         self.register_buffer("target_scale", torch.ones(1))
         self.register_buffer("adjacency", torch.zeros(sensors, sensors))
+        # Whatever the encoder reads: a pooled model of one kind is given the statistics of cities of other kinds.
+        self.register_buffer("seen_slots", torch.zeros(SLOTS_PER_DAY))
+        self.register_buffer("seen_days", torch.zeros(DAYS))
         # What the encoder reads is as wide as its features, and the readings get what the embeddings leave.
         spare = table.features - table.sensor_embedding - 2 * table.time_embedding
         if reads == "embedded":
@@ -66,7 +71,9 @@ class City(nn.Module):
         if self.reads == "sequence":
             return cast("Tensor", self.adapter(scaled))
         batch, sensors = scaled.shape[:2]
-        time = torch.cat([self.time_of_day(slot_of(clock)), self.kind_of_day(kind_of(clock, self.calendar))], dim=1)
+        slot = self.time_of_day(slot_of(clock), self.seen_slots)
+        kind = self.kind_of_day(kind_of(clock, self.calendar), kinds_seen(self.seen_days, self.calendar))
+        time = torch.cat([slot, kind], dim=1)
         parts = [
             self.adapter(scaled.reshape(batch, sensors, -1)),
             self.sensor.expand(batch, -1, -1),
