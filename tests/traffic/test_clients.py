@@ -101,7 +101,9 @@ def test_metrics_are_in_the_city_s_own_unit(city):
 
 def test_congestion_is_a_classification_of_sensors():
     (city,) = cities({"data": {**DATA, "predict": "congestion", "history": 10, "examples": 99}, "model": {"features": 16}})
-    assert city.task == Classification(("free", "congested")) and not city.references()
+    assert city.task == Classification(("free", "congested"))
+    ((name, usual),) = city.references().items()
+    assert name == "usual level" and 0 <= usual.values["AUROC"] <= 1
     assert city.data.train.inputs["history"].shape == (99, 10)
     assert city.profile.probe.logits.shape == (2, 2) and city.profile.probe.features.shape == (2, 16)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,11 +14,12 @@ from towns import asking, noisy, parts, town
 from hetfed.data import ClientData, Examples
 from hetfed.tasks import Classification, Forecasting, MultiTask
 from hetfed_datasets.records import Series
-from hetfed_traffic.preprocessing import forecasting_data, statistics_of
+from hetfed_traffic.preprocessing import congestion_data, forecasting_data, statistics_of
 from hetfed_traffic.references import (
     NO_RHYTHM,
     USUAL,
     autoregression,
+    congestion_reference,
     has_rhythm,
     historical_average,
     last_value,
@@ -188,3 +191,11 @@ def test_levels_that_nobody_knows_are_no_rhythm_and_no_error():
     data = levelled(np.full(24 * 20, -1))
     task = MultiTask(Forecasting("km/h", 60, ASKED.horizons), {"level": (Classification(("low", "high")), 0.1)})
     assert reference_metrics(data, task)[NO_RHYTHM].values["level AUROC"] is None
+
+
+def test_a_sensor_that_is_congested_at_its_own_hours_is_predicted_by_what_is_usual_there():
+    hour = np.arange(24 * 20) % 24
+    values = np.stack([np.where(hour >= 8, 20.0, 60.0), np.where(hour >= 16, 20.0, 60.0)], axis=1)
+    series, asked = replace(town(values, interval=60), sensors=("mill lane", "mill lane 2")), asking(predict="congestion")
+    found = congestion_reference(congestion_data(series, asked, 0), Classification(("free", "congested")), 60)
+    assert {name: metrics.values["accuracy"] for name, metrics in found.items()} == {USUAL: 1.0}

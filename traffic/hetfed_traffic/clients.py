@@ -36,7 +36,7 @@ from hetfed_traffic.preprocessing import (
     statistics_of,
     target_channels,
 )
-from hetfed_traffic.references import reference_metrics
+from hetfed_traffic.references import congestion_reference, reference_metrics
 
 
 def build_clients(plan: Plan, data_dir: Path | None) -> Sequence[Client]:
@@ -93,7 +93,9 @@ def _client(table: ClientTable, seed: int, data_dir: Path | None, given: Series 
         description = described_congestion(series, model_table, data_table.history, target, scale)
         known: dict[str, Any] = {"kind": kind, "about": about, "synthetic": series.synthetic, "description": description}
         known |= {"holding": holding, "notes": notes_on(series)}
-        return Client(table.name, data, Classification(CONGESTION), model_fn, table.training, **known)
+        congested = Classification(CONGESTION)
+        known |= {"references": partial(congestion_reference, data, congested, series.interval)}
+        return Client(table.name, data, congested, model_fn, table.training, **known)
     _check_encoder(model_table, data_table.history, series)
     data = forecasting_data(series, data_table)
     statistics = statistics_of(series, data_table) | seen_times(data.train)

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
 from hetfed.data import ClientData, Examples
 from hetfed.model import Output
-from hetfed.tasks import Forecasting, Metrics, MultiTask
+from hetfed.tasks import Classification, Forecasting, Metrics, MultiTask
 from hetfed_datasets.records import MISSING_LABEL
 from hetfed_traffic.calendar import MINUTES_PER_DAY, kind_of, slot_of
+from hetfed_traffic.preprocessing import clock_of
 
 RIDGE = 1.0
 """Keeps the equations solvable where sensors never vary; beside thousands of rows it hardly changes a weight."""
 RHYTHM = 0.02
 """The share of a level's variance that the hour must explain: it explains 1 % of white noise, and 7 to 56 % of roads that fill
 and empty."""
+NAMED = r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)\S* (.*)$"
+"""How `congestion_data` names an example: its time, and its sensor."""
 USUAL = "usual level"
 NO_RHYTHM = f"{USUAL} (the level has no rhythm over the day)"
 
@@ -42,6 +46,25 @@ def reference_metrics(data: ClientData, task: Forecasting | MultiTask) -> Mappin
         values, reasons = usual.values.items(), usual.reasons.items()
         found[called] = Metrics({f"{name} {m}": v for m, v in values}, {f"{name} {m}": why for m, why in reasons})
     return found
+
+
+def congestion_reference(data: ClientData, task: Classification, interval: int) -> Mapping[str, Metrics]:
+    """Test metrics of what is usual at a sensor at that time, where each sensor and time is an example of its own.
+
+    Args:
+        data: as `congestion_data` gives it; an example is named by its time and its sensor.
+        task: congested or not.
+        interval: minutes between two readings.
+    """
+    parts = [pd.Series(part.ids).str.extract(NAMED).set_axis(["time", "sensor"], axis=1) for part in (data.train, data.test)]
+    train, test = (clock_of(pd.DatetimeIndex(part["time"])) for part in parts)
+    shares = torch.full((len(test), task.class_count), 1 / task.class_count)
+    for sensor, rows in parts[1].groupby("sensor").groups.items():
+        own, asked = torch.from_numpy((parts[0]["sensor"] == sensor).to_numpy()), torch.from_numpy(rows.to_numpy())
+        if own.any():
+            shares[asked] = _shares(data.train.target[own], train[own], test[asked], task.class_count, interval)
+    called = USUAL if has_rhythm(data.train.target[:, None], train) else NO_RHYTHM
+    return {called: task.metrics(Output(shares.log()), data.test)}
 
 
 def readings_of(examples: Examples, target: Sequence[int]) -> Tensor:
@@ -81,12 +104,16 @@ def usual_levels(data: ClientData, level: Tensor, classes: int, interval: int) -
         classes: how many levels there are.
         interval: minutes between two readings.
     """
+    return Output(_shares(level, data.train.inputs["clock"], data.test.inputs["clock"], classes, interval).log())
+
+
+def _shares(level: Tensor, clock: Tensor, asked: Tensor, classes: int, interval: int) -> Tensor:
+    """The share of each level (n, ...) at the times that are asked for (m, ..., classes), none of them 0."""
     known = level != MISSING_LABEL
     each = torch.where(known[..., None], one_hot(level.clamp(min=0), classes).float(), torch.nan)
     overall = each.nanmean(dim=0).nan_to_num(nan=1 / classes)
-    # One example more of what is usual at any time: never is no probability.
-    share = _usual(each, data.train.inputs["clock"], data.test.inputs["clock"], interval, overall)
-    return Output((0.99 * share + 0.01 * overall).clamp(min=1e-6).log())
+    # A little of what is usual at any time: what was never seen is not impossible.
+    return (0.99 * _usual(each, clock, asked, interval, overall) + 0.01 * overall).clamp(min=1e-6)
 
 
 def has_rhythm(level: Tensor, clock: Tensor) -> bool:
