@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hetfed.data import ClientData, Examples, Spec
 from hetfed.device import CPU, device_of, moved, on_device
+from hetfed.holding import Holding
 from hetfed.kept.description import Description
 from hetfed.model import Output, answering
 from hetfed.participation import Presence
@@ -66,6 +67,9 @@ class Client:
         unit: of its metric, where the metric has one.
         synthetic: whether its data are made up.
         description: how its model is built again, and how its inputs are made, without its data.
+        holding: what identifies its records; no other client may hold one of them.
+        public_holding: what identifies those of its public inputs.
+        notes: what is odd in its data, a sentence each.
     """
 
     name: str
@@ -86,6 +90,9 @@ class Client:
     unit: str = ""
     synthetic: bool = False
     description: Description = field(default_factory=Description)
+    holding: Holding = field(default_factory=Holding)
+    public_holding: Holding = field(default_factory=Holding)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # Here, so that whoever builds a model of the client gets one that answers with an `Output`.

@@ -90,8 +90,9 @@ def compare(client: Client, outputs: Mapping[str, Output]) -> Compared:
 
 def _judged(output: Output, client: Client) -> Outcome:
     """How a simple method does; it has no validation figures, since nothing of it is selected."""
-    # It answers the main question alone.
-    task, test = client.task.main if isinstance(client.task, MultiTask) else client.task, client.data.test
+    task, test = client.task, client.data.test
+    # Most answer the main question alone.
+    task = task.main if isinstance(task, MultiTask) and not output.further else task
     return Outcome.of(judge(output, task, test), 0, chance=interval_of(output, task, test))
 
 

@@ -9,7 +9,7 @@ parts. Whoever joins keeps its own augmentation and its own loss, weights of cla
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import count
@@ -24,7 +24,7 @@ from hetfed.evaluation import UNREADABLE, Outcome, judge, outcome_of, predict, r
 from hetfed.federation import Federation
 from hetfed.learner import Learner
 from hetfed.model import Output
-from hetfed.parts import copy_of, inside, local_parts, write_tensors
+from hetfed.parts import WHOLE, Signature, copy_of, inside, local_parts, write_tensors
 from hetfed.seeding import INITIAL, generator, isolated
 from hetfed.selection import Select, consider, predict_mean, selected
 from hetfed.tasks import Task, loss_if_any
@@ -203,7 +203,8 @@ def _trains_as(client: Client, pool: DataPool) -> bool:
 
 
 def fits(client: Client, pool: DataPool) -> bool:
-    """Whether the client's examples can stand among those of `pool`: same question, a modality in common, no shape differs.
+    """Whether the client's examples can stand among those of `pool`: same question, a modality in common, no shape and no
+    column differs.
 
     Where the model has local parts (a city's sensors), each client is a pool of its own.
     """
@@ -213,7 +214,12 @@ def fits(client: Client, pool: DataPool) -> bool:
     same_inputs = all(mine.inputs[name].shape[1:] == theirs.inputs[name].shape[1:] for name in common)
     same_target = mine.target.shape[1:] == theirs.target.shape[1:] and set(mine.further) == set(theirs.further)
     same_question = client.task.label_space == pool.task.label_space and not local_parts(pool.model)
-    return bool(common) and same_inputs and same_target and same_question
+    return bool(common) and same_inputs and same_target and same_question and not _columns_apart(client, pool.clients[0])
+
+
+def _columns_apart(client: Client, other: Client) -> set[str]:
+    """The inputs whose columns have other names, or another order, at the one than at the other."""
+    return {name for name in set(client.columns) & set(other.columns) if client.columns[name] != other.columns[name]}
 
 
 def _with_all_inputs(examples: Examples, like: Examples) -> Examples:
@@ -236,7 +242,7 @@ def _tied_model(kind: Client, client: Client, pools: Sequence[DataPool]) -> nn.M
     # A model fails in its own way on data that are not for it, and whatever it raises says that it cannot be built for these.
     except UNREADABLE:
         return None
-    return model if tie(model, pools[0].model) else None
+    return model if tie(model, pools[0].model, _columns_apart(client, kind)) else None
 
 
 def _model_for(kind: Client, client: Client) -> nn.Module:
@@ -247,7 +253,7 @@ def _model_for(kind: Client, client: Client) -> nn.Module:
     return on_device(model, kind.training.device)
 
 
-def tie(model: nn.Module, to: nn.Module) -> bool:
+def tie(model: nn.Module, to: nn.Module, apart: Collection[str] = ()) -> bool:
     """Let `model` use the parameters of `to` wherever both have one of that name and shape, but for head and local parts.
 
     Returns whether anything was tied.
@@ -255,13 +261,17 @@ def tie(model: nn.Module, to: nn.Module) -> bool:
     Args:
         model: loses parameters of its own.
         to: whose parameters are used from now on.
+        apart: inputs whose columns mean something else at the one than at the other: what reads them stays apart.
 
     >>> one, other = nn.ModuleDict({"body": nn.Linear(2, 3), "head": nn.Linear(3, 2)}), nn.ModuleDict({"body": nn.Linear(2, 3)})
     >>> tie(one, other), one["body"].weight is other["body"].weight
     (True, True)
     """
     # Heads answer questions of their own, and local parts belong to one client's sensors.
-    kept = ("head", *local_parts(to))
+    signature = Signature.of(to)
+    # A model that does not say what reads which input stands on all of them.
+    reading = [path for path, name in signature.reads.items() if name in apart] if signature.reads else [WHOLE] * bool(apart)
+    kept = ("head", *signature.local, *reading)
     shared = {name: p for name, p in to.named_parameters() if not any(inside(name, part) for part in kept)}
     matching = [name for name, p in model.named_parameters() if name in shared and shared[name].shape == p.shape]
     for name in matching:

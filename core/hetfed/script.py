@@ -21,6 +21,7 @@ from hetfed.client import Client
 from hetfed.composition import Composition, Step, compose
 from hetfed.errors import PlanError, RunFolderError
 from hetfed.exchanges import Exchange, kind_of
+from hetfed.holding import check_apart
 from hetfed.kept.load import load_model
 from hetfed.kept.model import KeptModel
 from hetfed.participation import Participation
@@ -250,6 +251,7 @@ def _checked(clients: Iterable[Client]) -> tuple[Client, ...]:
         if not isinstance(one, Client):
             problem, remedy = "not a client", "Give a list of hetfed.Client."
             raise PlanError(problem, key="clients", value=type(one).__name__, remedy=remedy)
+    check_apart(members)
     return members
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hetfed.errors import DataError
 from hetfed_datasets.checks import expect_columns, expect_rows, numbers, read_csv, require_file
-from hetfed_datasets.records import Series
+from hetfed_datasets.records import SUM, Series
 
 STEPS, INTERVAL = 2976, 15
 CHANNELS = ("CarCount", "BikeCount", "BusCount", "TruckCount")
@@ -47,6 +47,7 @@ def load(folder: Path) -> Series:
         interval=INTERVAL,
         level=_levels(frame, file),
         levels=LEVELS,
+        target=SUM,
     )
 
 

@@ -85,10 +85,13 @@ def check(name: Name, data_dir: DataDir = None) -> None:
     Example: hetfed datasets check la-los-loop --data-dir data
     """
     from hetfed_datasets import fetch as module
+    from hetfed_datasets.notes import notes_on
 
     # Reads the record, too: the right bytes could still be read by a wrong loader.
     record = module.check(SOURCES.find(name, key="dataset"), data_root(data_dir))
     typer.echo(f"{name} is in order: {_size(record)}")
+    for note in notes_on(record):
+        typer.echo(f"note: {note}")
 
 
 def _whereabouts(source: Source, root: Path) -> str:

@@ -56,4 +56,5 @@ def load(folder: Path) -> Cohort:
         present={},
         official_split=joined["part"].to_numpy(dtype=str),
         survival={"death": outcome},
+        registry="TCGA",
     )

@@ -3,47 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, get_args
+from zoneinfo import available_timezones
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hetfed.errors import DataError, among
-from hetfed_datasets.records import MISSING_LABEL, Cohort, Measure, Series, Split
+from hetfed.errors import among
+from hetfed_datasets.clock import left_out
+from hetfed_datasets.field import Field
+from hetfed_datasets.records import MISSING_LABEL, SUM, Cohort, Measure, Series, Split
 
 NOBODY = ("", "nan", "None", "<NA>", "NaT")
 """What libraries write for a name that is missing."""
 LATITUDE, LONGITUDE = 90.0, 180.0
-
-
-@dataclass(frozen=True)
-class Field:
-    """A field of a record, as messages name it: `cohort 'ward': labels['grade']`.
-
-    Args:
-        record: the kind and the name of the record.
-        name: of the field, with the place in it.
-
-    >>> Field("cohort 'ward'", "labels").at("grade", 3).name
-    "labels['grade'][3]"
-    """
-
-    record: str
-    name: str
-
-    def at(self, *place: object) -> Field:
-        """A place in the field: an index or a name."""
-        return Field(self.record, self.name + "".join(f"[{where!r}]" for where in place))
-
-    def fault(self, problem: str, *, value: object = None, remedy: str) -> DataError:
-        """The error to raise about it.
-
-        >>> Field("cohort 'ward'", "site").fault("no name", remedy="Name every site.")
-        DataError("cohort 'ward': site: no name. Name every site.")
-        """
-        return DataError(problem, key=f"{self.record}: {self.name}", value=value, remedy=remedy)
+STANDARDISED = 20.0
+"""No standardised age lies so far from 0."""
 
 
 def check_record(record: object, kind: str) -> Cohort | Series:
@@ -83,11 +59,14 @@ def check_cohort(cohort: object) -> Cohort:
     record = f"cohort {cohort.name!r}"
     _text(Field(record, "name"), cohort.name)
     _flag(Field(record, "synthetic"), cohort.synthetic)
+    if cohort.registry:
+        _text(Field(record, "registry"), cohort.registry)
     # In this order, since each check leans on those above it: lengths on patients, tables on modalities.
     rows = _people(Field(record, "patient"), cohort.patient, None)
     _people(Field(record, "site"), cohort.site, rows)
     _modalities(Field(record, "modalities"), cohort.modalities, rows)
     _columns(Field(record, "columns"), cohort)
+    _ages(Field(record, "modalities"), cohort)
     _labels(record, cohort, rows)
     _survival(Field(record, "survival"), cohort, rows)
     _present(Field(record, "present"), cohort, rows)
@@ -123,13 +102,24 @@ def check_series(series: object) -> Series:
     steps, sensors, channels = series.values.shape
     _unique(Field(record, "sensors"), series.sensors, sensors, "sensor")
     _unique(Field(record, "channels"), series.channels, channels, "channel")
+    check_target(Field(record, "target"), series, series.target)
     _times(record, series, steps)
+    _zone(record, series)
     if series.adjacency is not None:
         _adjacency(Field(record, "adjacency"), series.adjacency, sensors)
     if series.coordinates is not None:
         _coordinates(Field(record, "coordinates"), series.coordinates, sensors)
     _levels(record, series, steps)
     return series
+
+
+def check_target(field: Field, series: Series, target: str | None) -> None:
+    """Raise `DataError` unless `target` is none, a channel of the series, or "sum" where channels are counts."""
+    if target == SUM and len(series.channels) > 1 and series.kind != "count":
+        remedy = f"Only counts add up. Name one channel: {', '.join(series.channels)}."
+        raise field.fault(f"the sum of several channels of {series.kind} means nothing", value=target, remedy=remedy)
+    if target not in (None, SUM, *series.channels):
+        raise field.fault("no such channel", value=target, remedy=among(target, (*series.channels, SUM)))
 
 
 def _text(field: Field, value: object) -> None:
@@ -249,6 +239,18 @@ def _columns(field: Field, cohort: Cohort) -> None:
         _unique(field.at(name), columns[name], cohort.modalities[name].shape[1], "column")
 
 
+def _ages(field: Field, cohort: Cohort) -> None:
+    """Nobody is less than nothing old: an age below zero is a slip, unless ages are standardised."""
+    for name, columns in cohort.columns.items():
+        for place in (place for place, column in enumerate(columns) if column.casefold().split("_")[0] == "age"):
+            ages = np.asarray(cohort.modalities[name][:, place], dtype=np.float64)
+            wrong = (ages < 0) & (np.nan_to_num(np.abs(ages)).max() >= STANDARDISED)
+            if wrong.any():
+                row = int(wrong.argmax())
+                remedy = "Mend the cell, or write NaN where the age is not known."
+                raise field.at(name, row, place).fault("an age below zero", value=ages[row].item(), remedy=remedy)
+
+
 def _labels(record: str, cohort: Cohort, rows: int) -> None:
     labels, classes = Field(record, "labels"), Field(record, "classes")
     known = _table(labels, cohort.labels)
@@ -336,6 +338,25 @@ def _times(record: str, series: Series, steps: int) -> None:
             f"not {series.interval} minutes after the stamp before",
             value=str(series.time[place]),
             remedy="One row every `interval` minutes, in order, none twice: fill a gap with rows of NaN.",
+        )
+
+
+def _zone(record: str, series: Series) -> None:
+    """The time zone is known, and nothing was read at a time that its clocks left out."""
+    zone, time = Field(record, "zone"), Field(record, "time")
+    if not series.zone:
+        return
+    if series.zone not in available_timezones():
+        raise zone.fault("no such time zone", value=series.zone, remedy="Give its name in the tz database: Europe/Berlin.")
+    if series.time.tz is not None:
+        remedy = "Leave zone out, or take it from the stamps: time.tz_localize(None)."
+        raise zone.fault("the stamps have a time zone already", value=series.zone, remedy=remedy)
+    wrong = left_out(series.time, series.zone) & ~np.isnan(series.values).all(axis=(1, 2))
+    if wrong.any():
+        place = int(wrong.argmax())
+        remedy = "Write NaN there, as hetfed_datasets.clock.without_hours_left_out does."
+        raise time.at(place).fault(
+            f"a reading when clocks in {series.zone} went forward", value=str(series.time[place]), remedy=remedy
         )
 
 

@@ -40,4 +40,5 @@ def load(folder: Path) -> Series:
         kind="speed",
         interval=5,
         adjacency=adjacency,
+        zone="America/Los_Angeles",
     )

@@ -63,6 +63,7 @@ def load_pair(folder: Path) -> Cohort:
         classes={"finding": names},
         columns={},
         present={},
+        registry="MedMNIST",
     )
 
 
@@ -90,5 +91,6 @@ def _load(folder: Path, name: str, label: str, classes: tuple[str, ...]) -> Coho
         classes={label: classes},
         columns={},
         present={},
+        registry="MedMNIST",
         official_split=split,
     )

@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hetfed_datasets.checks import expect_columns, expect_rows, expect_times, numbers, read_csv, require_file
+from hetfed_datasets.clock import without_hours_left_out
 from hetfed_datasets.records import Series
 
 ROWS, DAYS, PER_DAY, INTERVAL = 4192, 31, 96, 15
@@ -26,7 +27,7 @@ def load(folder: Path) -> Series:
 
     Returns:
         2976 steps of 15 minutes at 105 approaches, one channel, in vehicles/15 min; `adjacency` (105, 105); `coordinates`
-        (105, 2) in degrees, NaN where unknown.
+        (105, 2) in degrees, NaN where unknown. Nothing is read in the hour of 29 October that clocks left out.
 
     Raises:
         DataError: the file is missing, cut short, or holds a cell that is no number or no date.
@@ -51,7 +52,7 @@ def load(folder: Path) -> Series:
     position = frame.loc[first, POSITION].to_numpy(dtype=np.float64)
     # In the file 0, 0 stands for a position that is not known.
     coordinates = np.where((position == 0).all(axis=1, keepdims=True), np.nan, position)
-    return Series(
+    found = Series(
         name="melbourne-scats",
         values=np.stack(series, axis=1)[:, :, np.newaxis].astype(np.float32),
         time=pd.date_range(day.min().normalize(), periods=DAYS * PER_DAY, freq=f"{INTERVAL}min"),
@@ -62,7 +63,10 @@ def load(folder: Path) -> Series:
         interval=INTERVAL,
         adjacency=graph_from(coordinates),
         coordinates=coordinates,
+        zone="Australia/Melbourne",
     )
+    # The file has 96 columns for every day; on 29 October clocks went from 02:00 to 03:00.
+    return without_hours_left_out(found)
 
 
 def graph_from(coordinates: NDArray[np.float64]) -> NDArray[np.float32]:

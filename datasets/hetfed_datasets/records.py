@@ -14,6 +14,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 MISSING_LABEL = -1
+SUM = "sum"
+"""The target of a series whose channels are counted apart and forecast together."""
 Measure = Literal["speed", "count", "occupancy", "travel-time"]
 """What readings measure, and so which of them are congested: low speeds, high counts and occupancies, long travel times."""
 Split = Literal["train", "validation", "test"]
@@ -40,6 +42,8 @@ class Cohort:
         synthetic: whether the samples are made up.
         survival: by event, (n, 2) float32: 1 where it was seen, else 0; and the days until then or until observation ended,
             from 0 upwards. No event has the name of a label.
+        registry: who named the patients: those of one name in one registry are one, whatever data set they are in. Empty where
+            that is the data set itself.
 
     >>> ward = Cohort(
     ...     name="ward",
@@ -66,6 +70,7 @@ class Cohort:
     official_split: NDArray[np.str_] | None = None
     synthetic: bool = False
     survival: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    registry: str = ""
 
     def __len__(self) -> int:
         return len(self.patient)
@@ -125,14 +130,18 @@ class Series:
         time: one stamp a row, in order, each `interval` minutes after the one before. A gap is filled with rows of NaN.
         sensors: their names, all different.
         channels: their names, all different.
-        unit: of the readings, in words, as "km/h".
-        kind: what the readings measure.
+        unit: of what is forecast, in words, as "km/h".
+        kind: what that measures, whatever its unit is called.
         interval: whole minutes, 1 or more.
         adjacency: (sensor, sensor) float32: the weights of the links of the road graph, from 0 upwards.
         coordinates: (sensor, 2) float64: latitude and longitude in degrees, both NaN where unknown.
         level: (time,) int64: a congestion level given by the publisher, an index into `levels`, MISSING_LABEL where unknown.
         levels: the names of the levels from free to congested, two or more, all different; none without `level`.
         synthetic: whether the readings are made up.
+        target: the channel that is forecast, or "sum" for all of them together, where they are counts; the others are read. A
+            series of several channels that names none can be forecast only where a plan does.
+        zone: of stamps that are local time and do not say so themselves, as "Australia/Melbourne": nothing is read at a time
+            that its clocks left out. Empty where stamps are of one clock throughout.
 
     >>> street = Series(
     ...     name="street",
@@ -161,3 +170,5 @@ class Series:
     level: NDArray[np.int64] | None = None
     levels: tuple[str, ...] = ()
     synthetic: bool = False
+    target: str | None = None
+    zone: str = ""

@@ -24,7 +24,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hetfed.errors import PlanError
-from hetfed_datasets.records import Measure, Series
+from hetfed_datasets.records import SUM, Measure, Series
 
 Array = NDArray[np.float64]
 City = Literal["loops", "probes", "signals", "camera"]
@@ -121,6 +121,7 @@ def generate(city: City = "loops", seed: int = 0) -> Series:
         level=_level(traffic) if city == "camera" else None,
         levels=LEVELS if city == "camera" else (),
         synthetic=True,
+        target=SUM if city == "camera" else None,
     )
 
 

@@ -46,4 +46,5 @@ def load(folder: Path) -> Series:
         kind="speed",
         interval=15,
         adjacency=expect_square(numbers(read_csv(links, header=None), links), SENSORS, links),
+        zone="Asia/Shanghai",
     )

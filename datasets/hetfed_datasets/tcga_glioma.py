@@ -43,4 +43,5 @@ def load(folder: Path) -> Cohort:
         classes=genomics.classes,
         columns=genomics.columns,
         present={"image": present},
+        registry="TCGA",
     )

@@ -45,4 +45,5 @@ def load(folder: Path) -> Cohort:
         classes={LABEL: classes},
         columns={"genes": tuple(genes)},
         present={},
+        registry="TCGA",
     )

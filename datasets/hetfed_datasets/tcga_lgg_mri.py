@@ -38,6 +38,7 @@ def load(folder: Path) -> Cohort:
         classes={"tumour": ("no tumour", "tumour")},
         columns={},
         present={},
+        registry="TCGA",
     )
 
 

@@ -12,6 +12,8 @@ from hetfed_datasets.records import MISSING_LABEL, Cohort
 HOSPITALS = {"cleveland": 303, "hungarian": 294, "switzerland": 123, "va": 200}
 """Patients of each."""
 COLUMNS = ("age", "sex", "cp", "trestbps", "chol", "fbs", "restecg", "thalach", "exang", "oldpeak", "slope", "ca", "thal")
+MEASURED = ("trestbps", "chol")
+"""Columns in which 0 stands for "not measured"."""
 CLASSES = ("no disease", "disease")
 
 
@@ -19,7 +21,8 @@ def load(folder: Path) -> Cohort:
     """920 patients, 13 clinical columns with missing values (NaN), label `disease`: narrowed vessels, of whatever grade.
 
     Returns:
-        Modality `clinical` (920, 13), NaN where missing: `ca` is for 99 % of the patients of two hospitals. Label `disease`;
+        Modality `clinical` (920, 13), NaN where missing: `ca` is for 99 % of the patients of two hospitals, `chol` for
+        all of Switzerland. Label `disease`;
         four sites.
 
     Raises:
@@ -32,6 +35,9 @@ def load(folder: Path) -> Cohort:
         expect_columns(frame, file, count=len(COLUMNS) + 1)
         expect_rows(frame, file, patients)
         values = numbers(frame, file)
+        # Nobody lives with a pressure or a cholesterol of 0: so these files write what was not measured.
+        measured = values[:, [COLUMNS.index(column) for column in MEASURED]]
+        values[:, [COLUMNS.index(column) for column in MEASURED]] = np.where(measured == 0, np.nan, measured)
         grade = expect_labels(frame.iloc[:, -1], ("none", "1", "2", "3", "4"), file, "column 14")
         tables.append(values[:, :-1])
         # Grades 1 to 4 count as disease, as in most work on these data; single grades are rare at a hospital.

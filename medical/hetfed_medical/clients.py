@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,10 +13,13 @@ from typing import Any
 from hetfed.client import Client
 from hetfed.data import Examples, Spec
 from hetfed.errors import PlanError
+from hetfed.holding import Holding
 from hetfed.learner import Estimator, Learner
 from hetfed.plan import ClientTable, Plan, validate
 from hetfed.profile import ModelFn
 from hetfed.tasks import Task
+from hetfed_datasets.identity import once
+from hetfed_datasets.notes import notes_on
 from hetfed_datasets.records import Cohort
 from hetfed_datasets.registry import SOURCES, load
 from hetfed_medical.kept import described
@@ -25,7 +27,7 @@ from hetfed_medical.learners import new_learner, try_out
 from hetfed_medical.modalities import MODALITIES, augmented, scalable
 from hetfed_medical.model import HospitalNet
 from hetfed_medical.plan_schema import HospitalData, HospitalModel, LearnerName, PublicData
-from hetfed_medical.preprocessing import Hospital, hospital, public_inputs, public_patients, unreadable
+from hetfed_medical.preprocessing import Hospital, hospital, public_holding, public_inputs, unreadable
 
 
 def build_clients(plan: Plan, data_dir: Path | None) -> Sequence[Client]:
@@ -47,11 +49,8 @@ def clients_of(
     """The hospitals that `[[client]]` tables, a `[public]` and a `[common]` table ask for."""
     chosen = None if not common_table else validate(HospitalModel, common_table, key="common")
     public = None if public_table is None else validate(PublicData, public_table, key="public")
-    owners = Owners()
-    if public is not None:
-        cohort = cohorts.get(public.dataset, "public")
-        owners.add("the public inputs", public.dataset, public_patients(cohort, public, seed), "public")
-    clients = [_client(table, seed, cohorts, public=public, owners=owners, chosen=chosen) for table in tables]
+    shown = Holding() if public is None else public_holding(cohorts.get(public.dataset, "public"), public, seed)
+    clients = [replace(_client(table, seed, cohorts, public, chosen), public_holding=shown) for table in tables]
     networks = [client for client in clients if client.common_fn is not None]
     shapes = [client.data.spec["shapes"] for client in networks]
     # The common model looks only at what every network has in one shape: else its tensors could not be averaged.
@@ -87,11 +86,19 @@ def _only(spec: Spec, modalities: Sequence[str]) -> Spec:
 
 
 class Cohorts:
-    """Cohorts by name, each loaded once: several hospitals come from the same files. Those `given` need no loading."""
+    """Cohorts by name, each loaded once: several hospitals come from the same files. Those `given` need no loading.
+
+    A sample that two patients have is in them once; `notes` says so, by the name of the cohort. The columns of a table stand in
+    the order in which a cohort first named them: hospitals of several data sets can share what reads them.
+    """
 
     def __init__(self, data_dir: Path | None, given: Iterable[Cohort] = ()) -> None:
         self._data_dir = data_dir
-        self._loaded = {cohort.name: cohort for cohort in given}
+        self._loaded: dict[str, Cohort] = {}
+        self._columns: dict[str, dict[str, int]] = {}
+        self.notes: dict[str, tuple[str, ...]] = {}
+        for cohort in given:
+            self._take_in(cohort)
 
     def get(self, name: str, key: str) -> Cohort:
         """The cohort called `name`, which a plan asks for under `key`."""
@@ -101,45 +108,35 @@ class Cohorts:
             raise PlanError("not a cohort of patients", key=f"{key}.dataset", value=name, remedy="Name a medical data set.")
         record = load(name, self._data_dir)
         assert isinstance(record, Cohort)  # its source says so
-        self._loaded[name] = record
-        return record
+        return self._take_in(record)
+
+    def _take_in(self, cohort: Cohort) -> Cohort:
+        self.notes[cohort.name] = notes_on(cohort)
+        distinct, _ = once(cohort)
+        for name, columns in cohort.columns.items():
+            places = self._columns.setdefault(name, {})
+            for column in columns:
+                places.setdefault(column, len(places))
+            distinct = _reordered(distinct, name, sorted(range(len(columns)), key=lambda index: places[columns[index]]))
+        self._loaded[cohort.name] = distinct
+        return distinct
 
 
-class Owners:
-    """Who holds which patients: what one hospital tests on must not be what another trains on."""
-
-    def __init__(self) -> None:
-        self._owners: dict[tuple[str, str], str] = {}
-
-    def add(self, owner: str, dataset: str, patients: Collection[str], key: str) -> None:
-        """Note that `owner` holds these patients of a data set.
-
-        Raises:
-            PlanError: somebody else holds some of them.
-        """
-        theirs = Counter(self._owners[dataset, patient] for patient in patients if (dataset, patient) in self._owners)
-        for other, count in theirs.most_common(1):
-            shared = f"{count} of its {len(patients)} patients are also those of {other}"
-            remedy = "Give each its own sites, or parts of one partition."
-            raise PlanError(f"{shared}, and one would learn from what the other tests on", key=key, remedy=remedy)
-        self._owners |= dict.fromkeys(((dataset, patient) for patient in patients), owner)
+def _reordered(cohort: Cohort, table: str, order: Sequence[int]) -> Cohort:
+    """The cohort with the columns of a table in this order."""
+    names = tuple(cohort.columns[table][index] for index in order)
+    if names == cohort.columns[table]:
+        return cohort
+    values = {**cohort.modalities, table: cohort.modalities[table][:, list(order)]}
+    return replace(cohort, modalities=values, columns={**cohort.columns, table: names})
 
 
-def _client(
-    table: ClientTable,
-    seed: int,
-    cohorts: Cohorts,
-    *,
-    public: PublicData | None,
-    owners: Owners,
-    chosen: HospitalModel | None,
-) -> Client:
+def _client(table: ClientTable, seed: int, cohorts: Cohorts, public: PublicData | None, chosen: HospitalModel | None) -> Client:
     key = f"client {table.name!r}"
     data_table = validate(HospitalData, table.data, key=f"{key}.data")
     model_table = validate(HospitalModel, table.model, key=f"{key}.model")
     cohort = cohorts.get(data_table.dataset, f"{key}.data")
     home = hospital(cohort, data_table, seed, key)
-    owners.add(f"client {table.name!r}", data_table.dataset, home.patients, f"{key}.data")
     shapes = home.data.spec["shapes"]
     shown, unread = _public(public, cohorts, home, data_table, seed)
     small = HospitalModel(features=model_table.features, **{name: MODALITIES[name].common_encoder for name in shapes})
@@ -176,6 +173,8 @@ def _client(
         columns={name: names for name, names in home.columns.items() if names},
         synthetic=cohort.synthetic,
         description=described(home, model_table, common),
+        holding=home.holding,
+        notes=cohorts.notes[cohort.name],
     )
 
 

@@ -13,7 +13,7 @@ from hetfed.data import Batch
 from hetfed.errors import PlanError
 from hetfed.registry import Registry
 from hetfed.seeding import isolated
-from hetfed_datasets.gate import Field
+from hetfed_datasets.field import Field
 from hetfed_datasets.records import Cohort
 from hetfed_medical.augmentation import moved_and_relit
 from hetfed_medical.backbones import BACKBONES

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +12,12 @@ from torch import Tensor
 
 from hetfed.data import ClientData, Examples
 from hetfed.errors import PlanError, among
+from hetfed.holding import Holding
+from hetfed.scale import scale_of
 from hetfed.tasks import Classification, Survival, Task
 from hetfed_datasets import partition
 from hetfed_datasets.gate import check_cohort
+from hetfed_datasets.identity import identities
 from hetfed_datasets.records import MISSING_LABEL, Cohort
 from hetfed_medical.modalities import MODALITIES
 from hetfed_medical.plan_schema import HospitalData, Partition, PublicData
@@ -59,14 +62,14 @@ class Hospital:
         task: classification, or survival where the label is an event.
         scales: by modality.
         columns: by modality: the names of the columns in use; none of an image.
-        patients: by whom two hospitals with the same patient are found out.
+        holding: by what two hospitals with the same patient are found out.
     """
 
     data: ClientData
     task: Task
     scales: Mapping[str, Scale]
     columns: Mapping[str, tuple[str, ...]]
-    patients: frozenset[str]
+    holding: Holding
 
 
 def hospital(cohort: Cohort, table: HospitalData, seed: int, key: str) -> Hospital:
@@ -109,10 +112,10 @@ def hospital(cohort: Cohort, table: HospitalData, seed: int, key: str) -> Hospit
             limit = {"key": f"{key}.data.limit", "value": table.limit} if table.limit else {"key": f"{key}.data"}
             remedy = "Take more sites or a larger part or limit, or change train and validation."
             raise PlanError(problem, **limit, remedy=remedy)
-    scales: dict[str, Scale] = {name: _scale(own, name, parts[0], table) for name in table.modalities}
-    train, validation, test = (_examples(own, part, table, scales, label) for part in parts)
-    shapes = {name: tuple(tensor.shape[1:]) for name, tensor in train.inputs.items()}
     names: dict[str, tuple[str, ...]] = {name: _names(own, name, table) for name in table.modalities}
+    scales: dict[str, Scale] = {name: _scale(own, name, names[name], parts[0], table) for name in table.modalities}
+    train, validation, test = (_examples(own, part, names, scales, label) for part in parts)
+    shapes = {name: tuple(tensor.shape[1:]) for name, tensor in train.inputs.items()}
     classes = own.classes.get(label, ())
     task: Task = Survival(label)
     if classes:
@@ -120,7 +123,7 @@ def hospital(cohort: Cohort, table: HospitalData, seed: int, key: str) -> Hospit
     # The head of a survival model has one output, the risk.
     data = ClientData(train, validation, test, {"shapes": shapes, "outputs": len(classes) or 1}, "patients")
     # All patients of this hospital, the test part included: none of them may stand at another hospital.
-    return Hospital(data, task, scales, names, frozenset(own.patient[np.concatenate(parts)].tolist()))
+    return Hospital(data, task, scales, names, _holding(own, np.concatenate(parts)))
 
 
 def public_inputs(cohort: Cohort, table: PublicData, home: Hospital, like: HospitalData, seed: int) -> Examples | None:
@@ -145,18 +148,24 @@ def public_inputs(cohort: Cohort, table: PublicData, home: Hospital, like: Hospi
     rows = _public_rows(cohort, table, seed)
     if unreadable(cohort, home, like):
         return None
-    inputs: dict[str, Tensor] = {name: _tensor(cohort, rows, name, home.scales[name], like) for name in like.modalities}
+    inputs: dict[str, Tensor] = {
+        name: _tensor(cohort, rows, name, home.columns[name], home.scales[name]) for name in like.modalities
+    }
     # Labels are left behind. The ids are positions in the cohort, by which hospitals see that theirs are the same inputs.
     unknown = torch.full((len(rows),), MISSING_LABEL)
     return Examples(inputs, unknown, [f"public-{row}" for row in rows.tolist()])
 
 
-def public_patients(cohort: Cohort, table: PublicData, seed: int) -> frozenset[str]:
+def public_holding(cohort: Cohort, table: PublicData, seed: int) -> Holding:
     """Whose the public inputs are.
 
     None of them may be a patient of a hospital, whose training data would then be public.
     """
-    return frozenset(cohort.patient[_public_rows(cohort, table, seed)].tolist())
+    return _holding(cohort, _public_rows(cohort, table, seed))
+
+
+def _holding(cohort: Cohort, rows: Index) -> Holding:
+    return Holding(identities(cohort, rows), "patients", remedy="Give each its own sites, or parts of one partition.")
 
 
 def _public_rows(cohort: Cohort, table: PublicData, seed: int) -> Index:
@@ -174,19 +183,18 @@ def _public_rows(cohort: Cohort, table: PublicData, seed: int) -> Index:
 def unreadable(cohort: Cohort, home: Hospital, like: HospitalData) -> str:
     """Why the hospital cannot read the public inputs of `cohort`, after "it", with the remedy; empty where it can."""
     for modality in like.modalities:
-        if lack := _lack(cohort, modality, home, like):
+        if lack := _lack(cohort, modality, home):
             return f"cannot read the public inputs: {cohort.name} {lack} (name another data set under [public])"
     return ""
 
 
-def _lack(cohort: Cohort, modality: str, home: Hospital, like: HospitalData) -> str:
-    """In what a modality of `cohort` differs from the hospital's own."""
+def _lack(cohort: Cohort, modality: str, home: Hospital) -> str:
+    """In what a modality of `cohort` differs from the hospital's own; columns go by their names, not by their order."""
     if modality not in cohort.modalities:
         return f"lacks its modality {modality}"
-    if home.columns[modality] != _names(cohort, modality, like):
+    if not set(home.columns[modality]) <= set(cohort.columns.get(modality, ())):
         return f"has other columns of {modality}"
     if home.columns[modality]:
-        # Of its columns the plan may ask for some, and these are there.
         return ""
     kind = MODALITIES[modality]
     theirs, own = kind.shape(modality, cohort), home.data.spec["shapes"][modality]
@@ -273,8 +281,8 @@ def _split(own: Cohort, table: HospitalData, label: str, seed: int) -> tuple[Ind
     return train, validation, test
 
 
-def _scale(own: Cohort, modality: str, train: Index, table: HospitalData) -> Scale:
-    values = _columns(own, modality, table)
+def _scale(own: Cohort, modality: str, names: Sequence[str], train: Index, table: HospitalData) -> Scale:
+    values = _columns(own, modality, names)
     # Zeros stand for a modality that is missing, and would pull the mean towards them.
     there = train[own.present[modality][train]] if modality in own.present else train
     known = values[there].astype(np.float32)
@@ -286,36 +294,40 @@ def _scale(own: Cohort, modality: str, train: Index, table: HospitalData) -> Sca
         # In single precision, the sum over all pixels of a hospital is off by a few per cent.
         # Not of a column that is missing throughout, about which numpy would warn.
         mean[counted] = np.nanmean(known[:, counted], axis=0, dtype=np.float64)
-        deviation[counted] = np.nanstd(known[:, counted], axis=0, dtype=np.float64)
-    # A column or channel that never varies here says nothing; dividing by 1 keeps it harmless.
-    return Scale(mean, np.where(deviation > 1e-6, deviation, 1).astype(np.float32))
+        # A column or channel that never varies here says nothing; dividing by 1 keeps it harmless.
+        deviation = scale_of(known, axis=0)
+    return Scale(mean, deviation)
 
 
 def _names(cohort: Cohort, modality: str, table: HospitalData) -> tuple[str, ...]:
-    """The columns of a modality that the plan asks for: all where it names none of them."""
+    """The columns of a modality that the plan asks for: all where it names none of them.
+
+    They stand in the cohort's order, and not in the plan's: hospitals that ask for the same can share what reads them.
+    """
     names = cohort.columns.get(modality, ())
-    return tuple(column for column in table.columns if column in names) or names
+    return tuple(column for column in names if column in table.columns) or names
 
 
-def _columns(cohort: Cohort, modality: str, table: HospitalData) -> NDArray[np.generic]:
-    """A modality's values, cut down to the columns that the plan asks for."""
+def _columns(cohort: Cohort, modality: str, chosen: Sequence[str]) -> NDArray[np.generic]:
+    """A modality's values, of a table the columns of these names in this order."""
     values, names = cohort.modalities[modality], cohort.columns.get(modality, ())
-    chosen = _names(cohort, modality, table)
     return values if chosen == names else values[:, [names.index(column) for column in chosen]]
 
 
-def _examples(own: Cohort, rows: Index, table: HospitalData, scales: Mapping[str, Scale], label: str) -> Examples:
-    inputs: dict[str, Tensor] = {name: _tensor(own, rows, name, scales[name], table) for name in table.modalities}
+def _examples(
+    own: Cohort, rows: Index, names: Mapping[str, Sequence[str]], scales: Mapping[str, Scale], label: str
+) -> Examples:
+    inputs: dict[str, Tensor] = {name: _tensor(own, rows, name, names[name], scale) for name, scale in scales.items()}
     # The row's number is part of the id, since a patient may have several samples.
     patients = [str(patient) for patient in own.patient[rows].tolist()]
     ids = [f"{patient}/{row}" for patient, row in zip(patients, rows.tolist(), strict=True)]
     return Examples(inputs, torch.from_numpy(own.target(label)[rows]), ids, owners=patients)
 
 
-def _tensor(cohort: Cohort, rows: Index, modality: str, scale: Scale, table: HospitalData) -> Tensor:
+def _tensor(cohort: Cohort, rows: Index, modality: str, names: Sequence[str], scale: Scale) -> Tensor:
     """A modality of some samples, channels first, NaN throughout where it is missing."""
     there = cohort.present[modality][rows] if modality in cohort.present else None
-    return model_input(modality, _columns(cohort, modality, table)[rows], scale, there)
+    return model_input(modality, _columns(cohort, modality, names)[rows], scale, there)
 
 
 def model_input(modality: str, values: NDArray[np.generic], scale: Scale, there: NDArray[np.bool_] | None) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 
 from hetfed.client import Client
 from hetfed.errors import PlanError
+from hetfed.holding import check_apart
 from hetfed.participation import Presence
 from hetfed.plan import ClientTable, client_table
 from hetfed.training import Training
@@ -73,6 +74,7 @@ def hospitals(
     asked = [_table(name, keys, given) for name, keys in tables.items()]
     cohorts = Cohorts(None if data_dir is None else Path(data_dir), given.values())
     clients = clients_of(asked, cohorts, public, seed)
+    check_apart(clients)
     return [replace(client, presence=table.presence) for client, table in zip(clients, asked, strict=True)]
 
 

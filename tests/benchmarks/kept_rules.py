@@ -25,8 +25,10 @@ from hetfed.plan import Plan, read_plan
 from hetfed.results.arms import ALONE, OWN_ARMS
 from hetfed.results.folder import RunFolder
 from hetfed.run.arm import Arm
+from hetfed.run.clock import Clock
 from hetfed.run.prepare import prepare
 from hetfed.run.progress import Silent
+from hetfed.run.training import ArmTraining
 from hetfed.vertical import Vertical, shipped, verticals
 
 CONTROL = "two alone"

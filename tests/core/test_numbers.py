@@ -82,10 +82,10 @@ def test_distilling_numbers_is_the_squared_distance_and_the_teacher_gets_no_grad
 def test_the_error_at_a_horizon_is_over_all_steps_up_to_it() -> None:
     target = torch.tensor([[[50.0], [60.0], [40.0]]])  # (n, steps, sensors); the forecast is 50 throughout
     found = forecasting().metrics(Output(torch.zeros(1, 3, 1)), examples(target)).values
-    assert found["MAE 5 min"] == 0
-    assert found["MAE 15 min"] == pytest.approx(20 / 3)
-    assert found["RMSE 15 min"] == pytest.approx(math.sqrt(200 / 3), rel=1e-6)
-    assert found["MAPE 15 min"] == pytest.approx(100 * (0 + 10 / 60 + 10 / 40) / 3, rel=1e-6)
+    assert found["MAE up to 5 min"] == 0
+    assert found["MAE up to 15 min"] == pytest.approx(20 / 3)
+    assert found["RMSE up to 15 min"] == pytest.approx(math.sqrt(200 / 3), rel=1e-6)
+    assert found["MAPE up to 15 min"] == pytest.approx(100 * (0 + 10 / 60 + 10 / 40) / 3, rel=1e-6)
 
 
 def test_masked_and_unmasked_errors_are_those_of_scikit_learn() -> None:
@@ -95,18 +95,22 @@ def test_masked_and_unmasked_errors_are_those_of_scikit_learn() -> None:
     found = forecasting().metrics(Output(logits), examples(target)).values
     forecast, known = (logits * 10 + 50).numpy(), ~target.isnan().numpy()
     zeros = np.nan_to_num(target.numpy())
-    assert found["MAE 15 min"] == pytest.approx(sk.mean_absolute_error(target.numpy()[known], forecast[known]), rel=1e-5)
-    assert found["RMSE 15 min"] == pytest.approx(sk.root_mean_squared_error(target.numpy()[known], forecast[known]), rel=1e-5)
-    assert found["MAE 15 min unmasked"] == pytest.approx(sk.mean_absolute_error(zeros.ravel(), forecast.ravel()), rel=1e-5)
+    assert found["MAE up to 15 min"] == pytest.approx(sk.mean_absolute_error(target.numpy()[known], forecast[known]), rel=1e-5)
+    assert found["RMSE up to 15 min"] == pytest.approx(
+        sk.root_mean_squared_error(target.numpy()[known], forecast[known]), rel=1e-5
+    )
+    assert found["MAE up to 15 min unmasked"] == pytest.approx(
+        sk.mean_absolute_error(zeros.ravel(), forecast.ravel()), rel=1e-5
+    )
     percentage = 100 * sk.mean_absolute_percentage_error(target.numpy()[known], forecast[known])
-    assert found["MAPE 15 min"] == pytest.approx(percentage, rel=1e-4)
+    assert found["MAPE up to 15 min"] == pytest.approx(percentage, rel=1e-4)
 
 
 def test_a_percentage_of_zero_readings_is_null_with_the_reason() -> None:
     found = forecasting().metrics(Output(torch.zeros(1, 3, 1)), examples(torch.zeros(1, 3, 1)))
-    assert found.values["MAE 5 min"] == 50
-    assert found.values["MAPE 5 min"] is None
-    assert "zero" in found.reasons["MAPE 5 min"]
+    assert found.values["MAE up to 5 min"] == 50
+    assert found.values["MAPE up to 5 min"] is None
+    assert "no reading reaches one unit" in found.reasons["MAPE up to 5 min"]
 
 
 def test_forecasting_loss_is_in_scaled_units_per_sensor() -> None:
@@ -134,5 +138,5 @@ def test_tables_set_targets_beside_predictions() -> None:
 def test_questions_tell_tasks_apart() -> None:
     questions = {forecasting().label_space, forecasting(unit="veh/h").label_space, forecasting(interval=15).label_space}
     assert len(questions | {Regression(unit="years").label_space, Regression().label_space}) == 5
-    assert forecasting().metric == "MAE 5 min"
+    assert forecasting().metric == "MAE up to 5 min"
     assert not forecasting().higher_is_better

@@ -16,9 +16,12 @@ from whole import Engine, enrol, local
 from hetfed.algorithms import alone
 from hetfed.client import Client
 from hetfed.composition import Step, compose
+from hetfed.context import ClientContext
 from hetfed.data import ClientData, Examples
 from hetfed.errors import PlanError
+from hetfed.evaluation import predict
 from hetfed.exchanges import TeacherDistillation
+from hetfed.exchanges.teacher_distillation import _losses
 from hetfed.model import Output
 from hetfed.payload import Payload
 from hetfed.tasks import Classification, Regression
@@ -232,3 +235,49 @@ def test_the_hint_pulls_features_towards_the_teachers_and_the_projector_stays_at
     hinted = TeacherDistillation(("t",), hint=5.0).loss(replace(context, scratch={}), context.tensors, batch, output)
     projected = client.module.projectors["t"](output.features)
     assert torch.allclose(hinted - plain, 5.0 * (projected - teacher(batch.inputs).features).square().mean(), atol=1e-5)
+
+
+def number(name: str, mean: float, scale: float) -> Client:
+    """A client that answers in the same unit as others, and scales its answers by its own targets."""
+    one = toy.client(name)
+    data = ClientData(
+        *(replace(part, target=part.target[:, None].float()) for part in (one.data.train, one.data.validation, one.data.test))
+    )
+    task = Regression(mean=mean, scale=scale, unit="years")
+    return replace(one, data=data, task=task, model_fn=lambda spec: toy.Net(2, 4, classes=1))
+
+
+def told(teacher: Client, student: Client) -> ClientContext:
+    """The student's context after the teacher's upload has arrived."""
+    payload = TeacherDistillation(("t",)).upload(toy.client_context(teacher))
+    assert payload is not None
+    TeacherDistillation(("t",)).declare(teacher.profile).check(payload)
+    return toy.client_context(student, memory=dict(payload.tensors), peers=[teacher])
+
+
+def test_what_a_teacher_says_is_taken_in_the_unit_of_the_target() -> None:
+    """0 is the mean of a teacher's targets, 60 years; to the student, whose mean is 40 and scale 5, that is 4."""
+    teacher, student = number("t", 60.0, 12.0), number("a", 40.0, 5.0)
+    context = told(teacher, student)
+    batch = student.data.train.batch(torch.arange(5))
+    output = student.module.eval()(batch.inputs)
+    loss = TeacherDistillation(("t",)).loss(context, context.tensors, batch, output)
+    years = teacher.module.eval()(batch.inputs).logits * 12 + 60
+    assert torch.allclose(loss, (output.logits - (years - 40) / 5).square().mean(), rtol=1e-4)
+
+
+def test_a_teacher_is_judged_by_what_it_says_in_the_unit_of_the_target() -> None:
+    teacher, student = number("t", 60.0, 12.0), number("a", 40.0, 5.0)
+    context = told(teacher, student)
+    train = student.data.train
+    years = predict(teacher.module, train).logits * 12 + 60
+    expected = student.task.loss(Output((years - 40) / 5), train.whole())
+    assert torch.allclose(_losses(context, {"t": teacher.module}), expected, rtol=1e-4)
+
+
+def test_a_teacher_tells_what_its_answers_are_scaled_by_and_says_so() -> None:
+    exchange = TeacherDistillation(("t",))
+    scaled, plain = exchange.declare(number("t", 60.0, 12.0).profile), exchange.declare(toy.client("t").profile)
+    assert scaled.reveals == ("the mean and the scale of its targets",) and plain.reveals == ()
+    assert set(scaled.tensors) - set(plain.tensors) == {"t/target mean", "t/target scale"}
+    assert exchange.declare(number("a", 0.0, 2.0).profile).tensors == {}

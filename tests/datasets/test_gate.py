@@ -13,7 +13,10 @@ import pandas as pd
 import pytest
 
 from hetfed.errors import DataError
+from hetfed_datasets.clock import without_hours_left_out
 from hetfed_datasets.gate import check_cohort, check_record, check_series
+from hetfed_datasets.identity import once
+from hetfed_datasets.notes import notes_on
 from hetfed_datasets.records import MISSING_LABEL, Cohort, Series
 from hetfed_datasets.registry import SOURCES, load
 from hetfed_datasets.source import Source
@@ -369,3 +372,82 @@ def test_real_records_pass_at_little_cost(name: str, real_data: Path) -> None:
     check_record(record, source.kind)
     # They take 6 ms at most; a machine that others use may take longer.
     assert perf_counter() - begun < 0.5
+
+
+def aged(*ages: float) -> Cohort:
+    """As many patients as there are ages, the last one of whom has a gap elsewhere."""
+    table = np.stack([np.arange(len(ages)), ages], axis=1).astype(np.float32)
+    names = np.array([f"p{place}" for place in range(len(ages))])
+    return Cohort("ward", names, np.full(len(ages), "left"), {"clinical": table}, {}, {}, {"clinical": ("pulse", "age")}, {})
+
+
+def test_an_age_below_zero_is_impossible() -> None:
+    message = "cohort 'ward': modalities['clinical'][2][1]: an age below zero (value: -63.0). Mend the cell, or write NaN"
+    assert message in refusal(check_cohort, aged(61, 48, -63, np.nan))
+
+
+@pytest.mark.parametrize("ages", [(-1.2, 0.3, 2.5, np.nan), (0, 1, 2, 3), (61, 48, 0, 110), (np.nan, np.nan)])
+def test_ages_that_can_be_pass(ages: tuple[float, ...]) -> None:
+    """Standardised ages, those of infants, and of nobody known."""
+    check_cohort(aged(*ages))
+
+
+def night(start: str, zone: str = "Europe/Berlin", **changes: Any) -> Series:
+    """Six hours of a night, one reading an hour."""
+    time = pd.date_range(start, periods=6, freq="60min")
+    return series(
+        values=np.ones((6, 3, 1), np.float32), time=time, interval=60, zone=zone, **{"level": None, "levels": (), **changes}
+    )
+
+
+def test_a_reading_at_a_time_that_never_was_is_refused() -> None:
+    spring = night("2024-03-31")
+    message = "time[2]: a reading when clocks in Europe/Berlin went forward (value: '2024-03-31 02:00:00'). Write NaN there"
+    assert message in refusal(check_series, spring)
+    mended = check_series(without_hours_left_out(spring))
+    assert np.isnan(mended.values[:, 0, 0]).tolist() == [False, False, True, False, False, False]
+    assert check_series(night("2024-03-31", zone="Asia/Tokyo")) and check_series(night("2024-03-31", zone=""))
+
+
+def test_a_time_that_came_twice_is_said() -> None:
+    (note,) = notes_on(check_series(night("2024-10-27")))
+    assert note.endswith(": 1 step is at a local time that came twice, when clocks went back.")
+    assert not notes_on(night("2024-10-26"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"zone": "Europe/Atlantis"}, "zone: no such time zone (value: 'Europe/Atlantis'). Give its name in the tz database"),
+        (
+            {"time": pd.date_range("2024-03-04", periods=6, freq="60min", tz="Europe/Berlin")},
+            "zone: the stamps have a time zone",
+        ),
+    ],
+)
+def test_a_zone_is_one_that_is_known_and_needed(changes: Changes, message: str) -> None:
+    assert message in refusal(check_series, replace(night("2024-03-04"), **changes))
+
+
+def test_what_stands_twice_in_a_cohort_is_said() -> None:
+    rng = np.random.default_rng(0)
+    ward = cohort(
+        modalities={"image": rng.integers(0, 256, (N, 6, 5, 1), dtype=np.uint8)}, columns={}, present={}, official_split=None
+    )
+    assert notes_on(ward) == ()
+    image = ward.modalities["image"]
+    image[5] = image[0]
+    (note,) = notes_on(ward)
+    assert note == "ward: 1 sample is also that of another patient, and left out: runs use each once."
+    image[5], image[1] = 0, image[0]
+    (note,) = notes_on(ward)
+    assert note == "ward: 1 sample is alike to another one in everything."
+
+
+def test_of_twins_the_one_for_testing_is_left() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (N, 6, 5, 1), dtype=np.uint8)
+    image[6] = image[0]
+    ward = cohort(modalities={"image": image}, columns={}, present={})
+    left, out = once(ward)
+    assert out == 1 and len(left) == N - 1 and left.official_split is not None
+    assert (left.official_split == "test").sum() == 2 and (left.official_split == "train").sum() == 3

@@ -137,7 +137,7 @@ def test_last_value_errors_are_those_measured(real_data):
     expected = {"la-los-loop": 2.58, "melbourne-scats": 15.2}
     for name, value in expected.items():
         values = real(name, real_data).values
-        assert np.abs(np.diff(values, axis=0)).mean() == pytest.approx(value, rel=0.06)
+        assert np.nanmean(np.abs(np.diff(values, axis=0))) == pytest.approx(value, rel=0.06)
 
 
 def test_melbourne_graph_follows_positions(real_data):
@@ -161,3 +161,20 @@ def test_take_keeps_rows_together(real_data):
     assert part.patient.tolist() == ["breastmnist-00003", "breastmnist-00700"]
     assert part.official_split.tolist() == [record.official_split[3], record.official_split[700]]
     assert np.array_equal(part.modalities["image"][1], record.modalities["image"][700])
+
+
+def test_melbourne_has_nothing_in_the_hour_that_clocks_left_out(real_data):
+    """On 29 October 2006 they went from 02:00 to 03:00; the file has four columns for it."""
+    record = real("melbourne-scats", real_data)
+    gone = record.time[np.isnan(record.values).all(axis=(1, 2))]
+    assert [str(stamp) for stamp in gone] == [f"2006-10-29 02:{minute:02d}:00" for minute in (0, 15, 30, 45)]
+    assert record.zone == "Australia/Melbourne" and np.isnan(record.values).any(axis=(1, 2)).sum() == 4
+
+
+def test_heart_writes_0_for_what_was_not_measured(real_data):
+    record = real("uci-heart-4hospitals", real_data)
+    columns = {name: record.modalities["clinical"][:, place] for place, name in enumerate(record.columns["clinical"])}
+    assert np.isnan(columns["chol"][record.site == "switzerland"]).all() and np.isnan(columns["chol"]).sum() == 202
+    assert np.isnan(columns["trestbps"]).sum() == 60
+    assert not (columns["chol"] == 0).any() and not (columns["trestbps"] == 0).any()
+    assert (columns["oldpeak"] == 0).any() and (columns["ca"] == 0).any()  # which may be 0

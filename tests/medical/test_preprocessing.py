@@ -275,9 +275,9 @@ def test_parts_by_quantity_differ_in_size_and_a_dirichlet_draw_in_classes():
     assert max(shares) - min(shares) > 0.3
 
 
-def test_columns_are_those_asked_for_in_that_order():
-    cohort, asked = ward(), ("dose", "age")
-    home = admit(cohort, "clinical", columns=asked, standardise=False)
+def test_columns_are_those_asked_for_in_the_order_of_the_data_set():
+    cohort, asked = ward(), ("age", "dose")
+    home = admit(cohort, "clinical", columns=("dose", "age"), standardise=False)
     assert home.columns["clinical"] == asked and home.data.spec["shapes"]["clinical"] == (2,)
     own = cohort.modalities["clinical"][rows(home.data.train)][:, [COLUMNS.index(name) for name in asked]]
     assert np.array_equal(home.data.train.inputs["clinical"].numpy(), np.nan_to_num(own))
@@ -285,7 +285,7 @@ def test_columns_are_those_asked_for_in_that_order():
 
 def test_columns_of_one_table_leave_another_whole():
     home = admit(ward(), "clinical", "genes", columns=("dose", "g2", "g0"))
-    assert home.columns == {"clinical": ("dose",), "genes": ("g2", "g0")}
+    assert home.columns == {"clinical": ("dose",), "genes": ("g0", "g2")}
     assert admit(ward(), "clinical", "genes", columns=("dose",)).columns["genes"] == ("g0", "g1", "g2", "g3")
 
 
@@ -424,8 +424,11 @@ def test_labels_of_public_inputs_are_not_read():
 def test_public_inputs_have_the_columns_of_the_hospital():
     assert public_of(ward(seed=1), "clinical", columns=("dose", "age")).inputs["clinical"].shape == (80, 2)
     renamed = replace(ward(seed=1), columns={**ward().columns, "clinical": tuple(reversed(COLUMNS))})
-    assert public_of(renamed, "clinical") is None
     assert public_of(renamed, "clinical", columns=("dose", "age")).inputs["clinical"].shape == (80, 2)
+    turned = replace(renamed, modalities={**renamed.modalities, "clinical": renamed.modalities["clinical"][:, ::-1]})
+    assert same(public_of(turned, "clinical").inputs["clinical"], public_of(ward(seed=1), "clinical").inputs["clinical"])
+    other = replace(renamed, columns={**renamed.columns, "clinical": ("height", *COLUMNS[1:])})
+    assert public_of(other, "clinical") is None
 
 
 def test_public_inputs_that_a_hospital_cannot_read_are_none():
@@ -446,7 +449,7 @@ def test_why_a_hospital_cannot_read_public_inputs_is_said_with_a_remedy():
     cohort = ward(seed=1)
     grey = replace(cohort, modalities={**cohort.modalities, "image": cohort.modalities["image"][..., :1]})
     without_genes = holding(cohort, image=cohort.modalities["image"])
-    renamed = replace(cohort, columns={**cohort.columns, "clinical": tuple(reversed(COLUMNS))})
+    renamed = replace(cohort, columns={**cohort.columns, "clinical": ("height", *COLUMNS[1:])})
     assert why_not(cohort, "image", "clinical") == ""
     assert why_not(grey, "image") == (
         "cannot read the public inputs: ward has images of shape (1, 6, 7) (channels, height, width), it of (2, 6, 7) "
@@ -459,3 +462,10 @@ def test_why_a_hospital_cannot_read_public_inputs_is_said_with_a_remedy():
 def test_a_public_site_that_does_not_exist_is_a_plan_error():
     with pytest.raises(PlanError, match=r"public\.sites: no such site \(value: 'middle'\)"):
         public_of(ward(), asked=PublicData(dataset="ward", sites=("middle",)))
+
+
+def test_a_table_in_a_tiny_unit_is_scaled_like_any_other():
+    cohort = ward()
+    small = replace(cohort, modalities={**cohort.modalities, "genes": cohort.modalities["genes"] * np.float32(1e-9)})
+    one, other = (admit(each, "genes").data.train.inputs["genes"] for each in (cohort, small))
+    assert torch.allclose(one, other, atol=1e-3) and other.std() > 0.9

@@ -25,6 +25,7 @@ def ward(patients: int = 40, each: int = 2, seed: int = 0, *, classes: int = 2, 
     rng = np.random.default_rng(seed)
     n = patients * each
     clinical = rng.normal(5, 3, (n, len(COLUMNS))).astype(np.float32)
+    clinical[:, 0] = np.abs(clinical[:, 0])  # ages
     clinical[rng.random(clinical.shape) < 0.1] = np.nan
     cohort = {
         "name": "ward",

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import tomli_w
 import torch
+from towns import noisy, ring, town
 
 from hetfed.client import Client
-from hetfed.errors import PlanError
+from hetfed.errors import DataError, PlanError
 from hetfed.evaluation import predict
+from hetfed.holding import check_apart
+from hetfed.model import Output
 from hetfed.plan import read_plan
 from hetfed.tasks import Classification, Forecasting, MultiTask
+from hetfed_datasets.records import Measure, Series
 from hetfed_traffic import vertical
+from hetfed_traffic.references import autoregression
+from hetfed_traffic.script import city
 
 DATA = {"dataset": "sample-cities", "city": "probes"}
 
@@ -33,6 +40,7 @@ def test_a_city_says_what_it_is():
         "interval": "15 min",
         "sensors": "1",
         "channels": "car, bike, bus, truck",
+        "forecast": "car + bike + bus + truck",
     }
     assert city.unit == city.profile.unit == "vehicles/15 min" and city.synthetic and city.profile.synthetic
     assert city.profile.probe.logits.shape == (2, 4, 1) and city.profile.probe.further["level"].shape == (2, 1, 4)
@@ -73,27 +81,29 @@ def test_metrics_are_in_the_city_s_own_unit(city):
     output = predict(client.module, test)
     metrics = client.task.metrics(output, test)
     own = client.statistics
-    forecast = (output.logits * own["city.target_scale"] + own["city.target_mean"]).numpy()
+    forecast = (output.logits * own["city.target_scale"] + own["city.target_mean"]).clamp(min=0).numpy()
     for minutes in (15, 60):
         steps = minutes // interval
         error, target = forecast[:, :steps] - test.target[:, :steps].numpy(), test.target[:, :steps].numpy()
-        assert metrics.values[f"MAE {minutes} min"] == pytest.approx(np.nanmean(np.abs(error)), rel=1e-3)
-        assert metrics.values[f"RMSE {minutes} min"] == pytest.approx(np.sqrt(np.nanmean(error**2)), rel=1e-3)
+        assert metrics.values[f"MAE up to {minutes} min"] == pytest.approx(np.nanmean(np.abs(error)), rel=1e-3)
+        assert metrics.values[f"RMSE up to {minutes} min"] == pytest.approx(np.sqrt(np.nanmean(error**2)), rel=1e-3)
         usable = target >= 1
         share = np.abs(error[usable]) / target[usable]
-        assert metrics.values[f"MAPE {minutes} min"] == pytest.approx(100 * share.mean(), rel=1e-3)
+        assert metrics.values[f"MAPE up to {minutes} min"] == pytest.approx(100 * share.mean(), rel=1e-3)
         unmasked = forecast[:, :steps] - np.nan_to_num(target)
-        assert metrics.values[f"MAE {minutes} min unmasked"] == pytest.approx(np.abs(unmasked).mean(), rel=1e-3)
-        assert metrics.values[f"RMSE {minutes} min unmasked"] == pytest.approx(np.sqrt((unmasked**2).mean()), rel=1e-3)
-        masked, whole = metrics.values[f"MAE {minutes} min"], metrics.values[f"MAE {minutes} min unmasked"]
+        assert metrics.values[f"MAE up to {minutes} min unmasked"] == pytest.approx(np.abs(unmasked).mean(), rel=1e-3)
+        assert metrics.values[f"RMSE up to {minutes} min unmasked"] == pytest.approx(np.sqrt((unmasked**2).mean()), rel=1e-3)
+        masked, whole = metrics.values[f"MAE up to {minutes} min"], metrics.values[f"MAE up to {minutes} min unmasked"]
         assert (masked < whole) if city == "probes" else masked == pytest.approx(whole, rel=1e-6)
-    assert client.task.metric == "MAE 15 min" and not client.task.higher_is_better
+    assert client.task.metric == "MAE up to 15 min" and not client.task.higher_is_better
     assert set(client.references(client.data.test)) == {"last value", "historical average", "autoregression"}
 
 
 def test_congestion_is_a_classification_of_sensors():
     (city,) = cities({"data": {**DATA, "predict": "congestion", "history": 10, "examples": 99}, "model": {"features": 16}})
-    assert city.task == Classification(("free", "congested")) and not city.references(city.data.test)
+    assert city.task == Classification(("free", "congested"))
+    ((name, usual),) = city.references(city.data.test).items()
+    assert name == "usual level" and 0 <= city.task.metrics(usual, city.data.test).values["AUROC"] <= 1
     assert city.data.train.inputs["history"].shape == (99, 10)
     assert city.profile.probe.logits.shape == (2, 2) and city.profile.probe.features.shape == (2, 16)
 
@@ -168,3 +178,65 @@ def test_chance_is_by_day():
         assert city.data.owned_by == "days"
         assert [identity[:10] for identity in city.data.test.ids] == list(city.data.test.whose)
         assert 1 < len(set(city.data.test.whose)) < 10
+
+
+def lone(links: np.ndarray | None) -> Series:
+    return noisy(adjacency=None if links is None else links.astype(np.float32))
+
+
+@pytest.mark.parametrize("links", [None, np.eye(3), np.zeros((3, 3))], ids=["none", "to themselves", "no link"])
+def test_a_graph_encoder_without_a_graph_is_refused(links):
+    message = (
+        r"client 'a'\.model\.encoder: town has no road graph: .* \(value: 'graph'\)\. Choose an encoder without a graph, as mlp"
+    )
+    with pytest.raises(PlanError, match=message):
+        city("a", lone(links), history=4, model={"encoder": "graph"})
+    assert city("a", lone(links), history=4).about["model"] == "mlp"
+
+
+@pytest.mark.parametrize("wrong", [np.nan, -1.0, np.inf])
+def test_a_graph_with_a_hole_in_it_is_refused(wrong):
+    links = ring(3)
+    links[1, 2] = wrong
+    with pytest.raises(DataError, match=r"series 'town': adjacency\[1\]\[2\]: not a weight"):
+        city("a", lone(links), history=4, model={"encoder": "graph"})
+    with pytest.raises(DataError, match=r"adjacency: array of shape \(3, 3\) expected"):
+        city("a", lone(ring(4)), history=4, model={"encoder": "graph"})
+
+
+@pytest.mark.parametrize("measure", get_args(Measure))
+def test_nothing_is_forecast_below_zero(measure):
+    """A model may answer anything; a count of -132.8 passengers is none."""
+    client = city("a", noisy(kind=measure), history=4, horizons=[15], model={"management": 0})
+    test, task = client.data.test, client.task
+    low = Output(torch.full_like(test.target, -100.0))
+    table = task.table(low, test)
+    assert (table.filter(like="forecast") == 0).all(axis=None)
+    assert task.metrics(low, test).values["MAE up to 15 min"] == pytest.approx(float(test.target.mean()), rel=1e-5)
+    free = low.logits.requires_grad_()
+    task.loss(Output(free), test.whole()).backward()
+    assert (free.grad < 0).all()  # training is told the way up
+
+
+def test_references_forecast_nothing_below_zero():
+    falling = np.maximum(100 - np.arange(240)[:, None], 0) * np.ones(2)
+    client = city("a", town(falling), history=4, horizons=[15], train=0.4)
+    forecast = autoregression(client.data.train, client.data.test, client.task.main, [0])
+    assert (forecast >= 0).all()
+
+
+def test_the_same_city_twice_with_other_shares_of_time_is_refused():
+    """The one would train on what the other tests on, whatever the data set is called."""
+    one, again = noisy(), replace(noisy(), name="village")
+    first = city("a", one, history=4, train=0.5)
+    message = (
+        r"^client 'b'\.data: 3 of its 3 sensors are also those of client 'a', .*\. Name a city once, or give both the same"
+    )
+    with pytest.raises(PlanError, match=message):
+        check_apart([first, city("b", again, history=4, train=0.6)])
+    with pytest.raises(PlanError, match=message):
+        check_apart([first, city("b", again, history=4, train=0.6, predict="congestion")])
+    check_apart([first, city("b", again, history=4, train=0.5), city("c", noisy(seed=1), history=4, train=0.7)])
+    some = replace(again, values=again.values[:, 1:], sensors=("x", "y"))
+    with pytest.raises(PlanError, match="2 of its 2 sensors"):
+        check_apart([first, city("b", some, history=4, train=0.6)])

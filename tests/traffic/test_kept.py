@@ -203,7 +203,7 @@ def test_what_is_the_citys_own_comes_with_the_weights() -> None:
 
     model = towns.model_of(towns.noisy(adjacency=towns.ring(3)), encoder="graph")
     settings = {"features": 24, "layers": 2, "sensor_embedding": 4, "time_embedding": 3, "encoder": "graph"}
-    sizes = {"history": 4, "steps": 2, "sensors": 3, "channels": 1, "levels": ("free", "congested")}
+    sizes = {"history": 4, "steps": 2, "sensors": 3, "channels": 1, "target": [0], "levels": ("free", "congested")}
     again = build_city(settings, sizes)
     again.load_state_dict(model.state_dict())
     assert (again.get_buffer("city.adjacency") == model.get_buffer("city.adjacency")).all()

@@ -12,8 +12,9 @@ from towns import asking, counting, model_of, noisy, some, town
 
 from hetfed.model import Output
 from hetfed.tasks import Forecasting
+from hetfed_traffic.calendar import SLOTS_PER_DAY
 from hetfed_traffic.encoders import ENCODERS
-from hetfed_traffic.model import SLOTS_PER_DAY, City, CongestionModel
+from hetfed_traffic.model import City, CongestionModel
 from hetfed_traffic.plan_schema import CityModelTable
 from hetfed_traffic.preprocessing import clock_of, forecasting_data, statistics_of
 from hetfed_traffic.references import last_value
@@ -26,7 +27,7 @@ def city_of(**keys: object) -> City:
     city = model_of(noisy(), time_embedding=1, **keys).city
     with torch.no_grad():
         for embedding in (city.time_of_day, city.kind_of_day):
-            embedding.weight.copy_(torch.arange(float(embedding.num_embeddings))[:, None])
+            embedding.weight.copy_(torch.arange(float(len(embedding.weight)))[:, None])
     return city
 
 
@@ -110,7 +111,7 @@ def test_without_a_head_the_forecast_is_the_last_value(name, channels):
     series = noisy(channels=channels)
     data = forecasting_data(series, asking())
     forecast, _ = forecast_of(series, encoder=name)
-    assert torch.allclose(forecast, last_value(data.test, data.train), rtol=1e-4)
+    assert torch.allclose(forecast, last_value(data.test, data.train, range(channels)), rtol=1e-4)
 
 
 def test_without_a_head_a_silent_sensor_is_forecast_as_the_mean():
@@ -147,8 +148,8 @@ def test_features_make_room_for_the_embeddings():
 
 def test_scale_graph_and_mean_are_no_parameters():
     model = model_of(noisy())
-    buffers = {name for name, _ in model.named_buffers()}
-    assert buffers == {f"city.{name}" for name in ("mean", "scale", "target_mean", "target_scale", "adjacency")}
+    own = ("mean", "scale", "target_mean", "target_scale", "adjacency", "seen_slots", "seen_days")
+    assert set(model.state_dict()) - {name for name, _ in model.named_parameters()} == {f"city.{name}" for name in own}
 
 
 def test_congestion_model_is_the_article_s():
@@ -166,3 +167,12 @@ def test_every_sensor_of_a_town_is_forecast_by_its_own_past():
     series = town(np.concatenate([values, values[:, :1]], axis=1))
     logits = model_of(series, encoder="linear")(some(series)).logits
     assert torch.equal(logits[..., 0], logits[..., 2]) and not torch.allclose(logits[..., 0], logits[..., 1], atol=1e-3)
+
+
+def test_of_several_channels_the_one_that_is_forecast_goes_on():
+    series = noisy(channels=3, target="c1")
+    data, model = forecasting_data(series, asking()), model_of(series, encoder="linear")
+    own = statistics_of(series, asking())
+    latest = model.city.latest(data.test.inputs["readings"]) * own["target_scale"] + own["target_mean"]
+    assert torch.allclose(latest, data.test.inputs["readings"][:, -1, :, 1], rtol=1e-4)
+    assert torch.equal(last_value(data.test, data.train, [1])[:, 0], data.test.inputs["readings"][:, -1, :, 1])

@@ -104,7 +104,7 @@ def test_a_part_too_short_for_a_window_is_refused():
 def test_vehicles_of_all_classes_together_are_forecast():
     series = noisy(channels=4)
     data = forecasting_data(series, asking())
-    assert np.allclose(target_of(series), series.values.sum(axis=2))
+    assert np.allclose(target_of(series, asking()), series.values.sum(axis=2))
     assert torch.allclose(data.train.target[0], torch.from_numpy(series.values[4:6].sum(axis=2)))
     assert data.train.inputs["readings"].shape[3] == 4
 
@@ -214,12 +214,39 @@ def test_a_road_that_takes_long_is_as_congested_as_one_on_which_traffic_is_slow(
 
 
 @pytest.mark.parametrize("kind", ["speed", "occupancy", "travel-time"])
-def test_what_does_not_add_up_over_channels_is_refused(kind):
+def test_the_sum_of_what_does_not_add_up_is_refused(kind):
     series = noisy(channels=2, kind=kind)
-    message = rf"series 'town': channels: .* a {kind} of several channels has none \(value: \('c0', 'c1'\)\)\. Keep one channel"
+    message = (
+        rf"series 'town': target: the sum of several channels of {kind} means nothing \(value: 'sum'\)\. Only counts add up"
+    )
     for read in (forecasting_data, partial(congestion_data, seed=0)):
         with pytest.raises(DataError, match=message):
             read(series, asking())
+        with pytest.raises(DataError, match=message):
+            read(replace(series, target=None), asking(target="sum"))
+
+
+@pytest.mark.parametrize("kind", get_args(Measure))
+def test_of_several_channels_one_is_named_as_the_one_to_forecast(kind):
+    """Flow, occupancy and speed: their sum, 260.1, is no reading."""
+    series = noisy(channels=3, kind=kind, target=None)
+    for read in (forecasting_data, partial(congestion_data, seed=0)):
+        with pytest.raises(
+            DataError, match=r"several channels, and none .* \('c0', 'c1', 'c2'\)\)\. Set data\.target, or the target"
+        ):
+            read(series, asking())
+    data = forecasting_data(series, asking(target="c1"))
+    assert np.allclose(data.train.target[:, 0, :], series.values[4 : 4 + len(data.train), :, 1])
+    assert data.train.inputs["readings"].shape[3] == 3 and data.spec["target"] == [1]
+    own = statistics_of(series, asking(target="c1"))
+    assert np.allclose(own["target_mean"], series.values[:168, :, 1].mean()) and own["mean"].shape == (3,)
+    levels = levels_of(series, asking(target="c1"), slice(0, 168))[0]
+    assert np.array_equal(levels, levels_of(town(series.values[..., 1], kind=kind), asking(), slice(0, 168))[0])
+
+
+def test_a_channel_that_is_not_there_is_no_target():
+    with pytest.raises(DataError, match=r"series 'town': target: no such channel \(value: 'bikes'\)\. Known: c0, c1, sum"):
+        forecasting_data(noisy(channels=2), asking(target="bikes"))
 
 
 SILENT = np.where(np.arange(3) == 1, np.nan, noisy().values[..., 0])
@@ -316,3 +343,13 @@ def test_sample_cities_make_windows(city):
     assert str(series.time[0]).startswith(MONDAY)
     assert data.spec["steps"] == 60 // series.interval
     assert all(int((part.further["level"] != MISSING_LABEL).sum()) > 0 for part in parts(data))
+
+
+def test_a_city_in_a_tiny_unit_is_scaled_like_any_other():
+    series = noisy()
+    small = replace(series, values=series.values * np.float32(1e-9))
+    one, other = (statistics_of(each, asking()) for each in (series, small))
+    assert torch.allclose(other["scale"], one["scale"] * 1e-9, rtol=1e-4, atol=0)
+    assert torch.allclose(other["target_scale"], one["target_scale"] * 1e-9, rtol=1e-4, atol=0)
+    histories = [congestion_data(each, asking(), 0).train.inputs["history"] for each in (series, small)]
+    assert torch.allclose(*histories, atol=1e-3)

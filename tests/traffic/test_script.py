@@ -70,7 +70,7 @@ def test_a_script_of_cities_comes_to_the_bits_of_the_plan(tmp_path: Path) -> Non
         for file in (f"models/{name}/model.safetensors", f"models/{name}/model.json", f"predictions/{name}.csv"):
             assert (result.run.path / file).read_bytes() == (tmp_path / "plan" / file).read_bytes()
     units = {client.name: client.unit for client in both()}
-    assert list(result.table()["metric"]) == [f"MAE 15 min ({units[name]})" for name in ("Loops", "Signals")]
+    assert list(result.table()["metric"]) == [f"MAE up to 15 min ({units[name]})" for name in ("Loops", "Signals")]
 
 
 def test_a_city_is_the_client_of_a_plan() -> None:

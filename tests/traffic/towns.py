@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hetfed.data import ClientData, Examples
 from hetfed.parts import write_tensors
 from hetfed.seeding import isolated
-from hetfed_datasets.records import Measure, Series
+from hetfed_datasets.records import SUM, Measure, Series
 from hetfed_traffic.model import CityModel
 from hetfed_traffic.plan_schema import CityData, CityModelTable
 from hetfed_traffic.preprocessing import forecasting_data, statistics_of
@@ -29,7 +29,7 @@ def town(
     kind: Measure | None = None,
     **keys: Any,
 ) -> Series:
-    """A city of `values` (time, sensor) or (time, sensor, channel): speeds, or counts where there are several channels."""
+    """A city of `values` (time, sensor) or (time, sensor, channel): speeds, or counts where there are several to add up."""
     values = np.asarray(values, dtype=np.float32)
     values = values[..., np.newaxis] if values.ndim == 2 else values
     steps, sensors, channels = values.shape
@@ -42,7 +42,7 @@ def town(
         unit=unit,
         kind=kind or ("speed" if channels == 1 else "count"),
         interval=interval,
-        **keys,
+        **{"target": SUM if channels > 1 else None, **keys},
     )
 
 

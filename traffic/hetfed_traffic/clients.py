@@ -8,22 +8,36 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hetfed.client import Client
+from hetfed.data import ClientData
 from hetfed.errors import PlanError
+from hetfed.holding import Holding
 from hetfed.plan import ClientTable, Plan, validate
 from hetfed.seeding import isolated
 from hetfed.tasks import Classification, Forecasting, MultiTask, Task
+from hetfed_datasets.identity import sensors
+from hetfed_datasets.notes import notes_on
 from hetfed_datasets.records import Series
 from hetfed_datasets.registry import SOURCES, load
+from hetfed_traffic.calendar import seen_times
 from hetfed_traffic.encoders import ENCODERS, reads_of
 from hetfed_traffic.kept import described_city, described_congestion
 from hetfed_traffic.model import CityModel, CongestionModel
 from hetfed_traffic.plan_schema import CityData, CityModelTable
-from hetfed_traffic.preprocessing import CONGESTION, congestion_data, forecasting_data, reading_scale, statistics_of
-from hetfed_traffic.references import references
+from hetfed_traffic.preprocessing import (
+    CONGESTION,
+    Parts,
+    congestion_data,
+    forecasting_data,
+    reading_scale,
+    statistics_of,
+    target_channels,
+)
+from hetfed_traffic.references import congestion_references, has_rhythm, references
 
 
 def build_clients(plan: Plan, data_dir: Path | None) -> Sequence[Client]:
@@ -58,6 +72,7 @@ def _client(table: ClientTable, seed: int, data_dir: Path | None, given: Series 
         series = _series(data_table, data_dir, given)
     except PlanError as error:
         raise error.seen_from(key="data") from error
+    target = target_channels(series, data_table)
     about = {
         "model": "linear" if data_table.predict == "congestion" else model_table.encoder,
         "data": series.name if data_table.city is None else f"{series.name}: {data_table.city}",
@@ -66,20 +81,27 @@ def _client(table: ClientTable, seed: int, data_dir: Path | None, given: Series 
         "interval": f"{series.interval} min",
         "sensors": str(len(series.sensors)),
         "channels": ", ".join(series.channels),
+        **({"forecast": " + ".join(series.channels[i] for i in target)} if len(series.channels) > 1 else {}),
     }
     # Equal text stands for an equal model and training: pooled training trains such cities' model once.
     kind = json.dumps([data_table.predict, table.model, table.training.model_dump()], sort_keys=True)
+    holding = Holding(
+        sensors(series), "sensors", _shares(series, data_table), "Name a city once, or give both the same shares of time."
+    )
     task: Task
     if data_table.predict == "congestion":
         data = congestion_data(series, data_table, seed)
         model_fn = partial(CongestionModel, table=model_table)
         scale = {k: torch.tensor(v) for k, v in zip(("mean", "deviation"), reading_scale(series, data_table), strict=True)}
-        description = described_congestion(series, model_table, data_table.history, scale)
+        description = described_congestion(series, model_table, data_table.history, target, scale)
         known: dict[str, Any] = {"kind": kind, "about": about, "synthetic": series.synthetic, "description": description}
-        return Client(table.name, data, Classification(CONGESTION), model_fn, table.training, **known)
-    _check_encoder(model_table, data_table.history)
+        known |= {"holding": holding, "notes": notes_on(series)}
+        congested = Classification(CONGESTION)
+        known |= {"references": partial(congestion_references, data.train, congested, series.interval)}
+        return Client(table.name, data, congested, model_fn, table.training, **known)
+    _check_encoder(model_table, data_table.history, series)
     data = forecasting_data(series, data_table)
-    statistics = statistics_of(series, data_table)
+    statistics = statistics_of(series, data_table) | seen_times(data.train)
     forecasting = _forecasting(series, data_table, model_table, statistics)
     task = forecasting
     if model_table.management:
@@ -93,24 +115,39 @@ def _client(table: ClientTable, seed: int, data_dir: Path | None, given: Series 
         table.training,
         kind=kind,
         about=about,
-        references=partial(references, data.train, forecasting),
+        references=partial(references, data.train, task, data.spec["target"]),
         statistics={f"city.{name}": tensor for name, tensor in statistics.items()},
         columns={"readings": series.sensors},
         unit=series.unit,
         synthetic=series.synthetic,
         description=described_city(series, model_table, data_table.history),
+        holding=holding,
+        notes=(*notes_on(series), *_without_rhythm(data)),
     )
 
 
-def _check_encoder(table: CityModelTable, history: int) -> None:
-    """Raise `PlanError` where the encoder of a city cannot be built, or leaves no room for its readings."""
+def _without_rhythm(data: ClientData) -> list[str]:
+    """A note on a level of congestion of which the hour says nothing."""
+    clock, levels = data.train.inputs["clock"], data.train.further.values()
+    return [] if all(has_rhythm(level, clock) for level in levels) else ["The level of congestion has no rhythm over the day."]
+
+
+def _check_encoder(table: CityModelTable, history: int, series: Series) -> None:
+    """Raise `PlanError` where the encoder of a city cannot be built, leaves no room for its readings, or lacks a graph."""
     try:
         # On the device without memory, since only what it reads is asked for.
         with isolated("trial"), torch.device("meta"):
-            reads = reads_of(ENCODERS[table.encoder](history, table.features, table.layers, table.dropout))
+            encoder = ENCODERS[table.encoder](history, table.features, table.layers, table.dropout)
+            reads = reads_of(encoder)
     except ValueError as error:
         remedy = f"Change layers, features or dropout, or choose another encoder: {', '.join(ENCODERS)}."
         raise PlanError(str(error), key="model.encoder", value=table.encoder, remedy=remedy) from None
+    links = np.zeros((1, 1)) if series.adjacency is None else series.adjacency
+    # A sensor's link to itself is no road.
+    if getattr(encoder, "needs_graph", False) and not (links - np.diag(np.diag(links))).any():
+        problem = f"{series.name} has no road graph: no sensor is linked to another one"
+        remedy = "Choose an encoder without a graph, as mlp, or give the series an adjacency."
+        raise PlanError(problem, key="model.encoder", value=table.encoder, remedy=remedy)
     taken = table.sensor_embedding + 2 * table.time_embedding
     if reads == "embedded" and table.features <= taken:
         raise PlanError(
@@ -119,6 +156,12 @@ def _check_encoder(table: CityModelTable, history: int) -> None:
             value=table.features,
             remedy="Use more features or smaller embeddings.",
         )
+
+
+def _shares(series: Series, table: CityData) -> str:
+    """How a city's time is shared out: which step it begins to validate at, and which to test at."""
+    parts = Parts.of(len(series.values), table)
+    return f"{parts.train} and {parts.validation} of {parts.end} steps"
 
 
 def _series(table: CityData, data_dir: Path | None, given: Series | None = None) -> Series:
@@ -137,4 +180,5 @@ def _series(table: CityData, data_dir: Path | None, given: Series | None = None)
 
 def _forecasting(series: Series, table: CityData, model: CityModelTable, statistics: Mapping[str, Tensor]) -> Forecasting:
     mean, scale = statistics["target_mean"], statistics["target_scale"]
-    return Forecasting(series.unit, series.interval, table.horizons, mean, scale, loss_kind=model.loss)
+    # Nothing that a series measures lies below zero (`Series.values`).
+    return Forecasting(series.unit, series.interval, table.horizons, mean, scale, loss_kind=model.loss, low=0.0)

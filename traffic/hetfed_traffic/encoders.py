@@ -6,6 +6,8 @@ Each is one class and one row of `ENCODERS`. `reads` says what it wants of the p
 - "embedded": history, sensor and time of day in one vector, (batch, sensors, width)
 - "sequence": one vector per past step, (batch, sensors, steps, width)
 
+One that looks at the adjacency says so by `needs_graph`: a city without links between its sensors is refused.
+
 Here `steps` are those of the past, the `history` of a plan. All return (batch, sensors, features); the adjacency (sensors,
 sensors), with rows that sum to one, is the city's own.
 """
@@ -104,6 +106,7 @@ class GraphEncoder(nn.Module):
     """
 
     reads: Reads = "embedded"
+    needs_graph = True
 
     def __init__(self, steps: int, width: int, layers: int, dropout: float) -> None:
         super().__init__()

@@ -41,17 +41,21 @@ def described_city(series: Series, table: CityModelTable, history: int) -> Descr
     )
 
 
-def described_congestion(series: Series, table: CityModelTable, history: int, scale: Mapping[str, Tensor]) -> Description:
+def described_congestion(
+    series: Series, table: CityModelTable, history: int, target: Sequence[int], scale: Mapping[str, Tensor]
+) -> Description:
     """What a kept model of congestion needs: the same, and the `mean` and `deviation` by which readings are scaled.
 
     Args:
         series: the city's readings, of which only names, interval and unit are described.
         table: the model table of the plan.
         history: past steps that the model reads.
+        target: the numbers of the channels that are forecast.
         scale: `mean` and `deviation` of the training part, as `reading_scale` gives them.
     """
     architecture = Architecture(CONGESTION, table.model_dump(mode="json"))
-    return Description(architecture, form=CONGESTION, preprocessing=_about(series, history), statistics=scale)
+    about = {**_about(series, history), "target": list(target)}
+    return Description(architecture, form=CONGESTION, preprocessing=about, statistics=scale)
 
 
 def _about(series: Series, history: int) -> dict[str, Any]:
@@ -62,7 +66,7 @@ def _about(series: Series, history: int) -> dict[str, Any]:
 def build_city(settings: Mapping[str, Any], spec: Mapping[str, Any]) -> nn.Module:
     """The model of a city for its data spec; what is the city's own (scales, road graph) comes with the weights.
 
-    >>> spec = {"sensors": 5, "channels": 1, "history": 12, "steps": 4, "levels": ["free", "congested"]}
+    >>> spec = {"sensors": 5, "channels": 1, "target": [0], "history": 12, "steps": 4, "levels": ["free", "congested"]}
     >>> build_city({"encoder": "graph", "layers": 1}, spec).head.out_features
     4
     """
@@ -140,7 +144,7 @@ class CityForm:
 class CongestionForm:
     """As `CityForm`, but each sensor is an example of its own.
 
-    >>> about = {"sensors": ["a", "b"], "channels": ["speed"], "interval": 15, "history": 2}
+    >>> about = {"sensors": ["a", "b"], "channels": ["speed"], "target": [0], "interval": 15, "history": 2}
     >>> scale = {"mean": torch.tensor(40.0), "deviation": torch.tensor(10.0)}
     >>> time = pd.date_range("2024-03-04 08:00", periods=2, freq="15min")
     >>> found = CongestionForm().prepare(about, scale, {"readings": np.array([[50.0, 30.0], [40.0, 20.0]]), "time": time})
@@ -156,7 +160,7 @@ class CongestionForm:
         """Scaled past readings (n * sensors, history), named by the step that is predicted and the sensor."""
         windows, stamps = _windows(settings, inputs)
         mean, deviation = (statistics[name].numpy() for name in ("mean", "deviation"))
-        scaled = scaled_readings(windows.sum(axis=3), mean, deviation).swapaxes(1, 2)
+        scaled = scaled_readings(windows[..., settings["target"]].sum(axis=3), mean, deviation).swapaxes(1, 2)
         # A stamp names the step that is predicted, one after the last that was read.
         upcoming = stamps + pd.Timedelta(minutes=settings["interval"])
         ids = [f"{stamp} {sensor}" for stamp in upcoming for sensor in settings["sensors"]]

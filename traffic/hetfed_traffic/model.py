@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from hetfed.data import Spec
 from hetfed.model import Output
+from hetfed_traffic.calendar import DAYS, SLOTS_PER_DAY, Entries, days_apart, kind_of, kinds_seen, slot_of, slots_apart
 from hetfed_traffic.encoders import ENCODERS, Reads, reads_of
 from hetfed_traffic.plan_schema import CityModelTable
-
-SLOTS_PER_DAY, SATURDAY = 96, 5
 
 
 class City(nn.Module):
@@ -24,7 +23,7 @@ class City(nn.Module):
     fraction of the day gone by and the day of the week.
 
     Args:
-        spec: `sensors`, `channels` and `history`, all of them counts.
+        spec: `sensors`, `channels` and `history` as counts, and `target`, the numbers of the channels that are forecast.
         table: the model table of the plan.
         reads: what the encoder wants, as `reads_of` says.
     """
@@ -34,10 +33,12 @@ class City(nn.Module):
     target_mean: Tensor
     target_scale: Tensor
     adjacency: Tensor
+    seen_slots: Tensor
+    seen_days: Tensor
 
     def __init__(self, spec: Spec, table: CityModelTable, reads: Reads) -> None:
         super().__init__()
-        self.reads = reads
+        self.reads, self.target = reads, list(spec["target"])
         sensors, channels, steps = spec["sensors"], spec["channels"], spec["history"]
         # Only their sizes are everybody's to know: the city's own statistics are put in place where its model is built at home.
         self.register_buffer("mean", torch.zeros(channels))
@@ -45,14 +46,18 @@ class City(nn.Module):
         self.register_buffer("target_mean", torch.zeros(1))
         self.register_buffer("target_scale", torch.ones(1))
         self.register_buffer("adjacency", torch.zeros(sensors, sensors))
+        # Whatever the encoder reads: a pooled model of one kind is given the statistics of cities of other kinds.
+        self.register_buffer("seen_slots", torch.zeros(SLOTS_PER_DAY))
+        self.register_buffer("seen_days", torch.zeros(DAYS))
         # What the encoder reads is as wide as its features, and the readings get what the embeddings leave.
         spare = table.features - table.sensor_embedding - 2 * table.time_embedding
         if reads == "embedded":
             self.adapter = nn.Linear(steps * channels, spare)
             # Small beside the readings, so that sensors start nearly alike and differ as far as they learn to.
             self.sensor = nn.Parameter(torch.randn(sensors, table.sensor_embedding) * 0.1)
-            self.time_of_day = nn.Embedding(SLOTS_PER_DAY, table.time_embedding)
-            self.kind_of_day = nn.Embedding(2 if table.calendar == "weekend" else 7, table.time_embedding)
+            self.calendar = table.calendar
+            self.time_of_day = Entries(slots_apart(), table.time_embedding)
+            self.kind_of_day = Entries(days_apart(table.calendar), table.time_embedding)
         elif reads == "sequence":
             self.adapter = nn.Linear(channels, table.features)
 
@@ -66,11 +71,9 @@ class City(nn.Module):
         if self.reads == "sequence":
             return cast("Tensor", self.adapter(scaled))
         batch, sensors = scaled.shape[:2]
-        # Clamped, lest rounding give the last moment of a day a slot of its own.
-        slot = (clock[:, 0] * SLOTS_PER_DAY).long().clamp(max=SLOTS_PER_DAY - 1)
-        day = clock[:, 1].long()
-        kind = (day >= SATURDAY).long() if self.kind_of_day.num_embeddings == 2 else day
-        time = torch.cat([self.time_of_day(slot), self.kind_of_day(kind)], dim=1)
+        slot = self.time_of_day(slot_of(clock), self.seen_slots)
+        kind = self.kind_of_day(kind_of(clock, self.calendar), kinds_seen(self.seen_days, self.calendar))
+        time = torch.cat([slot, kind], dim=1)
         parts = [
             self.adapter(scaled.reshape(batch, sensors, -1)),
             self.sensor.expand(batch, -1, -1),
@@ -79,25 +82,25 @@ class City(nn.Module):
         return torch.cat(parts, dim=2)
 
     def latest(self, readings: Tensor) -> Tensor:
-        """The last reading of each sensor, over all channels, as a scaled target (batch, sensors); 0 (the mean) if missing.
+        """The last reading of what is forecast at each sensor, as a scaled target (batch, sensors); 0 (the mean) if missing.
 
         A forecast that says "as now" is what this alone would give.
         """
         return self._together(readings[:, -1:])[:, 0]
 
     def _together(self, readings: Tensor) -> Tensor:
-        """Readings over all channels as scaled targets (batch, steps, sensors); 0 (the mean) if missing."""
-        return torch.nan_to_num((readings.sum(dim=3) - self.target_mean) / self.target_scale)
+        """Readings of what is forecast as scaled targets (batch, steps, sensors); 0 (the mean) if missing."""
+        return torch.nan_to_num((readings[..., self.target].sum(dim=3) - self.target_mean) / self.target_scale)
 
 
 class CityModel(nn.Module):
     """Forecasts every sensor of one city, and its congestion level.
 
     Args:
-        spec: `sensors`, `channels`, `history` and `steps` as counts, and `levels` by name.
+        spec: `sensors`, `channels`, `history` and `steps` as counts, `target` as numbers of channels, and `levels` by name.
         table: the model table of the plan.
 
-    >>> spec = {"sensors": 5, "channels": 1, "history": 12, "steps": 4, "levels": ["free", "congested"]}
+    >>> spec = {"sensors": 5, "channels": 1, "target": [0], "history": 12, "steps": 4, "levels": ["free", "congested"]}
     >>> model = CityModel(spec, CityModelTable(encoder="mlp"))
     >>> output = model({"readings": torch.zeros(2, 12, 5, 1), "clock": torch.zeros(2, 2)})
     >>> output.logits.shape, output.further["level"].shape

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, PositiveInt
 
 from hetfed.plan_schema import Share, Size, SplitTable, Table
+from hetfed_traffic.calendar import Calendar
 from hetfed_traffic.encoders import ENCODERS
 
 
@@ -17,12 +18,15 @@ class CityData(SplitTable):
     next step, sensor by sensor). A speed is congested below `congested_speed` times the free speed of its sensor (the 95th
     percentile of the training data), a travel time at the same share of the free speed; a count or an occupancy is above the
     `congested_volume` quantile of the training data.
+
+    `target` is the channel that is forecast, or "sum" of several counts; without it, what the data set says.
     """
 
     dataset: str
     city: str | None = None
     history: Size = 12
     horizons: tuple[Size, ...] = Field(default=(15, 30, 60), min_length=1)
+    target: str | None = None
     predict: Literal["readings", "congestion"] = "readings"
     train: Share = 0.7
     validation: Share = 0.1
@@ -44,7 +48,7 @@ class CityModelTable(Table):
     dropout: float = Field(default=0.1, ge=0, lt=1)
     sensor_embedding: int = Field(default=32, ge=0, le=2**16)
     time_embedding: int = Field(default=16, ge=0, le=2**16)
-    calendar: Literal["weekend", "weekday"] = "weekend"
+    calendar: Calendar = "weekend"
     management: float = Field(default=0.1, ge=0)
     loss: Literal["mae", "mse", "huber"] = "mae"
     residual: bool = True

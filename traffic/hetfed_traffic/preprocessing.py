@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hetfed.data import ClientData, Examples
-from hetfed.errors import DataError, PlanError
-from hetfed_datasets.gate import check_series
-from hetfed_datasets.records import MISSING_LABEL, Measure, Series
+from hetfed.errors import PlanError
+from hetfed.scale import scale_of
+from hetfed_datasets.field import Field
+from hetfed_datasets.gate import check_series, check_target
+from hetfed_datasets.records import MISSING_LABEL, SUM, Measure, Series
 from hetfed_traffic.plan_schema import CityData
 
 CONGESTION = ("free", "congested")
@@ -65,14 +67,35 @@ def steps_ahead(series: Series, data: CityData) -> int:
     return max(data.horizons) // series.interval
 
 
-def target_of(series: Series) -> NDArray[np.float32]:
+def target_channels(series: Series, data: CityData) -> tuple[int, ...]:
+    """The numbers of the channels that are forecast, together where there are several of them.
+
+    Raises:
+        DataError: there are several channels, and neither the data set nor the plan says which of them is forecast.
+
+    >>> from hetfed_datasets.sample_cities import generate
+    >>> camera, data = generate("camera"), CityData(dataset="sample-cities")
+    >>> target_channels(camera, data), target_channels(camera, data.model_copy(update={"target": "bus"}))
+    ((0, 1, 2, 3), (2,))
+    """
+    field = Field(f"series {series.name!r}", "target")
+    target = series.target if data.target is None else data.target
+    check_target(field, series, target)
+    if target is None and len(series.channels) > 1:
+        sums = f', or "{SUM}" for all together' if series.kind == "count" else ""
+        remedy = f"Set data.target, or the target of the series, to one of {', '.join(series.channels)}{sums}."
+        raise field.fault("several channels, and none is named as the one to forecast", value=series.channels, remedy=remedy)
+    return tuple(range(len(series.channels))) if target in (None, SUM) else (series.channels.index(target),)
+
+
+def target_of(series: Series, data: CityData) -> NDArray[np.float32]:
     """What is forecast (time, sensor): the reading, or where vehicles are counted by class, all of them together.
 
     >>> from hetfed_datasets.sample_cities import generate
-    >>> target_of(generate("camera")).shape  # four classes of vehicles, one sensor
+    >>> target_of(generate("camera"), CityData(dataset="sample-cities")).shape  # four classes of vehicles, one sensor
     (1344, 1)
     """
-    return np.asarray(series.values.sum(axis=2))
+    return np.asarray(series.values[..., list(target_channels(series, data))].sum(axis=2))
 
 
 def levels_of(series: Series, data: CityData, train: slice) -> tuple[NDArray[np.int64], tuple[str, ...]]:
@@ -90,7 +113,7 @@ def levels_of(series: Series, data: CityData, train: slice) -> tuple[NDArray[np.
     """
     if series.level is not None:
         return np.repeat(series.level[:, np.newaxis], len(series.sensors), axis=1), series.levels
-    readings = target_of(series)
+    readings = target_of(series, data)
     # What is usual at a sensor that was silent throughout the training part, nobody knows.
     silent = np.isnan(readings[train]).all(axis=0)
     # With zeros for it instead of NaN, of which numpy would warn; its levels are unknown in any case (see below).
@@ -107,23 +130,6 @@ def _beyond(kind: Measure, readings: NDArray[np.float32], usual: NDArray[np.floa
         # The same share of the free speed, since a road takes as much longer as one drives slower.
         return np.asarray(readings > np.nanquantile(usual, 0.05, axis=0) / data.congested_speed)
     return np.asarray(readings > np.nanquantile(usual, data.congested_volume, axis=0))
-
-
-def checked(series: Series) -> Series:
-    """The series, which is one that a city can learn from.
-
-    Raises:
-        DataError: it is not what `Series` promises, or has several channels that do not add up.
-    """
-    check_series(series)
-    if len(series.channels) > 1 and series.kind != "count":
-        raise DataError(
-            f"what is forecast is the sum over all channels, and a {series.kind} of several channels has none",
-            key=f"series {series.name!r}: channels",
-            value=series.channels,
-            remedy="Keep one channel, or make each a sensor of its own.",
-        )
-    return series
 
 
 def forecasting_data(series: Series, data: CityData) -> ClientData:
@@ -145,20 +151,21 @@ def forecasting_data(series: Series, data: CityData) -> ClientData:
     >>> found.train.inputs["readings"].shape, found.train.target.shape
     (torch.Size([1993, 12, 12, 1]), torch.Size([1993, 12, 12]))
     """
-    steps = steps_ahead(checked(series), data)
+    steps = steps_ahead(check_series(series), data)
     spans = Parts.of(len(series.values), data).spans()
     levels, names = levels_of(series, data, spans[0])
-    nearest = min(data.horizons) // series.interval
+    target, nearest = target_of(series, data), min(data.horizons) // series.interval
     # Each part by itself: a window over two of them would show a model what it is tested on.
-    parts = [_windows(series, levels, span, (data.history, steps, nearest)) for span in spans]
+    parts = [_windows(series, target, levels, span, (data.history, steps, nearest)) for span in spans]
     train, validation, test = parts
     return ClientData(train, validation, test, _spec(series, data, steps, names), "days")
 
 
-def _windows(series: Series, levels: NDArray[np.int64], span: slice, sizes: tuple[int, int, int]) -> Examples:
+def _windows(
+    series: Series, readings: NDArray[np.float32], levels: NDArray[np.int64], span: slice, sizes: tuple[int, int, int]
+) -> Examples:
     history, steps, nearest = sizes
-    values = torch.from_numpy(series.values[span])
-    target = torch.from_numpy(target_of(series)[span])
+    values, target = torch.from_numpy(series.values[span]), torch.from_numpy(readings[span])
     level, time = torch.from_numpy(levels[span]), series.time[span]
     count = len(values) - history - steps + 1
     if count < 1:
@@ -194,15 +201,21 @@ def clock_of(time: pd.DatetimeIndex) -> Tensor:
 def _spec(series: Series, data: CityData, steps: int, levels: tuple[str, ...]) -> dict[str, object]:
     """The sizes that the city model is built from."""
     sizes = {"sensors": len(series.sensors), "channels": len(series.channels)}
-    return {"history": data.history, "steps": steps, **sizes, "levels": list(levels)}
+    return {
+        "history": data.history,
+        "steps": steps,
+        **sizes,
+        "target": list(target_channels(series, data)),
+        "levels": list(levels),
+    }
 
 
 def statistics_of(series: Series, data: CityData) -> dict[str, Tensor]:
     """What only the city knows of itself: means and scales of its training part, and the links of its road graph.
 
     Returns:
-        `mean` and `scale` (channels,) of the readings, `target_mean` and `target_scale` (1,) of their sum, and `adjacency`
-        (sensors, sensors).
+        `mean` and `scale` (channels,) of the readings, `target_mean` and `target_scale` (1,) of what is forecast, and
+        `adjacency` (sensors, sensors).
 
     >>> from hetfed_datasets.random_input import readings
     >>> found = statistics_of(readings(sensors=3), CityData(dataset="random-readings"))
@@ -210,24 +223,18 @@ def statistics_of(series: Series, data: CityData) -> dict[str, Tensor]:
     {'mean': (1,), 'scale': (1,), 'target_mean': (1,), 'target_scale': (1,), 'adjacency': (3, 3)}
     """
     train = Parts.of(len(series.values), data).spans()[0]
-    values, target = series.values[train], target_of(series)[train]
+    values, target = series.values[train], target_of(series, data)[train]
     sensors = len(series.sensors)
     links = np.eye(sensors, dtype=np.float32) if series.adjacency is None else series.adjacency
     rows = links.sum(axis=1, keepdims=True)
     return {
         "mean": torch.tensor(np.nanmean(values, axis=(0, 1)), dtype=torch.float32),
-        "scale": torch.tensor(_deviation(values, (0, 1)), dtype=torch.float32),
+        "scale": torch.from_numpy(scale_of(values, (0, 1))),
         "target_mean": torch.tensor([np.nanmean(target)], dtype=torch.float32),
-        "target_scale": torch.tensor([float(_deviation(target, (0, 1)))]),
+        "target_scale": torch.tensor([float(scale_of(target, (0, 1)))]),
         # Rows sum to one, so that a graph layer takes the mean of the neighbours. A sensor without any link keeps zeros.
         "adjacency": torch.from_numpy(np.divide(links, rows, out=np.zeros_like(links), where=rows > 0)),
     }
-
-
-def _deviation(values: NDArray[np.float32], axis: tuple[int, ...]) -> NDArray[np.float32]:
-    """The standard deviation; 1 where nothing varies, so that a change to come is not blown up."""
-    deviation = np.nanstd(values, axis=axis)
-    return np.where(deviation > 1e-6, deviation, 1).astype(np.float32)
 
 
 def congestion_data(series: Series, data: CityData, seed: int) -> ClientData:
@@ -249,9 +256,9 @@ def congestion_data(series: Series, data: CityData, seed: int) -> ClientData:
     >>> found.train.inputs["history"].shape, found.spec
     (torch.Size([100, 12]), {'history': 12, 'classes': 2})
     """
-    spans = Parts.of(len(checked(series).values), data).spans()
+    spans = Parts.of(len(check_series(series).values), data).spans()
     congested = _congested(series, data, spans[0])
-    readings = target_of(series)
+    readings = target_of(series, data)
     # Scales of the training part, for all three parts.
     scaled = scaled_readings(readings, *reading_scale(series, data))
     # One generator for the three draws, in this order: the same seed, the same examples.
@@ -267,8 +274,8 @@ def reading_scale(series: Series, data: CityData) -> tuple[NDArray[np.float32], 
     Returns:
         Two arrays without axes.
     """
-    readings = target_of(series)[Parts.of(len(series.values), data).spans()[0]]
-    return np.asarray(np.nanmean(readings)), _deviation(readings, (0, 1))
+    readings = target_of(series, data)[Parts.of(len(series.values), data).spans()[0]]
+    return np.asarray(np.nanmean(readings)), scale_of(readings, (0, 1))
 
 
 def scaled_readings(

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import Literal
 
-from hetfed.errors import PlanError
+from hetfed.errors import FEW, MANY, PlanError
 from hetfed.exchanges.base import EVERYBODY, Exchange
 from hetfed.parts import HEAD, TensorSpec, inside
 from hetfed.payload import Declaration, Relative, TensorRule, short_name
@@ -20,6 +20,8 @@ from hetfed.profile import Profile
 Among = Literal["all", "same-shape"]
 """Whether all clients must agree, or each group of those that do averages by itself."""
 Shapes = Mapping[str, tuple[int, ...]]
+Columns = Mapping[str, tuple[str, ...]]
+"""The names of the columns of each input, in their order."""
 
 
 def declared_part(
@@ -106,12 +108,50 @@ def check_same(profiles: Sequence[Profile], declared: Mapping[str, Declaration],
     for profile in profiles[1:]:
         one, other = declared[first.name], declared[profile.name]
         # Each against the first: one difference is enough to refuse, and the message stays short.
-        difference = _difference(one.shapes, other.shapes) or _other_columns(one, other)
-        if difference:
+        difference = _difference(one.shapes, other.shapes)
+        if difference and not _columns_apart(one.columns, other.columns):
             raise PlanError(
                 f"clients {first.name!r} and {profile.name!r} cannot share {what}: {difference}",
                 remedy='Give them the same architecture there, share a smaller part, or set among = "same-shape".',
             )
+        check_columns([first, profile], {name: declared[name].columns for name in (first.name, profile.name)}, what)
+
+
+def check_columns(profiles: Sequence[Profile], columns: Mapping[str, Columns], what: str) -> None:
+    """Check that what all clients share stands on the same columns, in the same order.
+
+    Args:
+        profiles: of the clients.
+        columns: by client, the names of the columns that it stands on, by input.
+        what: they would share, in words.
+
+    Raises:
+        PlanError: two clients differ; it names both, and the columns of both.
+    """
+    for first, profile in pairwise(profiles):
+        for name, (one, other) in _columns_apart(columns[first.name], columns[profile.name]).items():
+            remedy = "Let both read the same columns, or share what does not stand on them, such as the head."
+            if sorted(one) == sorted(other):
+                remedy = "Put the columns into one order, or share what does not stand on them, such as the head."
+            raise PlanError(
+                f"clients {first.name!r} and {profile.name!r} cannot share {what}: "
+                f"the columns of {name!r} are ({_listed(one, other)}) at the one and ({_listed(other, one)}) at the other",
+                remedy=remedy,
+            )
+
+
+def _columns_apart(mine: Columns, theirs: Columns) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+    """The columns of both, by the inputs in which they differ; names at the one alone are a difference, too."""
+    both = {name: (mine.get(name, ()), theirs.get(name, ())) for name in sorted(set(mine) | set(theirs))}
+    return {name: (one, other) for name, (one, other) in both.items() if one != other}
+
+
+def _listed(columns: Sequence[str], others: Sequence[str]) -> str:
+    """The columns; of very many, those from the first one on that the other has otherwise."""
+    if len(columns) <= MANY:
+        return ", ".join(columns) or "without names"
+    start = next((i for i, (one, other) in enumerate(zip(columns, others, strict=False)) if one != other), 0)
+    return f"... {', '.join(columns[start : start + FEW])} ...: {len(columns)} in all"
 
 
 def check_label_space(profiles: Sequence[Profile], what: str) -> None:
@@ -133,13 +173,4 @@ def _difference(mine: Shapes, theirs: Shapes) -> str | None:
     for name in sorted(set(mine) | set(theirs)):
         if mine.get(name) != theirs.get(name):
             return f"tensor {name!r} is {mine.get(name, 'absent')} at the one and {theirs.get(name, 'absent')} at the other"
-    return None
-
-
-def _other_columns(mine: Declaration, theirs: Declaration) -> str | None:
-    for name in sorted(set(mine.columns) & set(theirs.columns)):
-        # Not strict: other numbers of columns have other shapes, of which `_difference` tells first.
-        for place, (one, other) in enumerate(zip(mine.columns[name], theirs.columns[name], strict=False)):
-            if one != other:
-                return f"column {place + 1} of {name!r} is {one!r} at the one and {other!r} at the other"
     return None

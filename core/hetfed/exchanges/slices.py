@@ -15,7 +15,7 @@ from hetfed.context import ClientContext, ServerContext
 from hetfed.data import Examples
 from hetfed.errors import PlanError
 from hetfed.exchanges.base import EVERYBODY, Exchange, without_gradients
-from hetfed.exchanges.groups import check_label_space, declared_part
+from hetfed.exchanges.groups import check_columns, check_label_space, declared_part
 from hetfed.model import Output
 from hetfed.parts import NORM_LAYERS, WHOLE, inside, read_tensors, write_tensors
 from hetfed.payload import Declaration, Merged, Payload, Relative, TensorRule
@@ -83,6 +83,7 @@ class Slices(Exchange):
             PlanError: a model is no slice, or a window cannot roll over it.
         """
         check_label_space([profile for profile in profiles if self.declare(profile).label_space], "slices of a head")
+        check_columns(profiles, {profile.name: self.declare(profile).columns for profile in profiles}, "slices")
         widest = _widest(profiles)
         whole = self.declare(widest).shapes
         for profile in profiles:

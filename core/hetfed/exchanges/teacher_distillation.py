@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal, NamedTuple, cast
 
 import torch
@@ -18,25 +19,29 @@ from hetfed.data import Batch
 from hetfed.errors import PlanError
 from hetfed.evaluation import UNREADABLE, predict
 from hetfed.exchanges.base import EVERYBODY, Exchange
-from hetfed.exchanges.groups import check_label_space, rule_of
+from hetfed.exchanges.groups import Columns, check_columns, check_label_space, rule_of
 from hetfed.model import Output
 from hetfed.parts import inside, of_group, within, write_tensors
-from hetfed.payload import Declaration, Merged, Payload
+from hetfed.payload import Declaration, Merged, Payload, TensorRule
 from hetfed.plan_schema import STRICT
 from hetfed.profile import Profile
+from hetfed.tasks import scaled
 
 PROJECTORS = "projectors"
 """The path of a student's own projectors in its model."""
 SENT = "sent"
 """Where a teacher hears, and remembers, that it has arrived."""
+MEAN, SCALE = "target mean", "target scale"
+"""The names under which a teacher sends what its answers are scaled by; no tensor of a model has a blank in its name."""
 
 
 @dataclass(frozen=True, config=STRICT)
 class TeacherDistillation(Exchange):
     """The teachers' softened predictions train students of any architecture (Hinton et al. 2015).
 
-    The teachers send their parameters and are frozen; from then on every student's loss gains `weight` times the distillation
-    loss against the mean of the teachers' logits on the student's own batch. A student's memory, and with it every checkpoint,
+    The teachers send their parameters, and what their answers are scaled by, and are frozen. From then on every student's loss
+    gains `weight` times the distillation loss against the mean of the teachers' logits, scaled as the student's own are, on its
+    own batch. A student's memory, and with it every checkpoint,
     holds the parameters of all its teachers: where everybody teaches everybody else, that grows with the square of the clients.
 
     Args:
@@ -93,6 +98,7 @@ class TeacherDistillation(Exchange):
             for teacher in profiles:
                 if self._teaches(teacher.name, student):
                     _check_readable(teacher, student)
+                    check_columns([teacher, student], _columns_read(teacher, student), "predictions")
                     check_label_space([teacher, student], "predictions")
 
     def broadcast(self, server: ServerContext, state: Tensors, profile: Profile) -> Payload | None:
@@ -116,7 +122,7 @@ class TeacherDistillation(Exchange):
             return None
         with torch.no_grad():
             said: dict[str, Output] = {
-                name: functional_call(teacher, of_group(name, context.memory), (batch.inputs,))
+                name: _as_student(name, functional_call(teacher, _weights(name, context.memory), (batch.inputs,)), context)
                 for name, teacher in teachers.modules.items()
             }
             logits = torch.stack([w * o.logits for w, o in zip(teachers.weights, said.values(), strict=True)]).sum(dim=0)
@@ -131,7 +137,7 @@ class TeacherDistillation(Exchange):
                 name for name in sorted(context.peers) if self._teaches(name, context.profile) and _sent(name, context.memory)
             ]
             modules = {name: _frozen(context.peers[name], context.memory).to(context.device) for name in names}
-            losses = torch.zeros(len(names)) if self.weighting == "equal" else _losses(context, modules.values())
+            losses = torch.zeros(len(names)) if self.weighting == "equal" else _losses(context, modules)
             found = context.scratch["teachers"] = _Teachers(modules, (-losses).softmax(dim=0))
         return found
 
@@ -143,8 +149,15 @@ class TeacherDistillation(Exchange):
         """Every tensor of a teacher's model but the projectors."""
         teaches = profile.name in self.teachers or not self.teachers
         own = {key: rule_of(key, spec) for key, spec in profile.signature.tensors.items() if not inside(key, PROJECTORS)}
-        rules = {f"{profile.name}/{key}": rule for key, rule in own.items()} if teaches else {}
-        return Declaration(rules, float(profile.examples))
+        if not teaches:
+            return Declaration({}, float(profile.examples))
+        # One number for each of the answers: what they mean at a student, whose own are scaled otherwise.
+        shape = _scaling_shape(profile)
+        if profile.scaled:
+            own |= {MEAN: TensorRule(shape), SCALE: TensorRule(shape, low=0.0)}
+        reveals = ("the mean and the scale of its targets",) if profile.scaled else ()
+        rules = {f"{profile.name}/{key}": rule for key, rule in own.items()}
+        return Declaration(rules, float(profile.examples), reveals=reveals)
 
     def upload(self, context: ClientContext) -> Payload | None:
         """A teacher's parameters, when it has trained enough; None from a client that does not teach."""
@@ -153,8 +166,10 @@ class TeacherDistillation(Exchange):
             return None
         state = context.model.state_dict()
         # The whole model with its buffers, since it is to predict; but not projectors, which serve its own learning.
-        own = {f"{name}/{key}": tensor.clone() for key, tensor in state.items() if not inside(key, PROJECTORS)}
-        return Payload(own, weight=len(context.train))
+        own = {key: tensor.clone() for key, tensor in state.items() if not inside(key, PROJECTORS)}
+        if context.profile.scaled:
+            own |= dict(zip((MEAN, SCALE), _scaling(context), strict=True))
+        return Payload(within(name, own), weight=len(context.train))
 
     def update(self, server: ServerContext, state: Tensors, merged: Mapping[str, Merged]) -> Tensors:
         """The state with all teachers side by side: nothing is merged, their logits are, at each student."""
@@ -170,11 +185,40 @@ class _Teachers(NamedTuple):
     weights: Tensor
 
 
-def _losses(context: ClientContext, teachers: Iterable[nn.Module]) -> Tensor:
+def _columns_read(teacher: Profile, student: Profile) -> dict[str, Columns]:
+    """The columns of both, of the inputs that the teacher reads."""
+    return {one.name: {name: one.columns[name] for name in teacher.inputs if name in one.columns} for one in (teacher, student)}
+
+
+def _scaling_shape(profile: Profile) -> tuple[int, ...]:
+    """Of what the answers to one example are scaled by; at least one number."""
+    return tuple(profile.probe.logits.shape[1:]) or (1,)
+
+
+def _scaling(context: ClientContext) -> list[Tensor]:
+    """The mean and the scale of each answer of a client."""
+    shape = _scaling_shape(context.profile)
+    return [torch.as_tensor(number, dtype=torch.float32).expand(shape).clone() for number in context.task.scaling]
+
+
+def _as_student(name: str, said: Output, context: ClientContext) -> Output:
+    """What a teacher says, scaled as the student's own answers are."""
+    sent = of_group(name, context.memory)
+    values = said.logits * sent[SCALE] + sent[MEAN] if SCALE in sent else said.logits
+    return replace(said, logits=scaled(values, context.task))
+
+
+def _weights(name: str, memory: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of the model that a teacher sent."""
+    return {key: tensor for key, tensor in of_group(name, memory).items() if key not in (MEAN, SCALE)}
+
+
+def _losses(context: ClientContext, teachers: Mapping[str, nn.Module]) -> Tensor:
     """The loss of each teacher on the student's own training data (teachers,)."""
     train = context.train
     whole = train.whole()
-    losses = [context.task.loss(predict(teacher, train), whole) for teacher in teachers]
+    said = [_as_student(name, predict(teacher, train), context) for name, teacher in teachers.items()]
+    losses = [context.task.loss(output, whole) for output in said]
     # Without a single known label every loss is 0, and all weigh the same.
     return torch.tensor([float(loss) for loss in losses])
 
@@ -211,8 +255,7 @@ def _sent(teacher: str, memory: Mapping[str, Tensor]) -> bool:
 def _frozen(teacher: Profile, memory: Mapping[str, Tensor]) -> nn.Module:
     """The teacher's architecture with the parameters it sent, in evaluation mode."""
     model = teacher.new_model("teacher", teacher.name)
-    prefix = f"{teacher.name}/"
-    write_tensors(model, {key.removeprefix(prefix): t for key, t in memory.items() if key.startswith(prefix)})
+    write_tensors(model, _weights(teacher.name, memory))
     return model.eval().requires_grad_(False)
 
 

@@ -65,6 +65,9 @@ class Launcher:
         self.console.print("loading data ...", highlight=False)
         # Before there is a folder: a plan or data that are wrong leave nothing behind.
         prepared = prepare(plan, self.vertical, self.data_dir, file)
+        # Once each: the hospitals of one data set have the same notes.
+        for note in dict.fromkeys(note for client in prepared.clients for note in client.notes):
+            self.console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
         folder = RunFolder.open(out, plan, resume=resume)
         # Held while it runs: two processes in one folder would write over each other's checkpoints.
         with folder.held(), nullcontext(listener) if listener else listener_of(self.console) as told:

@@ -152,7 +152,7 @@ def _client(client: Client, results: Results) -> dict[str, Any]:
         "references": {name: _finite_values(outcome.metrics) for name, outcome in compared.references.items()},
         "reference_intervals": {name: _interval(outcome) for name, outcome in compared.references.items()},
         "ahead_of_references": {name: asdict(gain) for name, gain in compared.ahead.items()},
-        "about": dict(client.about),
+        "about": {**client.about, **({"noted": " ".join(client.notes)} if client.notes else {})},
     }
 
 

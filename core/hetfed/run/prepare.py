@@ -11,6 +11,7 @@ from hetfed.composition import Enrolment
 from hetfed.engines.local import Sites
 from hetfed.errors import PlanError
 from hetfed.federation import Federation, FederationState
+from hetfed.holding import check_apart
 from hetfed.participation import Participation, Presence
 from hetfed.plan import Plan
 from hetfed.profile import Profile
@@ -120,4 +121,6 @@ def load_clients(plan: Plan, vertical: Vertical, data_dir: Path | None) -> tuple
         PlanError, DataError: what is wrong, and the remedy.
     """
     presences = {table.name: table.presence for table in plan.client}
-    return tuple(replace(client, presence=presences[client.name]) for client in vertical.clients(plan, data_dir))
+    clients = tuple(replace(client, presence=presences[client.name]) for client in vertical.clients(plan, data_dir))
+    check_apart(clients)
+    return clients

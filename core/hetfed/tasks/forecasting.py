@@ -21,7 +21,7 @@ from hetfed.tasks.regression import any_known, errors, masked_loss, resampled_er
 class Forecasting:
     """The next readings of every sensor; target and logits are (b, steps, sensors), one step every `interval` minutes.
 
-    The error at a horizon is the mean over all steps up to it (the protocol of T-GCN, Zhao et al. 2019).
+    The error up to a horizon is the mean over all steps up to it (the protocol of T-GCN, Zhao et al. 2019).
 
     Args:
         unit: of the readings; the target is in it, NaN where a reading is missing.
@@ -30,14 +30,15 @@ class Forecasting:
         mean: (sensors,) or (1,), of training data; logits are (value - mean) / scale.
         scale: (sensors,) or (1,), likewise.
         loss_kind: "huber", "mae" or "mse".
+        low: below which no reading can lie; forecasts are cut off there, and training sees them as they are.
         higher_is_better: whether a larger error is better: it is not.
         class_count: 0.
 
     >>> task = Forecasting("km/h", interval=15, horizons=(15, 30))
     >>> task.metric, task.label_space
-    ('MAE 15 min', 'readings (km/h) every 15 min?')
+    ('MAE up to 15 min', 'readings (km/h) every 15 min?')
     >>> readings = torch.tensor([[[50.0], [60.0]]])  # one time, two steps, one sensor
-    >>> task.metrics_of(readings + 2, readings).values["MAE 30 min"]
+    >>> task.metrics_of(readings + 2, readings).values["MAE up to 30 min"]
     2.0
     """
 
@@ -47,13 +48,14 @@ class Forecasting:
     mean: Tensor = field(default_factory=lambda: torch.zeros(1))
     scale: Tensor = field(default_factory=lambda: torch.ones(1))
     loss_kind: str = "huber"
+    low: float | None = None
     higher_is_better: bool = False
     class_count: int = 0
 
     @property
     def metric(self) -> str:
-        """The mean absolute error at the nearest horizon."""
-        return f"MAE {min(self.horizons)} min"
+        """The mean absolute error up to the nearest horizon."""
+        return f"MAE up to {min(self.horizons)} min"
 
     @property
     def label_space(self) -> str:
@@ -87,11 +89,14 @@ class Forecasting:
         return None
 
     def in_unit(self, logits: Tensor) -> Tensor:
-        """Logits (..., sensors) as readings in `unit`."""
-        return logits * self.scale + self.mean
+        """Logits (..., sensors) as readings in `unit`, none below `low`."""
+        # Where an answer is given and nowhere else: a loss that was cut off would have no gradient below.
+        return (
+            (logits * self.scale + self.mean).clamp(min=self.low) if self.low is not None else logits * self.scale + self.mean
+        )
 
     def metrics(self, output: Output, examples: Examples) -> Metrics:
-        """MAE, RMSE and MAPE at each horizon over known readings; `unmasked` takes a missing reading for a zero.
+        """MAE, RMSE and MAPE up to each horizon over known readings; `unmasked` takes a missing reading for a zero.
 
         MAPE is a percentage, over readings of at least one unit: a share of nearly nothing says nothing.
         """
@@ -109,17 +114,17 @@ class Forecasting:
         reasons: dict[str, str] = {}
         for minutes in self.horizons:
             # All steps up to the horizon, as published results of T-GCN are.
-            steps = minutes // self.interval
+            steps, until = minutes // self.interval, f"up to {minutes} min"
             near, known = forecast[:, :steps], target[:, :steps]
             masked = errors(near, known)
             if masked is None:
-                reasons |= dict.fromkeys([f"{m} {minutes} min" for m in ("MAE", "RMSE", "MAPE")], "every reading is missing")
-            values |= {f"{name} {minutes} min": None if masked is None else masked[name] for name in ("MAE", "RMSE")}
-            values[f"MAPE {minutes} min"] = percentage = _percentage_error(near, known)
+                reasons |= dict.fromkeys([f"{m} {until}" for m in ("MAE", "RMSE", "MAPE")], "every reading is missing")
+            values |= {f"{name} {until}": None if masked is None else masked[name] for name in ("MAE", "RMSE")}
+            values[f"MAPE {until}"] = percentage = _percentage_error(near, known)
             if percentage is None and masked is not None:
-                reasons[f"MAPE {minutes} min"] = "every reading is zero"
+                reasons[f"MAPE {until}"] = "no reading reaches one unit"
             # Published results of T-GCN count a missing reading as a zero: these values are there to be held beside them.
-            values |= {f"{n} {minutes} min unmasked": v for n, v in (errors(near, known.nan_to_num()) or {}).items()}
+            values |= {f"{n} {until} unmasked": v for n, v in (errors(near, known.nan_to_num()) or {}).items()}
         return Metrics(values, reasons)
 
     def average(self, outputs: Sequence[Output], shares: Sequence[float] | None = None) -> Output:
