@@ -311,8 +311,12 @@ def named_algorithm(name: str, settings: Mapping[str, Any], *, key: str = ALGORI
     try:
         # Held against the function's own annotations: a named algorithm needs no table of its settings beside them.
         composition: Composition = validate_call(config=EXACTLY)(NAMED[name])(**settings)
-    except ValidationError as error:
-        raise plan_error(error, key, dict(inspect.signature(NAMED[name]).parameters)) from None
+    except (ValidationError, PlanError) as error:
+        # An exchange that an algorithm makes tells of itself; here the fault goes by the argument's name.
+        found = error.__context__ if isinstance(error, PlanError) else error
+        if not isinstance(found, ValidationError):
+            raise
+        raise plan_error(found, key, dict(inspect.signature(NAMED[name]).parameters)) from None
     return replace(composition, name=name)
 
 
