@@ -80,6 +80,7 @@ def _files(out: Path, frame: pd.DataFrame, about: About) -> dict[str, str]:
         notes=notes,
         **more,
         places=decimals(result.score.mean for result in results),
+        own=decimals(client.federated.mean for result in results for client in result.clients),
         beyond_chance=beyond_chance,
         pictures={name: data_uri(picture) for name, picture in pictures.items()},
         silent=[result.algorithm for result in results if not result.bytes],

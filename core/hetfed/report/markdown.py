@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from hetfed.report.figures import DASH, decimals, number, signed
+from hetfed.report.figures import decimals, number, signed
 from hetfed.report.words import estimate
 from hetfed.results.analyse import AlgorithmResult, ClientResult, Estimate
 
@@ -32,6 +32,8 @@ def comparison_tables(
         references: what simple methods reach, by their names and the clients'.
     """
     places = decimals(result.score.mean for result in results)
+    # Of a client's metric, which differs from the score where gains are in per cent.
+    own = decimals(client.federated.mean for result in results for client in result.clients)
     # With relative results the score is a mean gain already.
     gain = [] if relative else ["gain over alone"]
     tests = ["p", "p corrected"]
@@ -43,7 +45,7 @@ def comparison_tables(
         parts.append(f"Set by the plan, the others as they are by default:\n\n{lines}")
     if references:
         names = list(next(iter(references.values())))
-        rows = [[name, *(_mean(found[name]) for found in references.values())] for name in names]
+        rows = [[name, *(estimate(found[name], own) for found in references.values())] for name in names]
         parts.append(f"Simple methods:\n\n{_table(['client', *references], rows)}")
     for result in results:
         head = [
@@ -56,7 +58,7 @@ def comparison_tables(
             "p corrected",
         ]
         takes_part = None if sharing is None else sharing[result.algorithm]
-        rows = [_client(client, takes_part is None or client.client in takes_part) for client in result.clients]
+        rows = [_client(client, own, takes_part is None or client.client in takes_part) for client in result.clients]
         parts.append(f"Under {result.algorithm}:\n\n{_table(head, rows)}")
     return "\n".join(parts)
 
@@ -79,8 +81,7 @@ def _algorithm(result: AlgorithmResult, places: int, *, relative: bool) -> list[
     ]
 
 
-def _client(result: ClientResult, takes_part: bool) -> list[str]:
-    places = decimals(arm.mean for arm in (result.alone, result.federated, result.pooled))
+def _client(result: ClientResult, places: int, takes_part: bool) -> list[str]:
     arms = [number(arm.mean, places) for arm in (result.alone, result.federated, result.pooled)]
     return [
         result.client + ("" if takes_part else " (no part)"),
@@ -89,10 +90,6 @@ def _client(result: ClientResult, takes_part: bool) -> list[str]:
         f"{result.wins} of {result.seeds}",
         number(result.p_corrected, 3),
     ]
-
-
-def _mean(found: Estimate) -> str:
-    return estimate(found) or DASH
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
