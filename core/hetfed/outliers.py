@@ -20,7 +20,7 @@ from hetfed.payload import Declaration, Merged, Payload
 LONGEST = 8.0
 """Times the median length of the changes in a round; honest clients of the plans that were measured stay below 5."""
 AGAINST = 0.5
-"""How far a change may go against the way of the others, in median lengths; honest clients that were measured stay below 0.2."""
+"""How far a change may go against the way of the others, in median lengths; honest ones that were measured stay below 0.2."""
 FEWEST = 3
 """Of two uploads that differ, nobody can say which is the outlier."""
 FEWEST_AGAINST, SIZE_AGAINST = 4, 1000
