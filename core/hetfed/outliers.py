@@ -2,7 +2,7 @@
 
 A mean follows whoever shouts loudest. So the server looks at the uploads of a round side by side before it takes their mean,
 and refuses those that no client which trains as the others do would send. It looks at the lengths of changes and at their
-directions; what keeps to both limits moves the mean little.
+directions.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from torch import Tensor
 from hetfed.payload import Declaration, Merged, Payload
 
 LONGEST = 8.0
-"""Times the median length of the changes in a round; honest clients of all shipped plans stay below 5."""
+"""Times the median length of the changes in a round; honest clients of the plans that were measured stay below 5."""
 AGAINST = 0.5
-"""How far a change may go against the way of the others, in median lengths; honest clients of shipped plans stay below 0.2."""
+"""How far a change may go against the way of the others, in median lengths; honest ones that were measured stay below 0.2."""
 FEWEST = 3
 """Of two uploads that differ, nobody can say which is the outlier."""
 FEWEST_AGAINST, SIZE_AGAINST = 4, 1000
