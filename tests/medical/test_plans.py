@@ -8,6 +8,7 @@ import pytest
 from wards import layers
 
 from hetfed.client import Client
+from hetfed.errors import PlanError
 from hetfed.learner import Learner
 from hetfed.plan import read_plan
 from hetfed.run.prepare import Prepared, prepare
@@ -18,6 +19,8 @@ PLANS, STUDIES = shipped(vertical.plans), {folder.name: shipped(folder) for fold
 HOSPITALS = {
     "sample": {"north", "south", "east", "west"},
     "glioma-mri": {"DU", "HT", "CS", "FG"},
+    "glioma-mri-backbone": {"DU", "HT", "CS", "FG"},
+    "heart": {"Cleveland", "Hungary", "Switzerland", "VA"},
     "glioma-molecular": {"DU", "HT", "CS", "FG", "S9", "06", "DB", "QH"},
     "glioma-mixed": {"DU", "HT", "S9", "DB", "06"},
     "brca-survival": {f"region {number}" for number in range(6)},
@@ -90,14 +93,45 @@ def test_plan_seats_its_hospitals(prepared, name):
 
 
 def test_mri_hospitals_have_three_backbones_and_one_feature_size(prepared):
-    found = prepared("glioma-mri")
+    found = prepared("glioma-mri-backbone")
     image, left_out = shared(found, "shared-parameters")
     assert set(image) == {"DU", "HT"} and left_out == {"CS", "FG"}
     assert len({str(client.module.encoders) for client in found.clients}) == 3
     assert len({client.profile.probe.features.shape[1] for client in found.clients}) == 1
     prototypes, left_out = shared(found, "prototypes")
-    assert set(prototypes) == HOSPITALS["glioma-mri"] and not left_out
+    assert set(prototypes) == HOSPITALS["glioma-mri-backbone"] and not left_out
     assert len({tuple(client.public.ids) for client in found.clients}) == 1 and len(found.clients[0].public) > 0
+
+
+@pytest.mark.parametrize(("name", "modality"), [("glioma-mri", "image"), ("heart", "clinical")])
+def test_hospitals_of_different_models_hold_one_that_is_common_to_all(prepared, name, modality):
+    found = prepared(name)
+    second, left_out = shared(found, "shared-parameters")
+    assert set(second) == HOSPITALS[name] and not left_out
+    assert len({tuple(shapes.items()) for shapes in second.values()}) == 1
+    assert all(tensor.startswith("companion.") for shapes in second.values() for tensor in shapes)
+    assert len({str(client.module.encoders[modality]) for client in found.clients}) == 3
+
+
+def test_the_plan_chooses_the_common_model(prepared, real_data):
+    small = PLANS["glioma-mri"].read_text().replace('image = "deep-conv"\n\n[defaults', 'image = "small-conv"\n\n[defaults')
+    found = (prepared("glioma-mri"), prepare(read_plan(small, "x"), vertical, real_data, "x"))
+    deep, less = (sum(p.numel() for p in one.clients[0].common_fn(one.clients[0].data.spec).parameters()) for one in found)
+    assert deep > less
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ('learner = "svm"', r"common\.learner: a learner has no parameters"),
+        ('image = "deep"', r"common\.image: .*Did you mean"),
+        ('image = "deep-conv"\nfeatures = 0', r"common\.features"),
+    ],
+)
+def test_a_common_model_that_cannot_be_is_refused(real_data, table, message):
+    text = PLANS["glioma-mri"].read_text().replace('image = "deep-conv"\n\n[defaults', f"{table}\n\n[defaults")
+    with pytest.raises(PlanError, match=message):
+        prepare(read_plan(text, "x"), vertical, real_data, "x")
 
 
 def test_mri_public_inputs_are_of_no_hospital_that_learns(prepared):
