@@ -53,6 +53,7 @@ FILES = [SEAL, *PARTS]
 NAMES = st.text(st.sampled_from("ab|/.: é"), min_size=1, max_size=5)
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
 NUMBERS = st.floats(width=32)
+MAYBE = st.tuples(st.none() | NUMBERS, st.none() | NUMBERS)
 
 
 def bits(tensor: Tensor) -> tuple[torch.dtype, tuple[int, ...], bytes]:
@@ -74,6 +75,7 @@ def content(state: State) -> object:
             each(c.best),
             repr(c.score),
             c.best_round,
+            {number: each(model) for number, model in c.recent.items()},
         )
         for name, c in state.clients.items()
     }
@@ -101,8 +103,9 @@ def states(draw: st.DrawFn) -> State:
         best = model if draw(st.booleans()) else draw(tensors())
         memories = draw(st.dictionaries(NAMES, tensors(), max_size=2))
         score = draw(st.none() | st.tuples(NUMBERS, NUMBERS))
-        clients[name] = ClientState(model, draw(tensors()), memories, best, score, draw(st.integers(0, 99)))
-    rows = [Row(1, name, draw(NUMBERS), draw(st.none() | NUMBERS), draw(NUMBERS), 0.1, 2, 3, 0) for name in clients]
+        recent = draw(st.dictionaries(st.integers(1, 99), tensors().filter(bool), max_size=2))
+        clients[name] = ClientState(model, draw(tensors()), memories, best, score, draw(st.integers(0, 99)), recent)
+    rows = [Row(1, name, draw(NUMBERS), *draw(MAYBE), draw(NUMBERS), 0.1, 2, 3, 0) for name in clients]
     number = st.integers(0, 99)
     pending = draw(st.lists(st.builds(InFlight, NAMES, NAMES, st.binary(), number, number, st.binary()), max_size=2))
     return State(draw(number), draw(st.dictionaries(NAMES, tensors(), max_size=2)), clients, rows, pending)
