@@ -46,6 +46,8 @@ def outliers(
     {'d': "its change is 9.8 times as long as the median of the round's"}
     """
     names, found = sorted(changes), dict[str, str]()
+    if len(names) < FEWEST:
+        return found
     products = _products([changes[name] for name in names], [bases.get(name, {}) for name in names])
     # The worst goes first, and the rest is looked at anew: an outlier is no measure for the others.
     directions &= sum(tensor.numel() for tensor in changes[names[0]].values()) >= SIZE_AGAINST
@@ -103,6 +105,19 @@ def _lengths(products: Tensor) -> tuple[Tensor, float]:
     return lengths, float(lengths.sort().values[(len(lengths) - 1) // 2])
 
 
+def _per_number(values: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+    """Values that stand by themselves, so that their length is the size of a number that is not 0.
+
+    A client that has few classes sends zeros for the others, and is neither shorter for it, nor a measure where it has none.
+    """
+    counts = {name: sum(int(tensor.count_nonzero()) for tensor in tensors.values()) for name, tensors in values.items()}
+    return {
+        name: {key: tensor / math.sqrt(counts[name]) for key, tensor in tensors.items()}
+        for name, tensors in values.items()
+        if counts[name]
+    }
+
+
 class Merger(Protocol):
     """Takes the uploads of one group in one round: each asked client is either added or skipped, once."""
 
@@ -149,9 +164,12 @@ class Limits:
                 rules = self.declared[names[0]].tensors.items()
                 looked = [key for key, rule in rules if rule.dtype.is_floating_point and not rule.whole]
                 changes = {name: {key: uploads[name].tensors[key] for key in looked} for name in names}
-                # What stands by itself goes no way: honest predictions and class means may well be opposite.
-                directions = self.directions and self.declared[names[0]].relative in ("broadcast", "change")
-                found |= outliers(changes, {name: self.base(name) for name in names}, directions=directions)
+                if self.declared[names[0]].relative in ("broadcast", "change"):
+                    bases = {name: self.base(name) for name in names}
+                    found |= outliers(changes, bases, directions=self.directions)
+                else:
+                    # What stands by itself goes no way: honest predictions and class means may well be opposite.
+                    found |= outliers(_per_number(changes), {}, directions=False)
         return found
 
 

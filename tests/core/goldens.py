@@ -410,7 +410,7 @@ def class_means(client: Client, p: Tensors) -> Tensor:
 def fedproto() -> None:
     """In the second round features are pulled to the prototypes by the mean of the squared differences of all numbers."""
     clients = pair()
-    done = run("fedproto", clients, rounds=2, weight=3.0)
+    done = run("fedproto", clients, rounds=2, weight=3.0, minimum_count=1)
     first = [descend(done.before.clients[c.name].model, own_loss(c), 2) for c in clients]
     means = [class_means(c, p) for c, p in zip(clients, first, strict=True)]
     # Classes are as large as each other: 4 and 4 examples at a, 6 and 6 at b.
@@ -429,7 +429,7 @@ def fedtgp() -> None:
     """Three passes over four class means: the softmax of minus the distances, the own class's with a margin on top. With two
     classes the margin is how far apart the mean class means are."""
     clients = pair()
-    done = run("fedtgp", clients, epochs=3)
+    done = run("fedtgp", clients, epochs=3, minimum_count=1)
     first = [descend(done.before.clients[c.name].model, own_loss(c), 2) for c in clients]
     points = torch.cat([class_means(c, p) for c, p in zip(clients, first, strict=True)])
     classes = torch.tensor([0, 1, 0, 1])
@@ -551,7 +551,7 @@ def fedgen() -> None:
     """Two steps of Adam on eight generated features. Each head counts by its share of the class; classes are even, so that a
     (8 of 20) counts 0.4 and b 0.6."""
     clients = pair()
-    done = run("fedgen", clients, epochs=2)
+    done = run("fedgen", clients, epochs=2, minimum_count=1)
     heads = [descend(done.before.clients[c.name].model, own_loss(c), 2) for c in clients]
     net = {k: t.clone().requires_grad_() for k, t in done.before.server["feature-generator"].items() if k != "class counts"}
     optimizer, chance = torch.optim.Adam(list(net.values()), lr=3e-4), generator(0, "server", 1, "generator")
@@ -573,7 +573,7 @@ def fedgen() -> None:
 def fedgh() -> None:
     """Three steps of gradient descent on four class means: the gradient of cross-entropy is (softmax - one hot) / n."""
     clients = pair()
-    done = run("fedgh", clients, epochs=3, lr=0.5)
+    done = run("fedgh", clients, epochs=3, lr=0.5, minimum_count=1)
     first = [descend(m, own_loss(c), 2) for c, m in zip(clients, first_models(done, clients, "trained-head"), strict=True)]
     points = torch.cat([class_means(c, p) for c, p in zip(clients, first, strict=True)]).numpy()
     weight, bias = (done.before.server["trained-head"][name].numpy().copy() for name in HEAD)

@@ -140,7 +140,7 @@ def test_only_changes_are_cut() -> None:
     logits = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
     for kind in ("top-k", "low-rank"):
         assert toy.same(Compression(kind).up(Payload({"logits": logits}), {}).tensors, {"logits": logits})
-    with pytest.raises(ValueError, match="both_ways goes with 8-bit only"):
+    with pytest.raises(PlanError, match="both_ways goes with 8-bit only"):
         Compression("top-k", both_ways=True)
 
 

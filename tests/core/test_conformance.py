@@ -27,7 +27,7 @@ ROWS: dict[str, Row] = {
     "alone": Row(goldens.alone, private=("*",), shares=False),
     "fedavg": Row(goldens.fedavg, private=COUNT, trap=traps.buffers_are_averaged_and_counts_are_not),
     "fedprox": Row(goldens.fedprox, private=COUNT, trap=traps.the_pull_grows_with_the_square_of_the_distance),
-    "fedadam": Row(goldens.fedadam, private=COUNT, trap=partial(traps.the_server_optimises_no_buffers, "fedadam")),
+    "fedadam": Row(goldens.fedadam, rounds=12, private=COUNT, trap=partial(traps.the_server_optimises_no_buffers, "fedadam")),
     "fedyogi": Row(goldens.fedyogi, private=COUNT, trap=partial(traps.the_server_optimises_no_buffers, "fedyogi")),
     "fedadagrad": Row(goldens.fedadagrad, private=COUNT, trap=partial(traps.the_server_optimises_no_buffers, "fedadagrad")),
     "scaffold": Row(goldens.scaffold, private=COUNT, trap=traps.variates_last_between_rounds),

@@ -117,10 +117,11 @@ def test_a_new_model_is_the_same_for_the_same_path_and_leaves_chance_alone() -> 
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_first_state_depends_on_seed_and_name_and_is_no_live_module() -> None:
-    a, b = toy.client("a"), toy.client("b")
-    states = [new_state(a, 0), new_state(a, 1), new_state(b, 0)]
+def test_the_first_state_depends_on_seed_and_architecture_and_is_no_live_module() -> None:
+    a, b, wider = toy.client("a"), toy.client("b"), toy.client("c", width=5)
+    states = [new_state(a, 0), new_state(a, 1), new_state(wider, 0)]
     assert len({state.model["head.weight"].sum().item() for state in states}) == 3
+    assert toy.same(states[0].model, new_state(b, 0).model)
     assert toy.same(states[0].model, new_state(toy.client("a"), 0).model)
     assert not any(state.optimizer or state.exchanges or state.best or state.score for state in states)
     pointers = {tensor.data_ptr() for tensor in a.module.state_dict().values()}

@@ -25,7 +25,7 @@ from hetfed.errors import PlanError, RunError
 from hetfed.exchanges import Exchange, LogitDistillation, Prototypes, SharedParameters, TeacherDistillation
 from hetfed.payload import Declaration, Merged, Payload, TensorRule
 from hetfed.profile import Profile
-from hetfed.seeding import generator, isolated
+from hetfed.seeding import INITIAL, generator, isolated
 from hetfed.training import Training
 from hetfed.turn import Job, Round, Turn, take_turn
 
@@ -317,7 +317,7 @@ def test_personal_tensors_are_in_no_upload() -> None:
 def plain_pytorch(client: Client, rounds: int, optimizer_of: Callable[[object], torch.optim.Optimizer], keep: bool) -> Tensors:
     """What a lone client's training comes to, written out."""
     points, target = client.data.train.inputs["point"], client.data.train.target
-    with isolated(5, client.name, "initial"):
+    with isolated(5, INITIAL):
         model = toy.Net(2, 4)
     optimizer = optimizer_of(model.parameters())
     for number in range(1, rounds + 1):
@@ -368,11 +368,12 @@ def test_the_model_is_judged_as_it_arrives_too() -> None:
     state, _ = toy.federate([good], fedavg(), 6)
     spoiler = toy.client("b", training=wild)
     model = {name: tensor for name, tensor in state.clients["a"].model.items() if tensor.is_floating_point()}
-    before = init(Federation.of([spoiler], alone(), 1, 0)).clients["b"]
-    this = Round(1, 1, 0, enrol(fedavg(), [spoiler]).composition, {"b": spoiler.profile})
+    # It has trained before: at first, all that arrives is what was drawn.
+    before = replace(init(Federation.of([spoiler], alone(), 1, 0)).clients["b"], score=(0.0, -9.0), best_round=1)
+    this = Round(2, 2, 0, enrol(fedavg(), [spoiler]).composition, {"b": spoiler.profile})
     turn = take_turn(Job(spoiler, before, {"shared-parameters": Payload(model).encoded}), this)
     assert toy.same({name: turn.state.best[name] for name in model}, model)
-    assert turn.state.best_round == 1
+    assert turn.state.best_round == 2 and turn.report.received == turn.state.score[0]
     assert not toy.same(turn.state.model, turn.state.best)
     assert -turn.state.score[1] < turn.report.validation_loss  # the report is of the model after training
 
@@ -392,16 +393,16 @@ def test_the_best_model_is_the_first_of_the_highest_score() -> None:
     assert toy.same(state.clients["a"].best, models[best])
 
 
-def test_a_model_that_does_no_better_does_not_replace_the_best() -> None:
+def test_what_was_drawn_and_never_trained_is_no_candidate() -> None:
     state, _ = toy.federate([toy.client("a", training=Training(epochs=0))], alone(), 3)
-    assert state.clients["a"].best_round == 1
+    assert not state.clients["a"].best and state.clients["a"].best_round == 0
 
 
 def test_a_client_s_steps_are_clipped() -> None:
     training = Training(optimizer="sgd", lr=1.0, batch_size=99, clip_norm=1e-3)
     client = toy.client("a", training=training)
     state, _ = toy.federate([client], alone(), 1)
-    before = client.new_model(0, "a", "initial")
+    before = client.new_model(0, INITIAL)
     moved = [(state.clients["a"].model[name] - parameter).detach().norm() for name, parameter in before.named_parameters()]
     assert float(torch.stack(moved).norm()) == pytest.approx(1e-3, rel=1e-3)
 

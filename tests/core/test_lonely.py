@@ -47,7 +47,7 @@ def new(kind: str) -> Exchange:
 
 
 def test_there_are_exchanges_of_both_sorts() -> None:
-    assert set(COMPANIONS) == {"mixed-models", "mutual-learning", "nested-features", "proximal-copy"}
+    assert set(COMPANIONS) == {"mixed-models", "mutual-learning", "nested-features", "proximal-copy", "second-model"}
     assert {"trained-head", "trained-prototypes", "feature-generator", "teacher-distillation"} <= set(SHARING)
 
 

@@ -126,7 +126,7 @@ def test_asynchronous_uploads_arrive_later_with_less_weight() -> None:
     limits = Participation(time_limit=0.1, asynchronous=True, staleness_exponent=1.0)
     state, uploads = run([fast, slow], limits, rounds=4)
     assert [(u.client, u.sent, u.round) for u in uploads] == [
-        ("fast", 1, 1), ("fast", 2, 2), ("slow", 1, 3), ("fast", 3, 3), ("fast", 4, 4),
+        ("fast", 1, 1), ("fast", 2, 2), ("fast", 3, 3), ("slow", 1, 3), ("fast", 4, 4),
     ]  # fmt: skip
     late = next(u for u in uploads if u.client == "slow")
     assert late.contents.discount == pytest.approx(1 / 3)

@@ -17,7 +17,7 @@ from whole import Federation, init, run_round
 
 from hetfed.algorithms import alone
 from hetfed.data import Batch, Examples
-from hetfed.seeding import generator
+from hetfed.seeding import INITIAL, generator
 from hetfed.training import (
     Training,
     load_optimizer_tensors,
@@ -252,5 +252,5 @@ def test_one_example_at_a_time_leaves_normalisation_in_evaluation_mode(together:
 def test_without_epochs_nothing_changes_but_the_round() -> None:
     client = toy.client("a", training=Training(epochs=0))
     state, _ = toy.federate([client], alone(), 2)
-    assert toy.same(state.clients["a"].model, dict(client.new_model(0, "a", "initial").state_dict()))
+    assert toy.same(state.clients["a"].model, dict(client.new_model(0, INITIAL).state_dict()))
     assert all(math.isnan(row.train_loss) for row in state.rows)
