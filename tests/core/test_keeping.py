@@ -105,3 +105,15 @@ def test_a_part_that_has_changed_is_refused(out: Path) -> None:
     about.write_text(about.read_text(encoding="utf-8").replace('"client"', '"client" '), encoding="utf-8")
     with pytest.raises(RunFolderError, match=r"federated 1/model\.json: it is not the file that was written"):
         hf.load_model(out / "models/c", model_fn=toy.net)
+
+
+def test_a_model_that_is_part_of_the_federated_prediction_counts_once(tmp_path: Path) -> None:
+    text = toy.SAMPLE.replace(
+        '[[exchange]]\nkind = "shared-parameters"',
+        '[[exchange]]\nkind = "second-model"\nmodel = "own"\n[[exchange]]\nkind = "shared-parameters"',
+    )
+    folder = tmp_path / "run"
+    summary = Launcher(toy.ToyVertical(), Console(quiet=True)).run(read_plan(text, "x"), "x", folder)
+    for client in summary["clients"]:
+        assert set(client["kept"]["shares"]) == {"federated", "finetuned"}
+        assert client["alone"] is not None

@@ -50,6 +50,8 @@ class Exchange(metaclass=ToldClass):
     """Whether `update` itself merges by the rule of the step (`ServerContext.aggregation`), though `merge` is not "mean"."""
     groups_apart: ClassVar[bool] = True
     """Whether a group gets nothing of what the others send, so that a client that is a group by itself shares with nobody."""
+    predicts_with_alone: ClassVar[bool] = False
+    """Whether the prediction is a mean that has the model in it which the client would have alone: it would count twice."""
     public_at_server: ClassVar[bool] = False
     """Whether the server works on the public inputs, as each member reads them."""
 

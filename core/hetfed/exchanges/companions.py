@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat
@@ -236,6 +236,8 @@ class SecondModel(Companion):
     >>> [step.label for step in compose(SecondModel(), SharedParameters(COMPANION))]
     ['second-model', 'shared-parameters']
     """
+
+    predicts_with_alone: ClassVar[bool] = True
 
     model: Literal["common", "own"] = "common"
     own: float = Field(default=0.5, ge=0, le=1)

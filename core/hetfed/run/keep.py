@@ -11,7 +11,7 @@ from hetfed.evaluation import judge, outcome_of
 from hetfed.keeping import in_words, mean_answer, shares_of
 from hetfed.kept.save import Member, save_mean
 from hetfed.model import Output
-from hetfed.results.arms import KEPT
+from hetfed.results.arms import ALONE, FEDERATED, KEPT
 from hetfed.results.folder import RunFolder
 from hetfed.results.pseudonyms import pseudonyms
 from hetfed.results.summary import Kept
@@ -49,7 +49,9 @@ def keep(client: Client, arms: Mapping[str, Arm], prepared: Prepared, folder: Ru
     if not own:
         return None
     validation, test = ({n: arm.answer(client.name, part) for n, arm in own.items()} for part in (data.validation, data.test))
-    shares = shares_of(prepared.plan.federation.keep, validation, task, data.validation)
+    twice = FEDERATED in own and any(s.exchange.predicts_with_alone for s in prepared.enrolment.composition.of(client.name))
+    candidates = {name: answer for name, answer in validation.items() if not (twice and name == ALONE)}
+    shares = shares_of(prepared.plan.federation.keep, candidates, task, data.validation)
     # The validation metric of every arm, by which the client could have chosen, and no metric on test data, by which it could
     # not.
     judged = {name: judge(answer, task, data.validation).value for name, answer in validation.items()}
