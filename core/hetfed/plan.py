@@ -212,7 +212,7 @@ class Plan(Table):
     def sharing_nothing(self) -> Plan:
         """The same clients, who train alone; there is nobody to be asked or waited for.
 
-        >>> plan = read_plan('federation = { algorithm = "fedprox" }\n[[client]]\nname = "north"', "one.toml")
+        >>> plan = read_plan('federation = { algorithm = "fedprox" }\\n[[client]]\\nname = "north"', "one.toml")
         >>> plan.sharing_nothing() == plan.under("fedavg").sharing_nothing()
         True
         """

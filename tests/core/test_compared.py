@@ -166,7 +166,8 @@ def test_clients_with_different_metrics_have_none_in_common() -> None:
 
 def test_an_outcome_of_test_data_has_an_interval_by_owner() -> None:
     client = toy.client("a")
-    found = outcome_of(lambda examples: scores(examples.target, 1.0, 10), client.task, client.data, 3)
+    validation, test = (scores(part.target, 1.0, 10) for part in (client.data.validation, client.data.test))
+    found = outcome_of(validation, test, client.task, client.data, 3)
     assert found.low < found.value < found.high
     assert found.round == 3 and found.validation is not None
 

@@ -1,4 +1,4 @@
-"""From one client's model to the server's state and another's model, a payload enters at most eight modules."""
+"""From one client's model to the server's state and another's model, a payload enters at most ten modules."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hetfed.federation import Federation
 from hetfed.payload import Merged, Payload
 from hetfed.rounds import init, run_round
 
-MOST = 8
+MOST = 10
 TENSORS = "hetfed.parts"
 """Where the tensors of a payload are read from a model and written into one."""
 

@@ -140,7 +140,7 @@ def training(settings: str) -> str:
 
 
 WRONG = {
-    "unknown key at the top": ("colour = 1\n" + A, "colour: unknown key (value: 1). Known keys here: client, defaults,"),
+    "unknown key at the top": ("colour = 1\n" + A, "colour: unknown key (value: 1). Known keys here: client, common, defaults,"),
     "unknown key of the federation": (
         federation("round = 3") + A,
         "federation.round: unknown key (value: 3). Did you mean 'rounds'?",
@@ -383,14 +383,17 @@ def test_a_resolved_plan_reads_as_the_same_plan(settings: str, lr: float, data: 
     assert again.composition() == plan.composition()
 
 
+MEAN = {"kind": "mean", "share": 0.2, "outliers": "refuse"}
+
+
 def test_a_resolved_plan_writes_every_default_out() -> None:
     resolved = tomllib.loads(read(toy.SAMPLE).resolved())
     assert "defaults" not in resolved
     assert resolved["federation"]["quorum"] == 1
     assert resolved["client"][0]["training"]["batch_size"] == 32
     assert resolved["exchange"] == [
-        {"kind": "shared-parameters", "every": 1, "label": "", "part": "head", "aggregation": {"kind": "mean", "share": 0.2}},
-        {"kind": "prototypes", "every": 2, "label": "", "aggregation": {"kind": "mean", "share": 0.2}},
+        {"kind": "shared-parameters", "every": 1, "label": "", "part": "head", "aggregation": MEAN},
+        {"kind": "prototypes", "every": 2, "label": "", "aggregation": MEAN},
     ]
 
 

@@ -123,9 +123,10 @@ def test_every_client_is_named_with_its_numbers(plain: RunFolder) -> None:
     text = parse(page(plain)).text
     for client in plain.summary()["clients"]:
         values = " ".join(f"{client[arm]:.3f} {interval(client['intervals'][arm], 3) or '–'}" for arm in ARMS)
-        gain, keeps = client["gains"]["federated"], arm_name(client["kept"]["arm"])
+        gain, keeps, kept = client["gains"]["federated"], arm_name(client["kept"]["arm"]), client["gains"]["kept"]
         counted = counted_owners(client["test_counts"], "examples")
-        said = f" {client['name']} {values} {verdict(gain)} {change(gain, 3)} {keeps} {client['n_train']} {counted} "
+        said = f" {client['name']} {values} {verdict(gain)} {change(gain, 3)} {client['kept']['value']:.3f} {keeps} "
+        said += f"{verdict(kept)} {change(kept, 3)} {client['n_train']} {counted} "
         assert said in re.sub("[▲▼] ", "", text)
         assert counted.startswith("20 examples, ")
 

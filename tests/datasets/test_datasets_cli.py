@@ -73,6 +73,8 @@ def test_on_a_narrow_terminal_names_are_whole(tmp_path: Path, monkeypatch: pytes
 def test_the_root_is_the_option_or_the_environment_or_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hetfed
 ) -> None:
+    for name in ("environment", "option"):
+        (tmp_path / name).mkdir()
     monkeypatch.setenv("HETFED_DATA", str(tmp_path / "environment"))
     assert "/environment" in hetfed("datasets", "list").out
     assert "/option" in hetfed("datasets", "list", "--data-dir", tmp_path / "option").out

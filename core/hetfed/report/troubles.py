@@ -27,7 +27,7 @@ def troubles(run: Path) -> list[str]:
 def refusals(sent: Sequence[Sent]) -> list[str]:
     """Whose uploads were refused, how many of how many, and why; an exchange of which nothing was accepted comes first.
 
-    >>> sent = Sent("head", "north", 10, 400, [], 10, {"not finite": [2, 3, 4]})
+    >>> sent = Sent("head", "north", 10, 400, [24.0], [], 10, {"not finite": [2, 3, 4]})
     >>> refusals([sent])
     ['3 of 10 uploads of head from north were refused: not finite.']
     """
