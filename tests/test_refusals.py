@@ -215,7 +215,10 @@ def test_what_is_not_damaged_runs(text: str, bench: Bench) -> None:
 PLANS = {
     "no TOML": (XRAY + "[[client", ["plan.toml", "not valid TOML", "line"]),
     "unknown key": (XRAY.replace("rounds", "roundz"), ["federation.roundz", "unknown key", "Did you mean 'rounds'?"]),
-    "unknown table": ("[federated]\nrounds = 1\n" + XRAY, ["federated", "unknown key", "Known keys here: client, common, defaults"]),
+    "unknown table": (
+        "[federated]\nrounds = 1\n" + XRAY,
+        ["federated", "unknown key", "Known keys here: client, common, defaults"],
+    ),
     "unknown key of a client's data": (
         XRAY.replace("modalities =", 'modality = "image"\nmodalities ='),
         ["client 'one'.data.modality", "unknown key", "Known keys here: augment"],

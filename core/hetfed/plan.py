@@ -217,7 +217,9 @@ class Plan(Table):
         True
         """
         kept = {"rounds", "seed", "checkpoint_every", "select"}
-        federation = FederationTable(finetune=0, alone=False, pooled=False, **self.federation.model_dump(include=kept))
+        kept_as_they_are = self.federation.model_dump(include=kept)
+        algorithm = AlgorithmTable(name="alone")
+        federation = FederationTable(algorithm=algorithm, finetune=0, alone=False, pooled=False, **kept_as_they_are)
         changes: dict[str, Any] = {
             "federation": federation,
             "participation": Participation(tolerate_failures=self.participation.tolerate_failures),

@@ -132,9 +132,9 @@ class Result:
         return self.run.summary()
 
     def table(self) -> pd.DataFrame:
-        """One row per client: its metric, the value on its test data in each arm, the model that it keeps.
+        """One row per client: its metric, the value on its test data in each arm, and of what it keeps.
 
-        `metric` has the unit in brackets, as in "MAE (km/h)". `keeps` is the arm of the model in `models`. Arms that did not
+        `metric` has the unit in brackets, as in "MAE (km/h)". `kept` is that of the model in `models`. Arms that did not
         run have no column; a value that is undefined is NaN, and `summary` has the reason. `n_test` counts test examples;
         `chance` says how sure the figures are.
         """
@@ -143,7 +143,7 @@ class Result:
         columns: dict[str, list[Any]] = {
             "metric": [client["metric"] + (f" ({client['unit']})" if client["unit"] else "") for client in clients],
             **{arm: [_known(client[arm]) for client in clients] for arm in arms},
-            "keeps": [client["kept"]["arm"] if client["kept"] else None for client in clients],
+            "kept": [client["kept"]["value"] if client["kept"] else None for client in clients],
             "n_test": [client["n_test"] for client in clients],
         }
         return pd.DataFrame(columns, index=pd.Index([client["name"] for client in clients], name="client"))

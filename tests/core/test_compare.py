@@ -22,7 +22,7 @@ from hetfed.launch.workers import Job, OneByOne
 from hetfed.participation import Participation, Presence
 from hetfed.plan import Plan, read_plan
 
-QUICK = toy.SAMPLE.replace("rounds = 3", "rounds = 1\npooled = false\nfinetune = 1")
+QUICK = toy.SAMPLE.replace("rounds = 3", 'rounds = 2\npooled = false\nfinetune = 1\nkeep = "validation"')
 
 
 class CountingVertical(toy.ToyVertical):
@@ -85,7 +85,7 @@ def test_rows_are_those_of_the_runs(done: tuple[Path, pd.DataFrame]) -> None:
             assert (mine["federated"], mine["finetuned"]) == (client["federated"], client["finetuned"])
             assert mine["alone"] == alone["federated"]
             assert mine["bytes"] == sum(summary["communication_bytes"].values())
-            assert mine["rounds"] == 1
+            assert mine["rounds"] == 2
 
 
 def test_what_is_kept_is_the_best_of_three_on_validation_data(done: tuple[Path, pd.DataFrame]) -> None:
@@ -93,9 +93,7 @@ def test_what_is_kept_is_the_best_of_three_on_validation_data(done: tuple[Path, 
     assert frame["kept_arm"].nunique() > 1, "the toy is meant to keep several"
     for row in frame.itertuples():
         entries = {c["name"]: c for c in summary_of(out / row.algorithm / f"seed-{row.seed}")["clients"]}
-        alone = {c["name"]: c for c in summary_of(out / "alone" / f"seed-{row.seed}")["clients"]}
-        validation = {arm: entries[row.client]["validation"][arm] for arm in ("federated", "finetuned")}
-        validation["alone"] = alone[row.client]["validation"]["federated"]
+        validation = {arm: entries[row.client]["validation"][arm] for arm in ("federated", "finetuned", "alone")}
         assert validation[row.kept_arm] == max(validation.values())
         assert row.kept == getattr(row, row.kept_arm)
 
@@ -166,7 +164,7 @@ def test_after_a_stop_there_is_what_has_ended(after: int, tmp_path: Path) -> Non
     comparison = settle(launcher, read_plan(QUICK, "x"), "x", algorithms=["plan", "fedproto"], seeds=1)
 
     def stops(jobs: Sequence[Job], done: int) -> Iterator[Job]:
-        for number, job in enumerate(OneByOne(launcher.vertical, Console(quiet=True))(jobs, done), 1):
+        for number, job in enumerate(OneByOne(launcher.vertical, Console(quiet=True))(jobs, done), done + 1):
             yield job
             if number == after:
                 raise Interrupted
@@ -184,7 +182,7 @@ def test_after_a_stop_there_is_what_has_ended(after: int, tmp_path: Path) -> Non
 def test_a_comparison_of_another_plan_is_refused(tmp_path: Path) -> None:
     compare(QUICK, tmp_path, algorithms=["plan"])
     with pytest.raises(RunFolderError, match="another plan"):
-        compare(QUICK.replace("rounds = 1", "rounds = 2"), tmp_path, algorithms=["plan"])
+        compare(QUICK.replace("rounds = 2", "rounds = 4"), tmp_path, algorithms=["plan"])
 
 
 @pytest.mark.parametrize("name", ["plan.resolved.toml", "summary.json"])
@@ -238,15 +236,22 @@ def test_an_earlier_algorithm_that_is_unknown_now_is_refused(tmp_path: Path) -> 
         compare(QUICK, tmp_path, algorithms=["plan"])
 
 
-def test_checkpoints_go_when_a_run_of_a_comparison_has_ended(done: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
+def test_checkpoints_go_when_a_run_of_a_comparison_has_ended(done: tuple[Path, pd.DataFrame]) -> None:
     assert list(done[0].glob("*/*/summary.json"))
     assert list(done[0].glob("**/checkpoints")) == []
-    run = tmp_path / "plan/seed-0"
+
+
+def test_what_is_lent_is_what_everybody_would_train(done: tuple[Path, pd.DataFrame]) -> None:
+    """Bit by bit: the rows of the arm alone are those of the baseline; phases that take other steps are trained anew."""
+    out, _ = done
+    lent, own = (pd.read_csv(out / name / "seed-0/rounds.csv") for name in ("plan", "alone"))
+    columns = ["round", "client", "train_loss", "validation", "validation_loss"]
+    mine, baseline = lent.query("arm == 'alone'")[columns], own.query("arm == 'federated'")[columns]
+    pd.testing.assert_frame_equal(mine.reset_index(drop=True), baseline.reset_index(drop=True))
     launcher = Launcher(toy.ToyVertical(), Console(quiet=True))
-    launcher.run(settled(QUICK, "plan").variants["plan"], "x", run)
-    assert (run / "checkpoints/federated/checkpoint.json").is_file()
-    compare(QUICK, tmp_path, algorithms=["plan"])
-    assert not (run / "checkpoints").exists()
+    comparison = settle(launcher, read_plan(QUICK, "x"), "x", algorithms=["fedavg", "fedrep"], seeds=1)
+    jobs = {job.title: job for job in comparison.jobs("toy", None, out)}
+    assert jobs["fedavg, seed 0"].lent is not None and jobs["fedrep, seed 0"].lent is None
 
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
@@ -269,7 +274,7 @@ def test_an_algorithm_that_does_not_suit_shows_before_the_first_run(tmp_path: Pa
 def test_of_all_algorithms_those_that_do_not_suit_are_left_out_with_the_reason() -> None:
     found = settled(QUICK, "all", vertical=WithoutPublicInputs())
     assert {"plan", "fedavg", "fedproto"} <= set(found.variants)
-    assert set(found.left_out) == {"fedmd", "feddf", "fml", "fedkd", "fedmrl"}
+    assert set(found.left_out) == {"fedmd", "feddf", "fml", "fedkd", "fedmrl", "second-model"}
     assert found.left_out["fedmd"].startswith("no client can take part. a, b, c: it holds no public inputs")
     assert "alone" not in found.variants
 
@@ -331,7 +336,9 @@ def test_every_seed_begins_with_training_alone() -> None:
     assert [job.title for job in jobs] == [f"{name}, seed {seed}" for seed in (0, 1) for name in ("alone", "fedavg", "plan")]
     assert jobs[4].out == Path("out/fedavg/seed-1")
     assert jobs[4].resolved().federation.seed == 1
-    assert not any(job.resolved().federation.alone for job in jobs)
+    # Trained alone once a seed, and lent to the others.
+    assert [job.resolved().federation.alone for job in jobs] == [False, True, True] * 2
+    assert [job.lent for job in jobs[:3]] == [None, *[Path("out/alone/seed-0/checkpoints/federated")] * 2]
     assert Job.from_json(jobs[4].as_json()) == jobs[4]
     assert Job.from_json(replace(jobs[4], data_dir=None).as_json()).data_dir is None
 

@@ -118,8 +118,8 @@ def test_what_the_user_can_mend_is_one_message(run, table, tmp_path, hetfed) -> 
         "genes.module0-gene0: this column is missing": (run, "north", damaged(tmp_path / "few.csv", b"gene0\n1\n")),
         "genes: this modality is missing": (run, "north", damaged(tmp_path / "ids.csv", b"id\n1\n")),
         "image: this modality is missing": (run, "south", table),
-        "not an .npz file of arrays": (run, "north", damaged(tmp_path / "text.npz", b"text")),
-        "Object arrays cannot be loaded": (run, "north", damaged(tmp_path / "objects.npz", pickled.getvalue())),
+        "not readable as .npz": (run, "north", damaged(tmp_path / "text.npz", b"text")),
+        "holds objects, not numbers": (run, "north", damaged(tmp_path / "objects.npz", pickled.getvalue())),
     }
     for message, (folder, client, file) in cases.items():
         done = hetfed("predict", folder, "--client", client, file)

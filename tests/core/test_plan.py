@@ -140,7 +140,10 @@ def training(settings: str) -> str:
 
 
 WRONG = {
-    "unknown key at the top": ("colour = 1\n" + A, "colour: unknown key (value: 1). Known keys here: client, common, defaults,"),
+    "unknown key at the top": (
+        "colour = 1\n" + A,
+        "colour: unknown key (value: 1). Known keys here: client, common, defaults,",
+    ),
     "unknown key of the federation": (
         federation("round = 3") + A,
         "federation.round: unknown key (value: 3). Did you mean 'rounds'?",

@@ -54,9 +54,13 @@ FILES = {
     file.format(client)
     for client in "abc"
     for file in (
-        "models/{}/model.safetensors",
+        *(
+            f"models/{{}}/{arm}{part}"
+            for arm in ("alone/", "federated/", "finetuned/")
+            for part in ("model.safetensors", "model.json")
+        ),
+        *(f"models/{{}}/{arm}statistics.safetensors" for arm in ("", "alone/", "federated/", "finetuned/")),
         "models/{}/model.json",
-        "models/{}/statistics.safetensors",
         "predictions/{}.csv",
         "plots/curve-{}.svg",
     )
@@ -195,42 +199,45 @@ def test_every_arm_has_a_value_for_every_client(summary: dict[str, Any]) -> None
             assert (0 if arm == "finetuned" else 1) <= client["selected_round"][arm] <= 3
 
 
-def test_predictions_give_the_metric_of_the_kept_model(whole: Path, summary: dict[str, Any]) -> None:
-    assert len({client["kept"]["arm"] for client in summary["clients"]}) > 1, "the toy is meant to keep several"
+def test_predictions_give_the_metric_of_what_is_kept(whole: Path, summary: dict[str, Any]) -> None:
     for name, client in by_name(summary).items():
         table = pd.read_csv(whole / "predictions" / f"{name}.csv")
         assert list(table["id"]) == [f"{name}-{i}" for i in range(20)]
         kept = client["kept"]
-        assert kept["value"] == client[kept["arm"]]
+        assert kept["arm"] == "mean of federated, finetuned, alone"
+        assert kept["shares"] == pytest.approx(dict.fromkeys(("federated", "finetuned", "alone"), 1 / 3))
         assert roc_auc_score(table["target"] == "high", table["probability:high"]) == pytest.approx(kept["value"])
-        accuracy = ((table["probability:high"] > 0.5) == (table["target"] == "high")).mean()
-        assert accuracy == pytest.approx(client["metrics"][kept["arm"]]["accuracy"])
 
 
 def test_models_give_the_predictions(whole: Path, summary: dict[str, Any]) -> None:
+    """The mean of what the three say, each from its own folder."""
     for table in read_plan(toy.SAMPLE, "toy.toml").client:
-        model = toy.Net(2, table.model.get("width", 4)).eval()
-        model.load_state_dict(load_file(whole / "models" / table.name / "model.safetensors"))
-        points = toy.examples(20, table.name, "test").inputs
+        points, home = toy.examples(20, table.name, "test").inputs, whole / "models" / table.name
+        said = []
+        for arm in ("federated", "finetuned", "alone"):
+            model = toy.Net(2, table.model.get("width", 4)).eval()
+            model.load_state_dict(load_file(home / arm / "model.safetensors"))
+            said.append(model(points).logits.softmax(dim=1)[:, 1])
         predicted = pd.read_csv(whole / "predictions" / f"{table.name}.csv")["probability:high"]
-        assert model(points).logits.softmax(dim=1)[:, 1].tolist() == pytest.approx(predicted.tolist(), abs=1e-5)
-        client = by_name(summary)[table.name]
-        about = strictly(whole / "models" / table.name / "model.json")
-        assert {key: about[key] for key in ("client", "arm", "validation", "metric", "spec", "architecture")} == {
+        assert torch.stack(said).mean(dim=0).tolist() == pytest.approx(predicted.tolist(), abs=1e-5)
+        client, about = by_name(summary)[table.name], strictly(home / "model.json")
+        assert about["mean"] == pytest.approx(client["kept"]["shares"])
+        assert {key: about[key] for key in ("client", "arm", "metric", "spec", "architecture")} == {
             "client": table.name,
             "arm": client["kept"]["arm"],
-            "validation": {arm: client["validation"][arm] for arm in ("federated", "finetuned", "alone")},
             "metric": "AUROC",
             "spec": {"inputs": 2, "width": table.model.get("width", 4)},
             "architecture": None,
         }
+        own = {arm: client["validation"][arm] for arm in ("federated", "finetuned", "alone")}
+        assert about["validation"] == pytest.approx(own, rel=1e-5)
 
 
 def test_rounds_have_a_row_per_arm_round_and_client(whole: Path, summary: dict[str, Any]) -> None:
     rounds = pd.read_csv(whole / "rounds.csv")
     keys = list(zip(rounds["arm"], rounds["round"], rounds["client"], strict=True))
     # The last broadcast is one more round of the federation.
-    rounds_of = {"federated": (1, 2, 3, 4), "finetuned": (1, 2, 3), "alone": (1, 2, 3)}
+    rounds_of = {"federated": (1, 2, 3, 4), "finetuned": (3,), "alone": (1, 2, 3)}
     assert keys == [(arm, number, client) for arm, numbers in rounds_of.items() for number in numbers for client in "abc"]
     federated, apart = rounds[rounds["arm"] == "federated"], rounds[rounds["arm"] != "federated"]
     assert federated["bytes_up"].sum() == summary["communication_bytes"]["up"] > 0
@@ -256,7 +263,7 @@ def test_arms_can_be_left_out(tmp_path: Path) -> None:
         left_out = [arm for arm in ARMS if client[arm] is None]
         assert left_out == ["alone", "finetuned", "pooled"]
         assert client["notes"] == dict.fromkeys(left_out, "not part of this plan")
-        assert client["kept"] == {"arm": "federated", "value": client["federated"]}
+        assert (client["kept"]["arm"], client["kept"]["value"]) == ("federated", client["federated"])
         assert client["federated"] is not None
     assert {file.name for file in (tmp_path / "out/checkpoints").iterdir()} == {"federated", "seconds.json"}
     assert set(pd.read_csv(tmp_path / "out/rounds.csv")["arm"]) == {"federated"}
@@ -280,7 +287,7 @@ def test_a_client_whose_data_nobody_shares_has_no_pooled_value(tmp_path: Path) -
 
 
 def test_a_huge_error_is_told_in_every_arm_and_its_loss_is_null(tmp_path: Path) -> None:
-    text = '[federation]\nrounds = 1\n[[exchange]]\nkind = "shared-parameters"\n[[client]]\nname = "a"\n[[client]]\nname = "b"'
+    text = '[federation]\nrounds = 2\n[[exchange]]\nkind = "shared-parameters"\n[[client]]\nname = "a"\n[[client]]\nname = "b"'
     run(text, tmp_path / "out", OtherVertical(lambda client: regression(client, Far)))
     for file in ("summary.json", "checkpoints/pooled.json"):
         strictly(tmp_path / "out" / file)

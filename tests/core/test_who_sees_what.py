@@ -103,7 +103,9 @@ def test_an_exchange_that_looks_at_its_own_training_data_runs() -> None:
 
 @pytest.mark.parametrize("what", REACHES)
 def test_an_exchange_at_a_client_that_reaches_for_more_fails_when_it_runs(what: str) -> None:
-    with pytest.raises(RunError, match=r"client 'a' failed in round 1, in the upload of Greedy: .*(has no attribute|is kept from)"):
+    with pytest.raises(
+        RunError, match=r"client 'a' failed in round 1, in the upload of Greedy: .*(has no attribute|is kept from)"
+    ):
         federate(Greedy(REACHES[what]))
 
 

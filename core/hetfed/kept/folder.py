@@ -97,7 +97,7 @@ class Kept:
         except FileNotFoundError:
             remedy = "Give the folder of one model: RUN/models/CLIENT, of a run that has ended."
             raise RunFolderError("no kept model here", file=file, remedy=remedy) from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunFolderError(f"cannot be read: {error}", file=file, remedy=AGAIN) from None
         _check_about(about, file)
         return Kept(path, about)

@@ -143,9 +143,9 @@ def settle(launcher: Launcher, plan: Plan, file: str, *, algorithms: Sequence[st
 
 
 def _variant(plan: Plan, algorithm: str) -> Plan:
-    """`plan` with another algorithm; pooled training is the baseline's, but where the algorithm has phases of its own."""
+    """`plan` with another algorithm and the arm alone; pooled training is the baseline's, unless the algorithm has phases."""
     chosen = under(plan, algorithm)
-    return chosen.with_federation(pooled=chosen.federation.pooled and bool(chosen.composition().phases))
+    return chosen.with_federation(alone=True, pooled=chosen.federation.pooled and bool(chosen.composition().phases))
 
 
 def _baseline(plan: Plan) -> Plan:
