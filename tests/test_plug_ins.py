@@ -111,7 +111,7 @@ class Recent(nn.Module):
 HOSPITALS = """
 title = "hearts"
 [federation]
-rounds = 2
+rounds = 6
 alone = false
 pooled = false
 [[exchange]]
@@ -207,6 +207,7 @@ def test_a_city_has_the_encoder_of_a_package(guest: Path) -> None:
 
 def test_a_package_that_takes_a_shipped_name_is_named(install: Install, tmp_path: Path) -> None:
     install("[hetfed.sources]\ncamera-counts = guest_data:clinic\n", guest_data=DATA)
+    (tmp_path / "data").mkdir(exist_ok=True)
     refused = command(tmp_path, "datasets", "list", status=2)
     assert "the data set 'camera-counts' of the package guest cannot be used" in refused
 

@@ -126,7 +126,7 @@ def test_real_hospitals_are_predicted_again_from_a_copy_of_the_folders_alone(nam
     found = elsewhere(out, raw_inputs(plan, out, {one: load(one, real_data) for one in names}))
     check_same(out, found)
     if name == "glioma-mixed":
-        assert (out / "models" / "HT" / "estimator.skops").is_file()
+        assert (out / "models" / "HT" / "alone" / "estimator.skops").is_file()
 
 
 def test_a_hospital_with_gaps_is_predicted_again(tmp_path, whole) -> None:
@@ -203,7 +203,11 @@ def test_tensors_are_checked_as_well(whole) -> None:
 
 def test_the_description_holds_no_data_of_the_hospital_but_its_scales(whole) -> None:
     about = json.loads((whole / "models" / "north" / "model.json").read_text())
-    assert set(about["files"]) == {"model.safetensors", "statistics.safetensors"}
+    parts = {f"{arm}/model.json" for arm in about["mean"]}
+    assert set(about["files"]) == {"statistics.safetensors", *parts}
+    for part in parts:
+        one = json.loads((whole / "models" / "north" / part).read_text())
+        assert set(one["files"]) == {"model.safetensors", "statistics.safetensors"}
     assert set(load_model(whole / "models" / "north").statistics) == {
         f"{name}.{value}" for name in ("image", "genes") for value in ("mean", "deviation")
     }

@@ -83,7 +83,7 @@ def test_every_hospital_ends_with_finite_numbers(run):
     out, clients = run
     rounds = pd.read_csv(out / "rounds.csv")
     assert set(clients) == set(rounds["client"]) == {"one class", "both", "few images", "other backbone"}
-    assert set(rounds["arm"]) == {"federated", "alone", "finetuned"} and len(rounds) == (2 + 1 + 2 + 3) * 4
+    assert set(rounds["arm"]) == {"federated", "alone", "finetuned"} and len(rounds) == (2 + 1 + 2 + 1) * 4
     trained = rounds[rounds["round"] < 3]
     assert trained["train_loss"].notna().all() and rounds["validation_loss"].notna().all()
     assert (rounds["refused"] == 0).all() and (trained.loc[trained["arm"] == "federated", "bytes_up"] > 0).all()

@@ -67,7 +67,7 @@ def test_a_script_of_hospitals_comes_to_the_bits_of_the_plan(tmp_path: Path) -> 
     assert len(planned) == 8
     assert Ledger(result.run.ledger).entries() == planned
     for name in ("north", "south"):
-        for file in (f"models/{name}/model.safetensors", f"models/{name}/model.json", f"predictions/{name}.csv"):
+        for file in (f"models/{name}/federated/model.safetensors", f"models/{name}/model.json", f"predictions/{name}.csv"):
             assert (result.run.path / file).read_bytes() == (tmp_path / "plan" / file).read_bytes()
     assert list(result.table()["metric"]) == ["AUROC", "accuracy"]
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.linear_model import Ridge
-from towns import asking, city, noisy, parts, town
+from towns import asking, noisy, parts, town
 
 from hetfed.data import ClientData, Examples
 from hetfed.tasks import Classification, Forecasting, MultiTask
@@ -26,6 +26,7 @@ from hetfed_traffic.references import (
     last_value,
     references,
 )
+from hetfed_traffic.script import city
 
 ASKED = asking(horizons=(60, 180))
 

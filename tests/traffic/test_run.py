@@ -49,7 +49,8 @@ def test_references_stand_beside_the_models(run):
 
 def test_errors_are_masked_and_unmasked(run):
     for client in run[1]["clients"]:
-        for values in [*client["metrics"].values(), *client["references"].values()]:
+        # With one round nobody fine-tunes.
+        for values in [*filter(None, client["metrics"].values()), *client["references"].values()]:
             for minutes in HORIZONS:
                 expected = [f"{m} up to {minutes} min" for m in ("MAE", "RMSE", "MAPE")]
                 expected += [f"{m} up to {minutes} min unmasked" for m in ("MAE", "RMSE")]

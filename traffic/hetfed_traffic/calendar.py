@@ -58,7 +58,7 @@ def kinds_seen(days: Tensor, calendar: Calendar) -> Tensor:
     >>> kinds_seen(torch.tensor([1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]), "weekend")
     tensor([1., 0.])
     """
-    return torch.stack([days[:SATURDAY].amax(), days[SATURDAY:].amax()]) if calendar == "weekend" else days
+    return torch.stack([days[:SATURDAY].amax(dim=0), days[SATURDAY:].amax(dim=0)]) if calendar == "weekend" else days
 
 
 class Entries(nn.Module):
