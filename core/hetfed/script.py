@@ -22,6 +22,7 @@ from hetfed.composition import Composition, Step, compose
 from hetfed.errors import PlanError, RunFolderError
 from hetfed.exchanges import Exchange, kind_of
 from hetfed.holding import check_apart
+from hetfed.keeping import Keep
 from hetfed.kept.load import load_model
 from hetfed.kept.model import KeptModel
 from hetfed.participation import Participation
@@ -55,6 +56,7 @@ def federate(
     participation: Participation | None = None,
     quorum: int = 1,
     select: Select = "validation",
+    keep: Keep = "mean",
     folder: str | Path | None = None,
     resume: bool = False,
     progress: bool = True,
@@ -68,10 +70,11 @@ def federate(
         rounds: of broadcast, local training and merging.
         arms: what to hold the federation against: everybody training alone, and training on everybody's data in one place.
         seed: from which all chance is derived: the same seed gives the same bits.
-        finetune: rounds in which each client trains its federated model further by itself; 0 for none.
+        finetune: the last rounds, half of all at most, in which each client trains its federated model by itself; 0 for none.
         participation: who is asked in a round, and how long the server waits.
         quorum: how many uploads of an exchange the server needs before it merges them.
-        select: which model of a client counts: the best on its validation data, or the last one.
+        select: which model of a client counts, as a plan's `federation.select` has it.
+        keep: what a client keeps of its models alone, federated and fine-tuned, as `federation.keep` has it.
         folder: where the run is kept while it runs, so that it can be resumed; a temporary one unless it is given.
         resume: go on with the run that was interrupted in `folder`.
         progress: tell of each round.
@@ -86,7 +89,8 @@ def federate(
         "rounds": rounds,
         "seed": seed,
         "quorum": quorum,
-        "select": select,
+        "select": select if isinstance(select, str) else select.model_dump(),
+        "keep": keep,
         "finetune": finetune,
         **_arms(arms),
     }

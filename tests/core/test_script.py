@@ -25,6 +25,7 @@ from hetfed.errors import PlanError, RunError, RunFolderError
 from hetfed.launch.launcher import Launcher
 from hetfed.plan import read_plan
 from hetfed.results.ledger import Ledger
+from hetfed.selection import MeanOf
 
 SHARED = hf.compose(hf.SharedParameters("head"), hf.every(2, hf.Prototypes()))
 ARMS = ["alone", "federated", "finetuned", "pooled"]
@@ -146,6 +147,15 @@ def test_kept_models_predict_what_the_run_predicted(result: hf.Result) -> None:
         assert found["probability:high"].tolist() == pytest.approx(expected.tolist(), abs=1e-5)
         kept = {one["name"]: one["kept"]["arm"] for one in result.summary["clients"]}
         assert result.models[client.name].about["arm"] == kept[client.name]
+
+
+def test_a_script_says_which_models_count_and_what_is_kept() -> None:
+    options = {"select": MeanOf(mean="predictions", last=2), "keep": "validation"}
+    result = federate(arms="alone", finetune=0, rounds=2, **options)
+    assert {one["kept"]["arm"] for one in result.summary["clients"]} <= {"alone", "federated"}
+    for name, model in result.models.items():
+        (arm,) = {one["kept"]["arm"] for one in result.summary["clients"] if one["name"] == name}
+        assert model.about["mean"] == {f"{arm} 1": 0.5, f"{arm} 2": 0.5}
 
 
 def test_what_chance_does_to_the_figures_is_a_table_too(result: hf.Result) -> None:
