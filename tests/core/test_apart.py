@@ -23,7 +23,8 @@ from hetfed.plan import named_algorithm
 from hetfed.rounds import ask
 
 SCRIPT = Path(__file__).parent / "apart.py"
-HARMLESS = (sys.prefix, sys.base_prefix, str(Path(__file__).parent.parent.parent), "/proc", "/sys", "/dev", "/usr", "/etc")
+CODE = (sys.prefix, sys.base_prefix, str(Path(__file__).parent.parent.parent), *filter(None, sys.path))
+HARMLESS = (*CODE, "/proc", "/sys", "/dev", "/usr", "/etc")
 """Where code and the system lie: the server's process may read there."""
 
 
