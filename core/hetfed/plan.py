@@ -216,10 +216,9 @@ class Plan(Table):
         >>> plan.sharing_nothing() == plan.under("fedavg").sharing_nothing()
         True
         """
-        kept = {"rounds", "seed", "checkpoint_every", "select"}
-        kept_as_they_are = self.federation.model_dump(include=kept)
+        same = self.federation.model_dump(include={"rounds", "seed", "checkpoint_every", "select"})
         algorithm = AlgorithmTable(name="alone")
-        federation = FederationTable(algorithm=algorithm, finetune=0, alone=False, pooled=False, **kept_as_they_are)
+        federation = FederationTable(algorithm=algorithm, finetune=0, alone=False, pooled=False, **same)
         changes: dict[str, Any] = {
             "federation": federation,
             "participation": Participation(tolerate_failures=self.participation.tolerate_failures),

@@ -26,6 +26,7 @@ from hetfed.results.arms import ALONE, OWN_ARMS
 from hetfed.results.folder import RunFolder
 from hetfed.run.arm import Arm
 from hetfed.run.clock import Clock
+from hetfed.run.keep import candidates
 from hetfed.run.prepare import prepare
 from hetfed.run.progress import Silent
 from hetfed.run.training import ArmTraining
@@ -38,14 +39,13 @@ def judged(plan: Plan, vertical: Vertical, data_dir: Path | None) -> Iterator[di
     """A row per client and rule of one run."""
     arms, clients = trained(plan, vertical, data_dir)
     control, _ = trained(plan.under("two-alone").with_federation(alone=False, finetune=0), vertical, data_dir, silent=True)
-    twice = any(step.exchange.predicts_with_alone for step in plan.composition())
     for client in clients:
         parts = (client.data.validation, client.data.test)
         own = {name: arm for name, arm in arms.items() if arm.trained(client.name)}
         validation, test = ({name: arm.answer(client.name, part) for name, arm in own.items()} for part in parts)
         kept = {arm: {arm: 1.0} for arm in OWN_ARMS if arm in own}
-        candidates = {name: answer for name, answer in validation.items() if not (twice and name == ALONE)}
-        kept |= {f"keep: {rule}": shares_of(rule, candidates, client.task, parts[0]) for rule in get_args(Keep)}
+        eligible = {name: validation[name] for name in candidates(client.name, own)}
+        kept |= {f"keep: {rule}": shares_of(rule, eligible, client.task, parts[0]) for rule in get_args(Keep)}
         answers = {rule: mean_answer(shares, test, client.task) for rule, shares in kept.items()}
         answers |= {CONTROL: next(iter(control.values())).answer(client.name, parts[1])} if control else {}
         for rule, answer in answers.items():

@@ -188,16 +188,17 @@ def compare_plan(launcher: Launcher, comparison: Comparison, out: Path, runner: 
     # Only what is asked for now is run. What was compared before is in the table with the runs that it has.
     jobs = list(comparison.jobs(name, data_dir, out))
     waiting = [job for job in jobs if not _ended(job)]
-    # First those who train alone: their models are lent to the others.
-    baseline = [folder_of(out, ALONE, seed) for seed in range(comparison.seeds)]
-    first = [job for job in waiting if job.out in baseline]
-    for part in (first, [job for job in waiting if job not in first]):
-        for job in runner(part, done=len(jobs) - len(waiting) + (0 if part is first else len(first))) if part else ():
-            if job not in first:
+    alone = {folder_of(out, ALONE, seed) for seed in range(comparison.seeds)}
+    done = len(jobs) - len(waiting)
+    # First those who train alone: their models are lent to the others, and freed when all have ended.
+    for part in ([job for job in waiting if job.out in alone], [job for job in waiting if job.out not in alone]):
+        for job in runner(part, done=done):
+            done += 1
+            if job.out not in alone:
                 _free_checkpoints(job.out)
             # After every run, so that a comparison that is stopped leaves a table of what has ended.
             _leave_rows(whole, out)
-    for folder in baseline:
+    for folder in alone:
         _free_checkpoints(folder)
     return _leave_rows(whole, out)
 

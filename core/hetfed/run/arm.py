@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from hetfed.client import Tensors
 from hetfed.composition import Composition
@@ -35,10 +35,6 @@ class Arm:
     sites: Sites
     state: FederationState
     extended_by: Composition = field(default_factory=Composition)
-
-    def ended(self, state: FederationState) -> Arm:
-        """The arm at its end."""
-        return replace(self, state=state)
 
     def models(self, name: str) -> list[Tensors]:
         """The models of a client whose mean prediction counts; its first one, where nobody has trained any."""

@@ -49,9 +49,8 @@ def keep(client: Client, arms: Mapping[str, Arm], prepared: Prepared, folder: Ru
     if not own:
         return None
     validation, test = ({n: arm.answer(client.name, part) for n, arm in own.items()} for part in (data.validation, data.test))
-    twice = FEDERATED in own and any(s.exchange.predicts_with_alone for s in prepared.enrolment.composition.of(client.name))
-    candidates = {name: answer for name, answer in validation.items() if not (twice and name == ALONE)}
-    shares = shares_of(prepared.plan.federation.keep, candidates, task, data.validation)
+    eligible = {name: validation[name] for name in candidates(client.name, own)}
+    shares = shares_of(prepared.plan.federation.keep, eligible, task, data.validation)
     # The validation metric of every arm, by which the client could have chosen, and no metric on test data, by which it could
     # not.
     judged = {name: judge(answer, task, data.validation).value for name, answer in validation.items()}
@@ -62,6 +61,20 @@ def keep(client: Client, arms: Mapping[str, Arm], prepared: Prepared, folder: Ru
     _write_predictions(client, tested, folder, pseudonymous=prepared.plan.federation.pseudonyms)
     kept = Kept(shares, outcome_of(chosen, tested, task, data))
     return Ended(kept, compare(client, {**test, KEPT: tested}))
+
+
+def candidates(name: str, arms: Mapping[str, Arm]) -> list[str]:
+    """The arms among which a client keeps something: all in which somebody has trained a model of its.
+
+    Alone is none of them where the federated prediction is a mean that has that model in it: it would count twice.
+
+    Args:
+        name: of the client.
+        arms: by name.
+    """
+    steps = arms[FEDERATED].federation.composition.of(name) if FEDERATED in arms else []
+    twice = any(step.exchange.predicts_with_alone for step in steps) and arms[FEDERATED].trained(name)
+    return [arm for arm, found in arms.items() if found.trained(name) and not (twice and arm == ALONE)]
 
 
 def _member(name: str, arm: Arm) -> Member:

@@ -139,6 +139,10 @@ class Regression:
             return Metrics(dict.fromkeys(names), dict.fromkeys(names, "every target is missing"))
         return Metrics(found)
 
+    def average(self, outputs: Sequence[Output], shares: Sequence[float] | None = None) -> Output:
+        """The mean of their logits."""
+        return mean_logits(outputs, shares)
+
     def resampled(self, output: Output, examples: Examples, drawn: Resamples) -> Values:
         """The metric by which models are compared, in each resample (resamples,)."""
         return resampled_error(self.metric, self._values(output, examples), examples.target, drawn)
@@ -158,10 +162,6 @@ class Regression:
 
     def _values(self, output: Output, examples: Examples) -> Tensor:
         return output.logits.view_as(examples.target) * self.scale + self.mean
-
-    def average(self, outputs: Sequence[Output], shares: Sequence[float] | None = None) -> Output:
-        """The mean of their logits."""
-        return mean_logits(outputs, shares)
 
     def table(self, output: Output, examples: Examples) -> pd.DataFrame:
         """One row per example: its id, its target and the prediction, one column pair per output."""
