@@ -26,7 +26,7 @@ from hetfed.learner import Learner
 from hetfed.model import Output
 from hetfed.parts import WHOLE, Signature, copy_of, inside, local_parts, write_tensors
 from hetfed.seeding import INITIAL, generator, isolated
-from hetfed.selection import Select, consider, predict_mean, selected
+from hetfed.selection import Select, consider, predict_mean, selected, selected_round
 from hetfed.tasks import Task, loss_if_any
 from hetfed.training import Augment, Loss, Phase, Training, set_training_mode, shuffled, train_steps, training_only
 
@@ -331,4 +331,4 @@ def _outcome(pool: DataPool, client: Client, state: ClientState, select: Select)
     """
     data, models = client.data, selected(state, select)
     validation, test = (pool.said(client, models, part) for part in (data.validation, data.test))
-    return outcome_of(validation, test, client.task, data, state.best_round)
+    return outcome_of(validation, test, client.task, data, selected_round(state, select))

@@ -91,6 +91,11 @@ def selected(state: ClientState, select: Select) -> list[Tensors]:
     return recent if select.mean == "predictions" else [mean_of_weights(recent)]
 
 
+def selected_round(state: ClientState, select: Select) -> int:
+    """The round that the selected model is from; of a mean the last one, 0 before the first round."""
+    return max(state.recent) if isinstance(select, MeanOf) and state.recent else state.best_round
+
+
 def mean_of_weights(models: Sequence[Tensors]) -> Tensors:
     """The mean of models tensor by tensor; of whole numbers, such as counts of batches, the last.
 

@@ -27,7 +27,7 @@ from hetfed.parts import copy_of, live_tensors
 from hetfed.payload import Declaration, Payload
 from hetfed.profile import Profile
 from hetfed.seeding import isolated
-from hetfed.selection import Select, chosen_by_all, consider, predict_mean, selected
+from hetfed.selection import Select, chosen_by_all, consider, predict_mean, selected, selected_round
 from hetfed.training import (
     Loss,
     Phase,
@@ -190,7 +190,7 @@ def _testing_turn(job: Job, this: Round, work: Work) -> Turn:
         return Turn(state, {}, Report(outcome=Outcome(note="nobody has trained it")))
     data, task = client.data, client.task
     validation, test = (predict_mean(client.module, models, task, part) for part in (data.validation, data.test))
-    return Turn(state, {}, Report(outcome=outcome_of(validation, test, task, data, state.best_round)))
+    return Turn(state, {}, Report(outcome=outcome_of(validation, test, task, data, selected_round(state, this.select))))
 
 
 TURNS: dict[Stage, Callable[[Job, Round, Work], Turn]] = {

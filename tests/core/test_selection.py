@@ -17,7 +17,7 @@ from hetfed.evaluation import DIVERGED, Evaluation
 from hetfed.federation import Row
 from hetfed.plan import FederationTable, read_plan, validate
 from hetfed.run.enrolled import enrolled
-from hetfed.selection import MeanOf, Select, chosen_by_all, consider, mean_of_weights, predict_mean, selected
+from hetfed.selection import MeanOf, Select, chosen_by_all, consider, mean_of_weights, predict_mean, selected, selected_round
 from hetfed.tasks import Classification, Metrics
 
 TASK = toy.client("a").task
@@ -66,6 +66,8 @@ def test_a_mean_is_taken_over_the_last_rounds() -> None:
     figures = [found(0.9), found(0.1), found(0.2), found(0.3)]
     assert [counting(select, figures) for select in MEANS] == [[3.5], [3, 4]]
     assert [counting(select, figures[:1]) for select in MEANS] == [[1], [1]]
+    # Told as the last of its rounds, and not as that of the best single model.
+    assert [selected_round(after(select, figures), select) for select in (*MEANS, "validation", "last")] == [4, 4, 1, 4]
 
 
 def test_what_arrives_completes_the_model_of_the_round_before() -> None:
