@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import PositiveInt
+from pydantic import Discriminator, PositiveInt, Tag
 from torch import Tensor, nn
 
 from hetfed.client import ClientState, Tensors
@@ -39,7 +39,13 @@ class MeanOf(Table):
     last: PositiveInt
 
 
-Select = Literal["validation", "everybody", "last"] | MeanOf
+def _form(value: object) -> str:
+    """Whether a rule is given as a word or as a table."""
+    return "<table>" if isinstance(value, dict | MeanOf) else "<word>"
+
+
+Word = Literal["validation", "everybody", "last"]
+Select = Annotated[Annotated[Word, Tag("<word>")] | Annotated[MeanOf, Tag("<table>")], Discriminator(_form)]
 """Which model of a client counts: the one that does best on its own validation data, that of the round which does best on the
 validation data of all clients, the last one, or a mean over the last rounds."""
 

@@ -97,6 +97,9 @@ def _where(key: str, location: Sequence[int | str], clients: Sequence[Any]) -> s
         case ("client", int(number), *rest) if name := _name_of(clients[number]):
             key, location = f"client {name!r}", rest
     for part in location:
+        # The form in which a value is given is no key: a choice of forms has tags like <table>.
+        if isinstance(part, str) and part.startswith("<"):
+            continue
         key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else part
     return key
 

@@ -139,7 +139,17 @@ def test_figures_of_different_metrics_choose_no_round() -> None:
         enrolled(plan, [clients[0], other], fedavg())
 
 
-@pytest.mark.parametrize("wrong", ["best", {"mean": "weights"}, {"mean": "median", "last": 2}, {"mean": "weights", "last": 0}])
-def test_a_rule_that_is_none_is_refused(wrong: object) -> None:
-    with pytest.raises(PlanError, match=r"federation\.select"):
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("best", r"^federation\.select: input should be 'validation', 'everybody' or 'last' \(value: 'best'\)\."),
+        (3, r"^federation\.select: input should be 'validation'"),
+        ({"mean": "weights"}, r"^federation\.select\.last: field required"),
+        ({"mean": "median", "last": 2}, r"^federation\.select\.mean: input should be 'predictions' or 'weights'"),
+        ({"mean": "weights", "last": 0}, r"^federation\.select\.last: input should be greater than 0"),
+        ({"mean": "weights", "lasst": 2}, r"^federation\.select\.lasst: unknown key .*Did you mean 'last'\?"),
+    ],
+)
+def test_a_rule_that_is_none_is_refused_by_its_key(wrong: object, message: str) -> None:
+    with pytest.raises(PlanError, match=message):
         validate(FederationTable, {"select": wrong}, key="federation")
