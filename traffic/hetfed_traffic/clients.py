@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from hetfed.errors import PlanError
 from hetfed.holding import Holding
 from hetfed.plan import ClientTable, Plan, validate
 from hetfed.seeding import isolated
-from hetfed.tasks import Classification, Forecasting, MultiTask, Task
+from hetfed.tasks import Classification, Forecasting, MultiTask
 from hetfed_datasets.identity import sensors
 from hetfed_datasets.notes import notes_on
 from hetfed_datasets.records import Series
@@ -72,56 +72,69 @@ def _client(table: ClientTable, seed: int, data_dir: Path | None, given: Series 
         series = _series(data_table, data_dir, given)
     except PlanError as error:
         raise error.seen_from(key="data") from error
-    target = target_channels(series, data_table)
-    about = {
-        "model": "linear" if data_table.predict == "congestion" else model_table.encoder,
-        "data": series.name if data_table.city is None else f"{series.name}: {data_table.city}",
+    build = _congestion if data_table.predict == "congestion" else _forecast
+    return replace(
+        build(table, data_table, model_table, series, seed),
+        # Equal text stands for an equal model and training: pooled training trains such cities' model once.
+        kind=json.dumps([data_table.predict, table.model, table.training.model_dump()], sort_keys=True),
+        about=_about(data_table, model_table, series),
+        synthetic=series.synthetic,
+        holding=Holding(
+            sensors(series), "sensors", _shares(series, data_table), "Name a city once, or give both the same shares of time."
+        ),
+    )
+
+
+def _about(data: CityData, model: CityModelTable, series: Series) -> dict[str, str]:
+    """What a report says of the city."""
+    target = target_channels(series, data)
+    return {
+        "model": "linear" if data.predict == "congestion" else model.encoder,
+        "data": series.name if data.city is None else f"{series.name}: {data.city}",
         # What is judged is in the readings' unit only where readings are forecast.
-        **({} if data_table.predict == "readings" else {"readings": series.unit}),
+        **({} if data.predict == "readings" else {"readings": series.unit}),
         "interval": f"{series.interval} min",
         "sensors": str(len(series.sensors)),
         "channels": ", ".join(series.channels),
         **({"forecast": " + ".join(series.channels[i] for i in target)} if len(series.channels) > 1 else {}),
     }
-    # Equal text stands for an equal model and training: pooled training trains such cities' model once.
-    kind = json.dumps([data_table.predict, table.model, table.training.model_dump()], sort_keys=True)
-    holding = Holding(
-        sensors(series), "sensors", _shares(series, data_table), "Name a city once, or give both the same shares of time."
-    )
-    task: Task
-    if data_table.predict == "congestion":
-        data = congestion_data(series, data_table, seed)
-        model_fn = partial(CongestionModel, table=model_table)
-        scale = {k: torch.tensor(v) for k, v in zip(("mean", "deviation"), reading_scale(series, data_table), strict=True)}
-        description = described_congestion(series, model_table, data_table.history, target, scale)
-        known: dict[str, Any] = {"kind": kind, "about": about, "synthetic": series.synthetic, "description": description}
-        known |= {"holding": holding, "notes": notes_on(series)}
-        congested = Classification(CONGESTION)
-        known |= {"references": partial(congestion_references, data.train, congested, series.interval)}
-        return Client(table.name, data, congested, model_fn, table.training, **known)
-    _check_encoder(model_table, data_table.history, series)
-    data = forecasting_data(series, data_table)
-    statistics = statistics_of(series, data_table) | seen_times(data.train)
-    forecasting = _forecasting(series, data_table, model_table, statistics)
-    task = forecasting
-    if model_table.management:
-        level = Classification(tuple(data.spec["levels"]))
-        task = MultiTask(forecasting, {"level": (level, model_table.management)})
+
+
+def _congestion(table: ClientTable, asked: CityData, model: CityModelTable, series: Series, seed: int) -> Client:
+    """The city whose sensors are examples: is the next reading one of congestion?"""
+    data, task = congestion_data(series, asked, seed), Classification(CONGESTION)
+    scale = {k: torch.tensor(v) for k, v in zip(("mean", "deviation"), reading_scale(series, asked), strict=True)}
     return Client(
         table.name,
         data,
         task,
-        partial(CityModel, table=model_table),
+        partial(CongestionModel, table=model),
         table.training,
-        kind=kind,
-        about=about,
+        references=partial(congestion_references, data.train, task, series.interval),
+        description=described_congestion(series, model, asked.history, target_channels(series, asked), scale),
+        notes=notes_on(series),
+    )
+
+
+def _forecast(table: ClientTable, asked: CityData, model: CityModelTable, series: Series, seed: int) -> Client:
+    """The city whose times are examples: what will all sensors read?"""
+    _check_encoder(model, asked.history, series)
+    data = forecasting_data(series, asked)
+    statistics = statistics_of(series, asked) | seen_times(data.train)
+    task: Forecasting | MultiTask = _forecasting(series, asked, model, statistics)
+    if model.management:
+        task = MultiTask(task, {"level": (Classification(tuple(data.spec["levels"])), model.management)})
+    return Client(
+        table.name,
+        data,
+        task,
+        partial(CityModel, table=model),
+        table.training,
         references=partial(references, data.train, task, data.spec["target"]),
         statistics={f"city.{name}": tensor for name, tensor in statistics.items()},
         columns={"readings": series.sensors},
         unit=series.unit,
-        synthetic=series.synthetic,
-        description=described_city(series, model_table, data_table.history),
-        holding=holding,
+        description=described_city(series, model, asked.history),
         notes=(*notes_on(series), *_without_rhythm(data)),
     )
 
