@@ -163,12 +163,7 @@ def _client(table: ClientTable, seed: int, cohorts: Cohorts, public: PublicData 
         augment=augmented if data_table.augment else None,
         # Equal text stands for an equal model and training: pooled training trains such hospitals' model once.
         kind=json.dumps([model, model_table.features, table.training.model_dump()], sort_keys=True),
-        about={
-            "model": ", ".join(f"{part}: {name}" for part, name in model.items()),
-            "data": cohort.name + (f" ({', '.join(data_table.sites)})" if data_table.sites else ""),
-            "question": home.task.label_space.removesuffix("?"),
-            "modalities": ", ".join(data_table.modalities),
-        },
+        about={"model": ", ".join(f"{part}: {name}" for part, name in model.items()), **_about(cohort, data_table, home)},
         common_fn=None if model_table.learner else partial(HospitalNet, table=common),
         columns={name: names for name, names in home.columns.items() if names},
         synthetic=cohort.synthetic,
@@ -176,6 +171,15 @@ def _client(table: ClientTable, seed: int, cohorts: Cohorts, public: PublicData 
         holding=home.holding,
         notes=cohorts.notes[cohort.name],
     )
+
+
+def _about(cohort: Cohort, table: HospitalData, home: Hospital) -> dict[str, str]:
+    """What a report says of a hospital's data."""
+    return {
+        "data": cohort.name + (f" ({', '.join(table.sites)})" if table.sites else ""),
+        "question": home.task.label_space.removesuffix("?"),
+        "modalities": ", ".join(table.modalities),
+    }
 
 
 def _public(
